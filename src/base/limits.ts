@@ -1,0 +1,51 @@
+import { assert } from "./assert.ts";
+
+/**
+ * Every bound that is not a configuration key, with its reason. Everything the data plane uses is
+ * taken at start; a bound that is reached is a counted policy, never growth.
+ */
+
+/** Frames moved per receive or transmit: 64 slots of 2 KiB stay within 128 KiB of cache. */
+export const BATCH_FRAMES_MAX = 64;
+
+/**
+ * Frames sent per batch: every received one, and as many of our own making (RST at expiry, further
+ * fragments, gratuitous ARP). Own frames beyond it wait for the next batch or are not made.
+ */
+export const OUT_FRAMES_MAX = 2 * BATCH_FRAMES_MAX;
+
+/** Interfaces of one gateway. */
+export const INTERFACES_MAX = 16;
+
+/** Largest packet that a device with offloads hands over: a GSO packet of 64 KiB and its headers. */
+export const PACKET_BYTES_MAX = 65_536 + 64;
+
+/** Flow index entries looked at before an insert gives up: two buckets of eight. */
+export const INDEX_BUCKET_ENTRIES = 8;
+
+/** Rows looked at for an eviction when the flow table is full (design section 3, `whenFull`). */
+export const EVICT_LOOKS = 8;
+
+/** Ports tried for a full-NAT flow before `snat_ports_exhausted` (design section 2). */
+export const SNAT_PROBES_MAX = 128;
+
+/** Rows looked at by the expiry sweep in one batch; bounds the time a batch can take. */
+export const SWEEP_ROWS_MAX = 4096;
+
+/** Next hops known at once; the rest are `no_neighbour` until one is given up. */
+export const HOPS_MAX = 4096;
+
+/** Addresses of the SNAT pool. */
+export const SNAT_ADDRESSES_MAX = 256;
+
+/** Routes kept for `replies: route`. */
+export const ROUTES_MAX = 1024;
+
+/** Headers of dropped frames kept for `get drops`. */
+export const DROP_SAMPLES = 64;
+
+/** Bytes kept of each sampled frame. */
+export const DROP_SAMPLE_BYTES = 96;
+
+assert((BATCH_FRAMES_MAX & (BATCH_FRAMES_MAX - 1)) === 0, "BATCH_FRAMES_MAX is a power of two");
+assert(SNAT_PROBES_MAX <= 1024, "a port search is bounded");

@@ -1,0 +1,42 @@
+import { assert } from "../base/assert.ts";
+import { COUNTERS_BYTES } from "../state/layout.ts";
+import { DROP_REASON_COUNT } from "./verdict.ts";
+
+/**
+ * Global counters: doubles in the section `counters`, indexed from its start. The worker adds,
+ * everybody reads. `received = forwarded + replied + passed + consumed + drops + held` after every
+ * batch (design 1.6).
+ */
+export const C_RECEIVED = 0;
+export const C_FORWARDED = 1;
+export const C_REPLIED = 2;
+export const C_PASSED = 3;
+export const C_CONSUMED = 4;
+export const C_DROPPED = 5;
+export const C_HELD = 6;
+/** Frames of our own making: RST at expiry, gratuitous ARP, further fragments. */
+export const C_ORIGINATED = 7;
+/** Own frames that could not be sent or had no token. */
+export const C_ORIGINATED_LOST = 8;
+export const C_MISSED = 9;
+export const C_RECEIVED_BYTES = 10;
+export const C_SENT_BYTES = 11;
+export const C_BATCHES = 12;
+export const C_FLOWS_CREATED = 13;
+export const C_FLOWS_EXPIRED = 14;
+export const C_FLOWS_EVICTED = 15;
+export const C_FLOWS_RESET = 16;
+export const C_FLOWS_TAKEN_OVER = 17;
+export const C_FLOWS_TAKE_OVER_DROPPED = 18;
+export const C_FLOWS_TAKE_OVER_NO_ROOM = 19;
+export const C_RST_SENT = 20;
+export const C_ICMP_ERRORS_SENT = 21;
+export const C_ICMP_ERRORS_TRANSLATED = 22;
+export const C_ARP_REPLIES = 23;
+export const C_ECHO_REPLIES = 24;
+export const C_NATIVE_CALLS = 25;
+export const C_SENT = 26;
+/** Drops by reason: C_DROPS + DROP_…. */
+export const C_DROPS = 64;
+
+assert((C_DROPS + DROP_REASON_COUNT) * 8 <= COUNTERS_BYTES, "every counter has its place");

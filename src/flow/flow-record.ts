@@ -1,0 +1,111 @@
+import { assert } from "../base/assert.ts";
+import { FLOW_BYTES } from "../state/layout.ts";
+
+/**
+ * One flow: sixteen words, one cache line, both directions.
+ *
+ * Addresses are int32 in host order, ports 0..65535. Words marked (fixed) are written once, between
+ * an odd and an even version, and never change while the flow lives; the others are each valid by
+ * themselves after any single store, so that a process that dies between two stores leaves a record
+ * that is either whole or marked as half-written.
+ *
+ * IPv6 flows will keep their addresses in an extension section that has the same row number; the
+ * family bit in F_STATE says which. The four address words then hold nothing.
+ */
+
+/** Version: odd while the fixed words are being written; 0: never used; even: whole. */
+export const F_VERSION = 0;
+/** state | protocol << 8 | mode << 16 | flags << 24. State 0 is FREE. */
+export const F_STATE = 1;
+/** (fixed) client address. */
+export const F_CLIENT_ADDR = 2;
+/** (fixed) VIP address. */
+export const F_VIP_ADDR = 3;
+/** (fixed) client port << 16 | VIP port. */
+export const F_CLIENT_VIP_PORTS = 4;
+/** (fixed) backend address. */
+export const F_BACKEND_ADDR = 5;
+/** (fixed) SNAT address in full-nat; the client's address in nat. The REPLY's destination. */
+export const F_REPLY_ADDR = 6;
+/** (fixed) backend port << 16 | SNAT port (full-nat) or client port (nat). */
+export const F_BACKEND_REPLY_PORTS = 7;
+/** (fixed) backend slot | generation << 16. */
+export const F_BACKEND = 8;
+/** Tick (ms, int32) at which the flow expires; compare with (a - b) | 0. */
+export const F_EXPIRES = 9;
+/**
+ * (fixed) Ones' complement differences that ORIGINAL adds: addresses only << 16 | addresses and
+ * ports, as little-endian sums. REPLY adds the complement. See wire/checksum.ts.
+ */
+export const F_DELTA = 10;
+/** Last hop: first four bytes of the client side's MAC, big-endian. */
+export const F_HOP_MAC_HIGH = 11;
+/** Last hop: last two bytes of the MAC << 16 | interface index. */
+export const F_HOP_MAC_LOW = 12;
+/** (fixed) Tick at which the flow was made. */
+export const F_CREATED = 13;
+/** Latest acknowledgement number of the client: the sequence number of a RST to the client. */
+export const F_ACK_ORIGINAL = 14;
+/** Latest acknowledgement number of the backend: the sequence number of a RST to the backend. */
+export const F_ACK_REPLY = 15;
+
+export const FLOW_WORDS = 16;
+assert(FLOW_WORDS * 4 === FLOW_BYTES, "a flow record is one section record");
+
+/** Row of the flow table, or NO_FLOW. */
+export type FlowIndex = number & { readonly brand?: "FlowIndex" };
+export const NO_FLOW = -1;
+
+/** A flow reference, as the index keeps it: row << 1 | direction. */
+export const ORIGINAL = 0;
+export const REPLY = 1;
+
+/** Flags of F_STATE (bits 24-31). */
+export const FLAG_REPLIED = 1 << 24;
+export const FLAG_FIN_ORIGINAL = 1 << 25;
+export const FLAG_FIN_REPLY = 1 << 26;
+export const FLAG_IPV6 = 1 << 27;
+/** Counted as active (not inactive) in its backend's slot. */
+export const FLAG_ACTIVE = 1 << 28;
+/** Out-of-state segment made this flow (`outOfState: adopt`). */
+export const FLAG_ADOPTED = 1 << 29;
+
+/** Modes (design section 2), as F_STATE and banks keep them. */
+export const MODE_NAT = 0;
+export const MODE_FULL_NAT = 1;
+export const MODE_NAMES = ["nat", "full-nat"] as const;
+
+export const PROTOCOL_ICMP = 1;
+export const PROTOCOL_TCP = 6;
+export const PROTOCOL_UDP = 17;
+
+/** States of a flow. Names as netfilter has them (nf_conntrack_tcp.h), plus two for UDP. */
+export const STATE_FREE = 0;
+export const STATE_SYN_SENT = 1;
+export const STATE_SYN_RECV = 2;
+export const STATE_ESTABLISHED = 3;
+export const STATE_FIN_WAIT = 4;
+export const STATE_CLOSE_WAIT = 5;
+export const STATE_LAST_ACK = 6;
+export const STATE_TIME_WAIT = 7;
+export const STATE_CLOSE = 8;
+/** UDP: only the client has sent. */
+export const STATE_UDP_ONE_WAY = 9;
+/** UDP: both sides have sent. */
+export const STATE_UDP_REPLIED = 10;
+export const STATE_COUNT = 11;
+
+export const STATE_NAMES = [
+  "NONE",
+  "SYN_SENT",
+  "SYN_RECV",
+  "ESTABLISHED",
+  "FIN_WAIT",
+  "CLOSE_WAIT",
+  "LAST_ACK",
+  "TIME_WAIT",
+  "CLOSE",
+  "UDP_ONE_WAY",
+  "UDP_REPLIED",
+] as const;
+assert(STATE_NAMES.length === STATE_COUNT, "every state has a name");

@@ -1,0 +1,118 @@
+/**
+ * A bank: the planned services in the form that the fast path reads.
+ *
+ * Control writes the bank that is not in use and publishes its number (H_BANK_PUBLISHED); the
+ * worker takes it between two batches by changing one base offset (H_BANK_TAKEN). Control never
+ * writes a bank that is published or taken. So a reload costs the worker nothing that grows with
+ * the configuration.
+ *
+ *   header | address hash | port intervals | services | backend lists | hash slots (uint16)
+ *
+ * All offsets below are int32 words relative to the start of their record.
+ */
+
+/** Bank header words. Offsets of tables are bytes from the start of the bank. */
+export const BANK_NUMBER = 0;
+export const BANK_ADDRESSES_AT = 1;
+/** Entries of the address hash less one (a power of two less one). */
+export const BANK_ADDRESSES_MASK = 2;
+export const BANK_INTERVALS_AT = 3;
+export const BANK_SERVICES_AT = 4;
+export const BANK_SERVICE_COUNT = 5;
+export const BANK_BACKENDS_AT = 6;
+export const BANK_HASH_SLOTS_AT = 7;
+/** Full-NAT pool: first and last port, addresses. */
+export const BANK_SNAT_PORT_LOW = 8;
+export const BANK_SNAT_PORT_HIGH = 9;
+export const BANK_SNAT_COUNT = 10;
+/** hash.seed, hashed to one word: the same across a fleet. */
+export const BANK_SEED = 11;
+/** 1: the gateway answers ARP and announces (`device.announce`). */
+export const BANK_ANNOUNCE = 12;
+/** 1: `device.replies: last-hop`; 0: route. */
+export const BANK_LAST_HOP = 13;
+/** 1: `flows.whenFull: evict`; 0: drop. */
+export const BANK_EVICT = 14;
+/** SNAT addresses, BANK_SNAT_COUNT words, at most SNAT_ADDRESSES_MAX (256). */
+export const BANK_SNAT_ADDRESSES = 256;
+
+/** Words of an address entry (8): an address that the gateway knows. */
+export const A_FLAGS = 0;
+export const A_ADDRESS = 1;
+/** First interval and count for TCP, then for UDP: sorted by port, not overlapping. */
+export const A_TCP_FIRST = 2;
+export const A_TCP_COUNT = 3;
+export const A_UDP_FIRST = 4;
+export const A_UDP_COUNT = 5;
+/** `ping`: PING_ALWAYS, PING_HEALTHY with at least one backend up (control resolves it) or never. */
+export const A_ANSWER_PING = 6;
+export const A_RESERVED = 7;
+export const ADDRESS_WORDS = 8;
+
+/** Flags of an address entry; 0 is a free entry. */
+export const A_USED = 1;
+export const A_IS_VIP = 2;
+export const A_IS_SNAT = 4;
+export const A_IS_HOST = 8;
+
+/** Words of an interval (2). */
+export const I_PORTS = 0; // low << 16 | high, both included
+export const I_SERVICE = 1; // service slot
+export const INTERVAL_WORDS = 2;
+
+/**
+ * Words of a service (64). Records are indexed by service slot, which is stable across reloads; a
+ * removed service keeps its record without a VIP while flows of it live.
+ */
+export const S_USED = 0;
+export const S_MODE = 1; // MODE_…
+export const S_SCHEDULER = 2; // SCHEDULER_…
+export const S_BACKENDS_FIRST = 3; // entry of the backend lists
+export const S_BACKENDS_COUNT = 4; // entries that take new flows
+export const S_HASH_FIRST = 5; // first hash slot (uint16 units from BANK_HASH_SLOTS_AT)
+export const S_HASH_SIZE = 6; // slots; 0 when the scheduler has no table
+export const S_OUT_OF_STATE = 7; // OUT_OF_STATE_…
+export const S_ON_IDLE = 8; // 1: RST both ways
+export const S_NO_BACKEND = 9; // NO_BACKEND_…
+export const S_SORRY_SLOT = 10; // backend slot of the sorry server, or -1
+export const S_WEIGHT_MAX = 11; // largest weight in the list
+export const S_WEIGHT_GCD = 12; // greatest common divisor of the weights
+export const S_WEIGHT_SUM = 13;
+/** Timeouts in ms, indexed by flow state (STATE_COUNT of them): S_TIMEOUTS + state. */
+export const S_TIMEOUTS = 16;
+export const SERVICE_WORDS = 64;
+
+export const OUT_OF_STATE_ADOPT = 0;
+export const OUT_OF_STATE_RESET = 1;
+export const OUT_OF_STATE_DROP = 2;
+
+export const NO_BACKEND_RESET = 0;
+export const NO_BACKEND_DROP = 1;
+/** The sorry server takes the flow: S_SORRY_SLOT. Panic needs no code: control lists all backends. */
+export const NO_BACKEND_SORRY = 2;
+
+export const SCHEDULER_ROUND_ROBIN = 0;
+export const SCHEDULER_WEIGHTED_ROUND_ROBIN = 1;
+export const SCHEDULER_LEAST_CONNECTIONS = 2;
+export const SCHEDULER_WEIGHTED_LEAST_CONNECTIONS = 3;
+export const SCHEDULER_SOURCE_HASH = 4;
+export const SCHEDULER_MAGLEV = 5;
+export const SCHEDULER_NAMES = [
+  "round-robin",
+  "weighted-round-robin",
+  "least-connections",
+  "weighted-least-connections",
+  "source-hash",
+  "maglev",
+] as const;
+export type SchedulerName = (typeof SCHEDULER_NAMES)[number];
+
+/** Words of a backend list entry (4). Entries are in a fixed order: by address, then port. */
+export const E_SLOT = 0;
+export const E_WEIGHT = 1;
+export const E_ADDRESS = 2;
+export const E_PORT = 3; // 0: the packet's
+export const ENTRY_WORDS = 4;
+
+/** No backend takes the flow. */
+export const NO_BACKEND = -1;

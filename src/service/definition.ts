@@ -1,0 +1,134 @@
+import type { SchedulerName } from "./bank.ts";
+
+/**
+ * A configuration after parsing, validation and defaults: what the rest of the program reads.
+ * Addresses are int32 in host order beside their text; durations are milliseconds.
+ */
+
+export interface Address {
+  /** Canonical text. */
+  readonly text: string;
+  /** IPv4, int32 in host order. */
+  readonly value: number;
+}
+
+/** Both ends included; low 1, high 65535 is `any`. */
+export interface PortRange {
+  readonly low: number;
+  readonly high: number;
+}
+
+export type ProtocolName = "tcp" | "udp";
+export type ModeName = "nat" | "full-nat";
+export type ExistingRule = "keep" | "drain" | "reset";
+
+export interface TcpTimeouts {
+  readonly synSent: number;
+  readonly synReceived: number;
+  readonly established: number;
+  readonly finWait: number;
+  readonly closeWait: number;
+  readonly lastAck: number;
+  readonly timeWait: number;
+  readonly close: number;
+}
+export interface UdpTimeouts {
+  readonly oneWay: number;
+  readonly replied: number;
+}
+export interface Timeouts {
+  readonly tcp: TcpTimeouts;
+  readonly udp: UdpTimeouts;
+}
+
+export interface HealthDefinition {
+  readonly type: "tcp" | "http";
+  readonly intervalMs: number;
+  readonly timeoutMs: number;
+  readonly rise: number;
+  readonly fall: number;
+  /** Share of the interval by which checks are spread, 0..1 (HAProxy's spread-checks). */
+  readonly spread: number;
+  /** Port to check; 0: the backend's. */
+  readonly port: number;
+  /** Source address of the check, or null. */
+  readonly source: string | null;
+  readonly path: string;
+  readonly host: string | null;
+  readonly status: readonly PortRange[];
+}
+
+export interface BackendDefinition {
+  readonly address: Address;
+  /** 0: the packet's own port. */
+  readonly port: number;
+  readonly weight: number;
+}
+
+export interface ServiceDefinition {
+  readonly name: string;
+  readonly vips: readonly Address[];
+  /** Sorted, not overlapping. */
+  readonly ports: readonly PortRange[];
+  readonly protocols: readonly ProtocolName[];
+  readonly mode: ModeName;
+  readonly scheduler: SchedulerName;
+  readonly tableSize: number;
+  readonly timeouts: Timeouts;
+  readonly outOfState: "adopt" | "reset" | "drop";
+  readonly onIdle: "reset" | "silent";
+  readonly existingFlows: {
+    readonly drained: ExistingRule;
+    readonly removed: ExistingRule;
+    readonly down: ExistingRule;
+    readonly disabled: ExistingRule;
+    readonly deadlineMs: number;
+  };
+  readonly noBackend: {
+    readonly action: "reset" | "drop" | "panic" | "sorry";
+    readonly sorry: { readonly address: Address; readonly port: number } | null;
+  };
+  readonly ping: "always" | "healthy" | "never";
+  readonly health: HealthDefinition | null;
+  readonly backends: readonly BackendDefinition[];
+}
+
+export interface GatewayDefinition {
+  /** The file it came from, for messages. */
+  readonly file: string;
+  readonly device: {
+    readonly type: "tun" | "packet";
+    /** TUN: name of the device. */
+    readonly name: string;
+    readonly routes: "auto" | "none";
+    readonly interfaces: readonly string[];
+    readonly workers: number;
+    readonly guard: "process" | "persistent";
+    readonly announce: boolean;
+    readonly replies: "last-hop" | "route";
+  };
+  readonly log: { readonly level: "trace" | "debug" | "info" | "warn" | "error" };
+  readonly flows: {
+    readonly capacity: number;
+    /** Absolute path, or null: the default place on tmpfs. */
+    readonly stateFile: string | null;
+    readonly whenFull: "evict" | "drop";
+  };
+  readonly limits: {
+    readonly services: number;
+    readonly backends: number;
+    readonly hashSlots: number;
+  };
+  readonly hash: { readonly seed: string };
+  readonly shutdown: { readonly mode: "keep" | "drain"; readonly timeoutMs: number };
+  readonly admin: {
+    readonly socket: string;
+    readonly http: { readonly address: string; readonly port: number } | null;
+    readonly tokenFile: string | null;
+  };
+  readonly snat: {
+    readonly addresses: readonly Address[];
+    readonly ports: PortRange;
+  };
+  readonly services: readonly ServiceDefinition[];
+}
