@@ -38,7 +38,7 @@ export const SERVICE_SLOT_BYTES = 128;
 export const COUNTERS_BYTES = 2048;
 /** One sample: 32 bytes of description and the first bytes of the frame. */
 export const SAMPLE_BYTES = 32 + DROP_SAMPLE_BYTES;
-/** One next hop. See datapath/hops.ts. */
+/** One next hop. See state/hop-table.ts. */
 export const HOP_BYTES = 32;
 /** One route of the table for `replies: route`. */
 export const ROUTE_BYTES = 16;
@@ -122,6 +122,10 @@ export const H_FLOWS_HIGH_WATER = 27;
 export const H_CONFIG_GENERATION = 28;
 /** Requests to probe next hops: ring of HOP_REQUESTS addresses (worker writes entries and head). */
 export const H_HOP_REQUEST_HEAD = 29;
+/** Control raises it to have the worker send gratuitous ARP for every VIP and SNAT address. */
+export const H_ANNOUNCE_REQUESTED = 30;
+/** The last announcement that is done (worker writes). */
+export const H_ANNOUNCE_DONE = 31;
 export const H_HOP_REQUESTS = 32;
 export const HOP_REQUESTS = 64;
 /** Each request is 2 words: address (int32, host order), interface index in the device's list. */

@@ -1,0 +1,199 @@
+/**
+ * What the admin API says, in the words of `headgate get -o json`: shared by the server
+ * (control/admin) and the command line. Durations are milliseconds, counters count since the state
+ * file was made, addresses are text.
+ *
+ *   GET  /api/v1/status                      -> Status
+ *   GET  /api/v1/services                    -> ServiceRow[]
+ *   GET  /api/v1/backends?service=           -> BackendRow[]
+ *   GET  /api/v1/flows?limit=&service=&backend=&client=PREFIX -> FlowList
+ *   GET  /api/v1/drops                       -> DropList
+ *   GET  /api/v1/workers                     -> WorkerRow[]
+ *   GET  /api/v1/config                      -> the effective configuration (JSON)
+ *   POST /api/v1/backends/action  BackendAction -> BackendRow[]
+ *   POST /api/v1/reload?dryRun=1             -> ReloadReport (409 with ReloadReport when refused)
+ *   POST /api/v1/drain            DrainRequest -> DrainReport
+ *   GET  /metrics /livez /readyz
+ *
+ * An error is AdminError with status 400 (bad request), 404 (no such service or backend), 409.
+ */
+
+export interface AdminError {
+  readonly error: string;
+}
+
+export interface Rates {
+  readonly packetsInPerSecond: number;
+  readonly packetsOutPerSecond: number;
+  readonly bytesInPerSecond: number;
+  readonly bytesOutPerSecond: number;
+  readonly connectionsPerSecond: number;
+}
+
+export interface Status {
+  readonly version: string;
+  readonly processId: number;
+  readonly uptimeMs: number;
+  readonly ready: boolean;
+  readonly draining: boolean;
+  readonly configuration: {
+    readonly file: string;
+    readonly generation: number;
+    readonly lastReload: string;
+    readonly lastReloadOk: boolean;
+  };
+  readonly device: {
+    readonly type: string;
+    readonly interfaces: readonly {
+      readonly name: string;
+      readonly mac: string;
+      readonly mtu: number;
+      readonly up: boolean;
+    }[];
+    readonly guard: string;
+  };
+  readonly flows: {
+    readonly live: number;
+    readonly capacity: number;
+    readonly created: number;
+    readonly expired: number;
+    readonly evicted: number;
+    readonly reset: number;
+    readonly takenOver: number;
+    readonly takeOverDropped: number;
+  };
+  readonly services: number;
+  readonly backends: { readonly total: number; readonly up: number };
+  readonly frames: {
+    readonly received: number;
+    readonly forwarded: number;
+    readonly replied: number;
+    readonly passed: number;
+    readonly consumed: number;
+    readonly dropped: number;
+    readonly originated: number;
+    readonly missed: number;
+  };
+  readonly rates: Rates;
+  readonly stateFile: string;
+}
+
+export interface TrafficCounters {
+  readonly connections: number;
+  readonly packetsIn: number;
+  readonly bytesIn: number;
+  readonly packetsOut: number;
+  readonly bytesOut: number;
+}
+
+export interface ServiceRow extends TrafficCounters {
+  readonly name: string;
+  readonly vips: readonly string[];
+  readonly ports: readonly string[];
+  readonly protocols: readonly string[];
+  readonly mode: string;
+  readonly scheduler: string;
+  readonly backends: { readonly total: number; readonly available: number };
+  readonly active: number;
+  readonly inactive: number;
+  readonly drops: number;
+  readonly rates: Rates;
+}
+
+export interface BackendRow extends TrafficCounters {
+  readonly service: string;
+  readonly protocol: string;
+  readonly address: string;
+  /** 0: the packet's own port. */
+  readonly port: number;
+  readonly mode: string;
+  readonly weight: number;
+  readonly weightOverride: number | null;
+  /** up | starting | draining | down | disabled | removed */
+  readonly state: string;
+  readonly health: string;
+  /** Why, for people: "connect ECONNREFUSED", "weight 0", "drained by operator". */
+  readonly reason: string;
+  /** ISO time of the last change of state, or "". */
+  readonly since: string;
+  readonly active: number;
+  readonly inactive: number;
+  readonly slot: number;
+}
+
+export interface FlowRow {
+  readonly service: string;
+  readonly protocol: string;
+  readonly state: string;
+  readonly expiresInMs: number;
+  readonly ageMs: number;
+  readonly client: string;
+  readonly vip: string;
+  readonly backend: string;
+  /** SNAT address and port in full-nat, else null. */
+  readonly snat: string | null;
+  readonly flags: readonly string[];
+}
+
+export interface FlowList {
+  readonly flows: readonly FlowRow[];
+  /** All that match, listed or not. */
+  readonly total: number;
+  readonly truncated: boolean;
+}
+
+export interface DropSample {
+  readonly at: string;
+  readonly reason: string;
+  readonly interface: string;
+  readonly bytes: number;
+  /** First bytes of the frame, hexadecimal. */
+  readonly header: string;
+  /** "tcp 198.51.100.2:40000 > 203.0.113.10:80", or "" when it cannot be read. */
+  readonly summary: string;
+}
+
+export interface DropList {
+  /** Every reason of the closed set, also those at 0. */
+  readonly reasons: readonly { readonly reason: string; readonly count: number }[];
+  readonly samples: readonly DropSample[];
+}
+
+export interface WorkerRow {
+  readonly worker: number;
+  readonly device: string;
+  readonly received: number;
+  readonly forwarded: number;
+  readonly dropped: number;
+  readonly batches: number;
+  readonly nativeCalls: number;
+  readonly missed: number;
+  readonly framesPerBatch: number;
+}
+
+export interface BackendAction {
+  readonly action: "drain" | "enable" | "disable" | "reset" | "weight";
+  /** `SERVICE/ADDRESS:PORT`, or `SERVICE/ADDRESS` for a backend without a port. */
+  readonly target: string;
+  readonly weight?: number;
+  readonly deadlineMs?: number;
+}
+
+export interface ReloadReport {
+  readonly ok: boolean;
+  readonly dryRun: boolean;
+  readonly generation: number;
+  readonly added: readonly string[];
+  readonly changed: readonly string[];
+  readonly removed: readonly string[];
+  /** Why not: formatted problems, in the file's order. */
+  readonly problems: readonly string[];
+}
+
+export interface DrainRequest {
+  readonly timeoutMs: number;
+}
+
+export interface DrainReport {
+  readonly liveFlows: number;
+}
