@@ -8,10 +8,11 @@
       "cflags_cc!": ["-std=gnu++17", "-std=gnu++20", "-fno-exceptions"],
       "cflags!": ["-Wno-unused-parameter"],
       "cflags_cc": [
-        "-std=c++20", "-O2", "-Wall", "-Wextra", "-Werror", "-fno-exceptions", "-fno-rtti",
-        "-fvisibility=hidden", "-fstack-protector-strong", "-D_GNU_SOURCE"
+        "-std=c++20", "-O2", "-Wall", "-Wextra", "-Werror", "-fno-exceptions",
+        "-fno-rtti", "-fvisibility=hidden", "-fstack-protector-strong", "-fstack-clash-protection",
+        "-D_GNU_SOURCE", "-D_GLIBCXX_ASSERTIONS"
       ],
-      "ldflags": ["-Wl,-z,relro,-z,now"]
+      "ldflags": ["-Wl,-z,relro,-z,now,-z,noexecstack"]
     }
   ]
 }

@@ -41,6 +41,19 @@ export const SNAT_ADDRESSES_MAX = 256;
 /** Routes kept for `replies: route`. */
 export const ROUTES_MAX = 1024;
 
+/** RST and ICMP that we make: tokens added a second, and the most that gather (design 1.7). */
+export const REPLY_TOKENS_PER_SECOND = 1000;
+export const REPLY_TOKENS_BURST = 1000;
+
+/** Other backends tried for a new flow whose reply tuple is taken, before the drop. */
+export const REPLY_TUPLE_TRIES = 8;
+
+/** Bytes of an ICMP error that we make, at most (RFC 1812 4.3.2.3). */
+export const ICMP_ERROR_BYTES_MAX = 576;
+
+/** Drop samples taken per millisecond: a flood of bad frames must not pay for copies. */
+export const DROP_SAMPLES_PER_TICK = 2;
+
 /** Headers of dropped frames kept for `get drops`. */
 export const DROP_SAMPLES = 64;
 

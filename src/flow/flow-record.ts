@@ -35,7 +35,7 @@ export const F_BACKEND = 8;
 export const F_EXPIRES = 9;
 /**
  * (fixed) Ones' complement differences that ORIGINAL adds: addresses only << 16 | addresses and
- * ports, as little-endian sums. REPLY adds the complement. See wire/checksum.ts.
+ * ports, as sums of big-endian words. REPLY adds the complement. See wire/checksum.ts.
  */
 export const F_DELTA = 10;
 /** Last hop: first four bytes of the client side's MAC, big-endian. */

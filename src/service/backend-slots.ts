@@ -36,6 +36,15 @@ export const B_FLOWS = 12;
 export const B_ACTIVE = 13;
 /** PLAN: 1 when the configuration that runs has it. */
 export const B_CONFIGURED = 14;
+/**
+ * PLAN: what `existingFlows` says for this backend, kept here because it must outlast the
+ * configuration: EXISTING_… for drained, removed << 2, down << 4, disabled << 6.
+ */
+export const B_RULES = 26;
+/** PLAN: `existingFlows.deadline` in ms. */
+export const B_RULES_DEADLINE_MS = 27;
+/** PLAN: deadline in ms that the operator gave with drain or disable; -1: none. */
+export const B_ADMIN_DEADLINE_MS = 28;
 /** RUN, doubles: index (slot bytes / 8) + these. */
 export const BF_CONNECTIONS = 8;
 export const BF_PACKETS_IN = 9;
@@ -74,6 +83,8 @@ export const V_CURSOR = 1;
 export const V_CURRENT_WEIGHT = 2;
 /** RUN: draws made, so that a seeded random choice goes on where it stopped. */
 export const V_DRAWS = 3;
+/** PLAN: 1 when the configuration that runs has it. */
+export const V_CONFIGURED = 4;
 /** RUN, doubles: index (slot bytes / 8) + these. */
 export const VF_CONNECTIONS = 8;
 export const VF_PACKETS_IN = 9;

@@ -54,6 +54,18 @@ export const A_USED = 1;
 export const A_IS_VIP = 2;
 export const A_IS_SNAT = 4;
 export const A_IS_HOST = 8;
+/**
+ * The address of a nat backend: its intervals are the backend's ports (0-65535 for "the packet's"),
+ * and its packets to no address of the host are owned (design 1.9 b). An address can be a backend's
+ * and also the host's, never a backend's and a VIP's or SNAT's.
+ */
+export const A_IS_BACKEND = 16;
+
+/** Entry that a search for `address` starts at; the search ends at an entry whose flags are 0. */
+export function addressHash(address: number, mask: number): number {
+  const mixed = Math.imul(address ^ (address >>> 16), 0x9e3779b1 | 0);
+  return (mixed ^ (mixed >>> 15)) & mask;
+}
 
 /** Words of an interval (2). */
 export const I_PORTS = 0; // low << 16 | high, both included

@@ -1,0 +1,128 @@
+#include "frame_io.h"
+
+#include <errno.h>
+#include <net/if.h>
+#include <sys/ioctl.h>
+
+namespace headgate {
+
+namespace {
+
+struct Call {
+  Holder* holder = nullptr;
+  FrameIo* io = nullptr;
+  int32_t argument = 0;
+};
+
+// Raw Node-API: these run once a batch, and the C++ wrapper of a call costs more than the call.
+Call ReadCall(napi_env env, napi_callback_info info) {
+  Call call;
+  size_t count = 1;
+  napi_value argument = nullptr;
+  void* data = nullptr;
+  napi_get_cb_info(env, info, &count, &argument, nullptr, &data);
+  call.holder = static_cast<Holder*>(data);
+  call.io = static_cast<FrameIo*>(call.holder->owner());
+  if (count > 0) napi_get_value_int32(env, argument, &call.argument);
+  return call;
+}
+
+napi_value MakeInt(napi_env env, int32_t value) {
+  napi_value result = nullptr;
+  napi_create_int32(env, value, &result);
+  return result;
+}
+
+napi_value CallReceive(napi_env env, napi_callback_info info) {
+  const Call call = ReadCall(env, info);
+  if (call.io == nullptr) return MakeInt(env, -EBADF);
+  call.io->calls += 1;
+  return MakeInt(env, call.io->Receive(call.argument));
+}
+
+napi_value CallTransmit(napi_env env, napi_callback_info info) {
+  const Call call = ReadCall(env, info);
+  if (call.io == nullptr) return MakeInt(env, -EBADF);
+  if (call.argument < 0 || call.argument > kOutFramesMax) return MakeInt(env, -EINVAL);
+  call.io->calls += 1;
+  return MakeInt(env, call.io->Transmit(call.argument));
+}
+
+napi_value CallStatistics(napi_env env, napi_callback_info info) {
+  const Call call = ReadCall(env, info);
+  napi_value result = nullptr;
+  if (call.io == nullptr) return result;
+  const IoStatistics statistics = call.io->ReadStatistics();
+  napi_create_object(env, &result);
+  SetNumber(env, result, "missed", statistics.missed);
+  SetNumber(env, result, "skipped", statistics.skipped);
+  SetNumber(env, result, "calls", call.io->calls);
+  return result;
+}
+
+napi_value CallClose(napi_env env, napi_callback_info info) {
+  ReadCall(env, info).holder->Close();
+  return nullptr;
+}
+
+napi_value MakeText(napi_env env, const std::string& text) {
+  napi_value result = nullptr;
+  napi_create_string_utf8(env, text.data(), text.size(), &result);
+  return result;
+}
+
+}  // namespace
+
+napi_value MakeDevice(napi_env env, FrameIo* io) {
+  Holder* holder = Holder::Make(env, io);
+  napi_value buffer = holder->MakeBuffer(io->memory.at(), io->memory.bytes());
+  napi_value result = nullptr;
+  if (buffer == nullptr) {
+    Throw(env, {ENOMEM, "napi_create_external_arraybuffer", "frame memory"});
+  } else {
+    napi_create_object(env, &result);
+    napi_set_named_property(env, result, "memory", buffer);
+    SetNumber(env, result, "rxAt", kRxAt);
+    SetNumber(env, result, "txAt", kTxAt);
+    SetNumber(env, result, "tickAt", kTickAt);
+    SetNumber(env, result, "mtuAt", kMtuAt);
+    SetNumber(env, result, "spareAt", static_cast<double>(io->spare_at));
+    SetNumber(env, result, "spareBytes", static_cast<double>(io->spare_bytes));
+    SetNumber(env, result, "spareCount", kSpareCount);
+    napi_value list = nullptr;
+    napi_create_array_with_length(env, io->interfaces.size(), &list);
+    for (size_t i = 0; i < io->interfaces.size(); i += 1) {
+      const InterfaceInfo& info = io->interfaces[i];
+      napi_value entry = nullptr;
+      napi_create_object(env, &entry);
+      napi_set_named_property(env, entry, "name", MakeText(env, info.name));
+      SetNumber(env, entry, "index", info.index);
+      napi_set_named_property(env, entry, "mac", MakeText(env, info.mac));
+      napi_set_element(env, list, static_cast<uint32_t>(i), entry);
+    }
+    napi_set_named_property(env, result, "interfaces", list);
+    AddFunction(env, result, "receive", CallReceive, holder);
+    AddFunction(env, result, "transmit", CallTransmit, holder);
+    AddFunction(env, result, "statistics", CallStatistics, holder);
+    AddFunction(env, result, "close", CallClose, holder);
+  }
+  holder->DropReference();
+  return result;
+}
+
+void DrainWake(int wake_fd) {
+  uint64_t count = 0;
+  // Empty is fine: another wake-up may have been counted into the one that was read before.
+  if (read(wake_fd, &count, sizeof count) < 0) return;
+}
+
+int ReadMtu(int socket, int index, std::string* name) {
+  ifreq request{};
+  request.ifr_ifindex = index;
+  if (ioctl(socket, SIOCGIFNAME, &request) != 0) return -errno;
+  if (name != nullptr) *name = request.ifr_name;
+  if (ioctl(socket, SIOCGIFMTU, &request) != 0) return -errno;
+  return request.ifr_mtu;
+}
+
+}  // namespace headgate

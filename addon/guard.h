@@ -1,0 +1,11 @@
+// The kernel's copy of what the gateway owns is dropped by a small TCX program; see guard.cc.
+#ifndef HEADGATE_ADDON_GUARD_H_
+#define HEADGATE_ADDON_GUARD_H_
+
+#include <napi.h>
+
+// Puts createGuard() and guardPinned() on the module's exports; src/device/guard-native.ts has
+// their types.
+void InitGuard(Napi::Env env, Napi::Object exports);
+
+#endif  // HEADGATE_ADDON_GUARD_H_

@@ -1,0 +1,116 @@
+// The state file: lock, allocation, mapping. Opening, renaming and statfs are done by Node itself
+// (src/device/region.ts); these three are what it has no call for.
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+
+#include "parts.h"
+#include "util.h"
+
+namespace headgate {
+
+namespace {
+
+class RegionOwner : public SharedOwner {
+ public:
+  explicit RegionOwner(Mapping mapping) : mapping(std::move(mapping)) {}
+  void Release() override { mapping.Unmap(); }
+  Mapping mapping;
+};
+
+int FdArgument(const Napi::CallbackInfo& info) {
+  return info.Length() > 0 && info[0].IsNumber() ? info[0].As<Napi::Number>().Int32Value() : -1;
+}
+
+// lockFile(fd): true when the lock is ours, false when another open file has it.
+Napi::Value LockFile(const Napi::CallbackInfo& info) {
+  Napi::Env env = info.Env();
+  if (flock(FdArgument(info), LOCK_EX | LOCK_NB) == 0) return Napi::Boolean::New(env, true);
+  if (errno == EWOULDBLOCK) return Napi::Boolean::New(env, false);
+  Throw(env, {errno, "flock", "state file"});
+  return env.Undefined();
+}
+
+// allocateFile(fd, bytes): exactly that size, every page there. The size stays when there is no
+// room.
+Napi::Value AllocateFile(const Napi::CallbackInfo& info) {
+  Napi::Env env = info.Env();
+  const int fd = FdArgument(info);
+  const off_t bytes = info.Length() > 1 && info[1].IsNumber()
+                          ? static_cast<off_t>(info[1].As<Napi::Number>().Int64Value())
+                          : -1;
+  struct stat before {};
+  if (fstat(fd, &before) != 0) {
+    Throw(env, {errno, "fstat", "state file"});
+    return env.Undefined();
+  }
+  if (bytes <= 0) {
+    Throw(env, {EINVAL, "fallocate", "state file"});
+    return env.Undefined();
+  }
+  // Only ever one signal away from done: a large tmpfs file takes a while, and EINTR undoes it.
+  int code = 0;
+  do {
+    code = fallocate(fd, 0, 0, bytes) == 0 ? 0 : errno;
+  } while (code == EINTR);
+  if (code != 0) {
+    // A file system that kept part of it gives that part back.
+    if (ftruncate(fd, before.st_size) != 0 && code != ENOSPC) code = errno;
+    Throw(env, {code, "fallocate", "state file"});
+    return env.Undefined();
+  }
+  if (before.st_size > bytes && ftruncate(fd, bytes) != 0) {
+    Throw(env, {errno, "ftruncate", "state file"});
+  }
+  return env.Undefined();
+}
+
+napi_value CallClose(napi_env env, napi_callback_info info) {
+  void* data = nullptr;
+  napi_get_cb_info(env, info, nullptr, nullptr, nullptr, &data);
+  static_cast<Holder*>(data)->Close();
+  return nullptr;
+}
+
+// mapFile(fd): { buffer, close }. Each call is a mapping of its own, also of the same file: two
+// isolates must never share one address, since each runs a finalizer for it.
+Napi::Value MapFile(const Napi::CallbackInfo& info) {
+  Napi::Env env = info.Env();
+  const int fd = FdArgument(info);
+  struct stat status {};
+  if (fstat(fd, &status) != 0) {
+    Throw(env, {errno, "fstat", "state file"});
+    return env.Undefined();
+  }
+  const size_t bytes = static_cast<size_t>(status.st_size);
+  void* at = bytes == 0
+                 ? MAP_FAILED
+                 : mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd, 0);
+  if (at == MAP_FAILED) {
+    Throw(env, {bytes == 0 ? EINVAL : errno, "mmap", "state file"});
+    return env.Undefined();
+  }
+  Holder* holder = Holder::Make(env, new RegionOwner(Mapping(at, bytes)));
+  napi_value result = nullptr;
+  napi_value buffer = holder->MakeBuffer(at, bytes);
+  if (buffer == nullptr) {
+    Throw(env, {ENOMEM, "napi_create_external_arraybuffer", "state file"});
+  } else {
+    napi_create_object(env, &result);
+    napi_set_named_property(env, result, "buffer", buffer);
+    AddFunction(env, result, "close", CallClose, holder);
+  }
+  holder->DropReference();
+  return Napi::Value(env, result);
+}
+
+}  // namespace
+
+void InitRegion(Napi::Env env, Napi::Object exports) {
+  exports.Set("lockFile", Napi::Function::New(env, LockFile, "lockFile"));
+  exports.Set("allocateFile", Napi::Function::New(env, AllocateFile, "allocateFile"));
+  exports.Set("mapFile", Napi::Function::New(env, MapFile, "mapFile"));
+}
+
+}  // namespace headgate

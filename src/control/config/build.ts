@@ -1,0 +1,148 @@
+import type {
+  Address,
+  GatewayDefinition,
+  HealthDefinition,
+  PortRange,
+  ServiceDefinition,
+} from "../../service/definition.ts";
+import type { FileValues, ServiceValues } from "./schema.ts";
+
+/**
+ * From checked values to the definition that the rest of the program reads. Only for values in
+ * which no problem was found: there, lists have no holes and required keys are present.
+ */
+export function buildDefinition(values: FileValues, file: string): GatewayDefinition {
+  const { device, flows, limits, shutdown, admin, snat } = values;
+  return {
+    file,
+    device: {
+      type: device.type ?? "packet",
+      name: device.name ?? "hg0",
+      routes: device.routes ?? "auto",
+      interfaces: whole(device.interfaces ?? []),
+      workers: device.workers,
+      guard: device.guard,
+      announce: device.announce,
+      replies: device.replies,
+    },
+    log: { level: values.log.level },
+    flows: {
+      capacity: flows.capacity,
+      stateFile: flows.stateFile ?? null,
+      whenFull: flows.whenFull,
+    },
+    limits: {
+      services: limits.services,
+      backends: limits.backends,
+      hashSlots: limits.hashSlots,
+    },
+    hash: { seed: values.hash.seed },
+    shutdown: { mode: shutdown.mode, timeoutMs: shutdown.timeout },
+    admin: {
+      socket: admin.socket,
+      http: admin.http === "off" ? null : admin.http,
+      tokenFile: admin.tokenFile ?? null,
+    },
+    snat: { addresses: whole(snat.addresses).flat(), ports: snat.ports },
+    services: values.services.map(buildService),
+  };
+}
+
+function buildService(values: ServiceValues): ServiceDefinition {
+  const { existingFlows, noBackend } = values;
+  const ports = whole(values.port ?? []).toSorted((a, b) => a.low - b.low);
+  return {
+    name: values.name ?? "",
+    vips: whole(values.vip ?? []),
+    ports,
+    protocols: whole(values.protocol ?? []),
+    mode: values.mode,
+    scheduler: values.scheduler,
+    tableSize: values.tableSize,
+    timeouts: values.timeouts,
+    outOfState: values.outOfState ?? (canAdopt(values) ? "adopt" : "reset"),
+    onIdle: values.onIdle,
+    existingFlows: {
+      drained: existingFlows.drained,
+      removed: existingFlows.removed,
+      down: existingFlows.down,
+      disabled: existingFlows.disabled,
+      deadlineMs: existingFlows.deadline,
+    },
+    noBackend: {
+      action: noBackend.action,
+      sorry: sorryServer(values),
+    },
+    ping: values.ping,
+    health: buildHealth(values, ports),
+    backends: values.backends.map((backend) => ({
+      address: backend.address ?? NO_ADDRESS,
+      port: backend.port ?? 0,
+      weight: backend.weight,
+    })),
+  };
+}
+
+const NO_ADDRESS: Address = { text: "0.0.0.0", value: 0 };
+
+function sorryServer(values: ServiceValues): ServiceDefinition["noBackend"]["sorry"] {
+  const { action, address, port } = values.noBackend;
+  return action === "sorry" && address !== undefined ? { address, port: port ?? 0 } : null;
+}
+
+/**
+ * A segment without a flow can be adopted only where any node picks the same backend for it: hash
+ * schedulers, and not where a SNAT port was chosen for the flow.
+ */
+export function canAdopt(service: { readonly scheduler: string; readonly mode: string }): boolean {
+  const isHash = service.scheduler === "source-hash" || service.scheduler === "maglev";
+  return isHash && service.mode !== "full-nat";
+}
+
+/** The one port of a service that has just one; 0 for any other. */
+export function singlePort(ports: readonly (PortRange | undefined)[]): number {
+  const only = ports.length === 1 ? ports[0] : undefined;
+  return only !== undefined && only.low === only.high ? only.low : 0;
+}
+
+/** Port that checks go to: the key's, else the backends' (0), else the service's only port. */
+export function checkedPort(
+  values: ServiceValues,
+  ports: readonly (PortRange | undefined)[],
+): number {
+  const { health } = values;
+  if (typeof health === "object" && health.port !== undefined) return health.port;
+  const allWithout = values.backends.every((backend) => backend.port === undefined);
+  return allWithout ? singlePort(ports) : 0;
+}
+
+function buildHealth(values: ServiceValues, ports: readonly PortRange[]): HealthDefinition | null {
+  const { health } = values;
+  if (health === undefined || health === "none") return null;
+  return {
+    type: health.type,
+    intervalMs: health.interval,
+    timeoutMs: checkTimeout(health),
+    rise: health.rise,
+    fall: health.fall,
+    spread: health.spread,
+    port: checkedPort(values, ports),
+    source: health.source?.text ?? null,
+    path: health.path ?? "/",
+    host: health.host ?? null,
+    status: whole(health.status ?? [{ low: 200, high: 399 }]),
+  };
+}
+
+/** A second, or the interval if that is shorter. */
+export function checkTimeout(health: {
+  readonly timeout?: number | undefined;
+  readonly interval: number;
+}): number {
+  return health.timeout ?? Math.min(1000, health.interval);
+}
+
+/** A list without the holes of wrong entries. */
+export function whole<T>(list: readonly (T | undefined)[]): T[] {
+  return list.filter((item): item is T => item !== undefined);
+}

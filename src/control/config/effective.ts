@@ -1,0 +1,123 @@
+import type {
+  Address,
+  GatewayDefinition,
+  HealthDefinition,
+  PortRange,
+  ServiceDefinition,
+} from "../../service/definition.ts";
+import { formatDuration } from "./duration.ts";
+import { formatPorts } from "./overlap-check.ts";
+
+/**
+ * A definition as a configuration file would say it, with every default written out. Parsed again
+ * it gives the same definition.
+ *
+ * @returns a plain object, for YAML or JSON
+ */
+export function effectiveConfig(definition: GatewayDefinition): Record<string, unknown> {
+  const { flows, limits, shutdown, admin, snat } = definition;
+  return {
+    version: 1,
+    device: effectiveDevice(definition.device),
+    log: { ...definition.log },
+    flows: {
+      capacity: flows.capacity,
+      ...(flows.stateFile === null ? {} : { stateFile: flows.stateFile }),
+      whenFull: flows.whenFull,
+    },
+    limits: { ...limits },
+    hash: { ...definition.hash },
+    shutdown: { mode: shutdown.mode, timeout: formatDuration(shutdown.timeoutMs) },
+    admin: {
+      socket: admin.socket,
+      http: admin.http === null ? "off" : formatHttp(admin.http),
+      ...(admin.tokenFile === null ? {} : { tokenFile: admin.tokenFile }),
+    },
+    snat: { addresses: formatPool(snat.addresses), ports: `${snat.ports.low}-${snat.ports.high}` },
+    services: definition.services.map(effectiveService),
+  };
+}
+
+function effectiveDevice(device: GatewayDefinition["device"]): Record<string, unknown> {
+  const { type, name, routes, interfaces, ...rest } = device;
+  return type === "tun"
+    ? { type, name, routes, ...rest }
+    : { type, interfaces: [...interfaces], ...rest };
+}
+
+function formatHttp({ address, port }: { address: string; port: number }): string {
+  return address.includes(":") ? `[${address}]:${port}` : `${address}:${port}`;
+}
+
+/** Neighbouring addresses in rising order become one range. */
+function formatPool(addresses: readonly Address[]): string[] {
+  const runs: { first: Address; last: Address }[] = [];
+  for (const address of addresses) {
+    const run = runs.at(-1);
+    if (run !== undefined && ((run.last.value + 1) | 0) === address.value) run.last = address;
+    else runs.push({ first: address, last: address });
+  }
+  return runs.map(({ first, last }) =>
+    first === last ? first.text : `${first.text}-${last.text}`,
+  );
+}
+
+function formatDurations(record: Readonly<Record<string, number>>): Record<string, string> {
+  return Object.fromEntries(
+    Object.entries(record).map(([key, durationMs]) => [key, formatDuration(durationMs)]),
+  );
+}
+
+/** A port as a number, where it is one. */
+function effectivePort(ports: PortRange): number | string {
+  return ports.low === ports.high ? ports.low : formatPorts(ports);
+}
+
+function effectiveService(service: ServiceDefinition): Record<string, unknown> {
+  const { deadlineMs, ...rules } = service.existingFlows;
+  const { action, sorry } = service.noBackend;
+  return {
+    name: service.name,
+    vip: service.vips.map((it) => it.text),
+    port: service.ports.map(effectivePort),
+    protocol: [...service.protocols],
+    mode: service.mode,
+    scheduler: service.scheduler,
+    tableSize: service.tableSize,
+    timeouts: {
+      tcp: formatDurations({ ...service.timeouts.tcp }),
+      udp: formatDurations({ ...service.timeouts.udp }),
+    },
+    outOfState: service.outOfState,
+    onIdle: service.onIdle,
+    existingFlows: { ...rules, deadline: formatDuration(deadlineMs) },
+    noBackend: sorry === null ? { action } : { action, ...effectiveTarget(sorry) },
+    ping: service.ping,
+    health: service.health === null ? "none" : effectiveHealth(service.health),
+    backends: service.backends.map((it) => ({ ...effectiveTarget(it), weight: it.weight })),
+  };
+}
+
+function effectiveTarget(target: { address: Address; port: number }): Record<string, unknown> {
+  const { address, port } = target;
+  return port === 0 ? { address: address.text } : { address: address.text, port };
+}
+
+function effectiveHealth(health: HealthDefinition): Record<string, unknown> {
+  const http = {
+    path: health.path,
+    ...(health.host === null ? {} : { host: health.host }),
+    status: health.status.map(({ low, high }) => (low === high ? low : `${low}-${high}`)),
+  };
+  return {
+    type: health.type,
+    interval: formatDuration(health.intervalMs),
+    timeout: formatDuration(health.timeoutMs),
+    rise: health.rise,
+    fall: health.fall,
+    spread: health.spread,
+    ...(health.port === 0 ? {} : { port: health.port }),
+    ...(health.source === null ? {} : { source: health.source }),
+    ...(health.type === "http" ? http : {}),
+  };
+}

@@ -1,0 +1,166 @@
+import { readFileSync, statfsSync, statSync } from "node:fs";
+import path from "node:path";
+import { type ConfigProblem, HeadgateError } from "../../base/errors.ts";
+import { listAddresses, listInterfaces } from "../../host/interfaces.ts";
+import { requirePrivileges } from "../../host/privileges.ts";
+import type { Address, GatewayDefinition } from "../../service/definition.ts";
+import { planRegion } from "../../state/layout.ts";
+import { defaultStateFile } from "../../state/region.ts";
+import { problemOf } from "./load.ts";
+import type { KeyPath } from "./source.ts";
+
+/** What a host is asked before a gateway starts on it. */
+export interface HostFacts {
+  readonly interfaces: readonly {
+    readonly name: string;
+    /** Set up, and with a carrier. */
+    readonly isUp: boolean;
+    /** IPv4, int32 in host order. */
+    readonly addresses: readonly number[];
+  }[];
+  /** Why the process may not do what the device needs; null when it may. */
+  readonly missingPrivilege: string | null;
+  readonly stateFile: {
+    readonly path: string;
+    readonly isTmpfs: boolean;
+    readonly freeBytes: number;
+    /** Size of the file that is there already; 0 for none. */
+    readonly presentBytes: number;
+  };
+  /** net.ipv4.ip_forward of this network namespace. */
+  readonly forwards: boolean;
+}
+
+/**
+ * Ask the host that a configuration is for: interfaces, privilege, room for the state, addresses
+ * that conflict, forwarding for TUN.
+ *
+ * @returns every problem, in the file's order; empty when the gateway would start
+ * @throws HostError when the host cannot be asked (no `ip` command)
+ */
+export async function checkHost(definition: GatewayDefinition): Promise<ConfigProblem[]> {
+  return hostProblems(definition, await readHostFacts(definition));
+}
+
+/** Compare a configuration with what is known of the host. */
+export function hostProblems(definition: GatewayDefinition, facts: HostFacts): ConfigProblem[] {
+  const problems: ConfigProblem[] = [];
+  const report = (at: KeyPath, message: string): void => {
+    problems.push(problemOf(definition, at, message));
+  };
+  checkInterfaces(definition, facts, report);
+  if (facts.missingPrivilege !== null) report(["device", "type"], facts.missingPrivilege);
+  if (definition.device.type === "tun" && definition.device.routes === "auto" && !facts.forwards) {
+    const message =
+      "expected net.ipv4.ip_forward 1 for tun with routes: auto, got 0: run `sysctl -w net.ipv4.ip_forward=1`";
+    report(["device", "routes"], message);
+  }
+  checkRoom(definition, facts, report);
+  checkHostAddresses(definition, facts, report);
+  return problems.toSorted((a, b) => a.line - b.line || a.column - b.column);
+}
+
+type Report = (at: KeyPath, message: string) => void;
+
+function checkInterfaces(definition: GatewayDefinition, facts: HostFacts, report: Report): void {
+  const { type, interfaces } = definition.device;
+  if (type === "tun") return;
+  for (const [index, name] of interfaces.entries()) {
+    const at = ["device", "interfaces", index];
+    const found = facts.interfaces.find((it) => it.name === name);
+    if (found === undefined) {
+      const names = facts.interfaces.map((it) => it.name).join(", ");
+      report(at, `expected an interface of this host (${names}), got ${JSON.stringify(name)}`);
+    } else if (!found.isUp) {
+      const message = `expected an interface that is up, got ${JSON.stringify(name)}, which is down or has no carrier`;
+      report(at, message);
+    }
+  }
+}
+
+function checkRoom(definition: GatewayDefinition, facts: HostFacts, report: Report): void {
+  const { stateFile } = facts;
+  const { flows, limits } = definition;
+  const { bytes } = planRegion({ flowCapacity: flows.capacity, ...limits });
+  if (!stateFile.isTmpfs) {
+    const message = `expected a file on tmpfs, got ${stateFile.path}, which is on another file system`;
+    report(["flows", "stateFile"], message);
+  }
+  // A file of the same size is taken over as it is; of any other, a new one is made beside it.
+  if (stateFile.presentBytes === bytes || stateFile.freeBytes >= bytes) return;
+  const message = `expected room for the state of ${bytes} bytes at ${stateFile.path}, got ${stateFile.freeBytes} bytes free`;
+  report(["flows", "capacity"], message);
+}
+
+function checkHostAddresses(definition: GatewayDefinition, facts: HostFacts, report: Report): void {
+  const owners = new Map<number, string>();
+  for (const { name, addresses } of facts.interfaces) {
+    for (const address of addresses) owners.set(address, name);
+  }
+  const foreign = (at: KeyPath, what: string, address: Address): void => {
+    const owner = owners.get(address.value);
+    if (owner === undefined) return;
+    const message = `expected ${what} that is no address of this host, got ${address.text}, which ${owner} has`;
+    report(at, message);
+  };
+  for (const address of definition.snat.addresses) {
+    foreign(["snat", "addresses"], "a SNAT address", address);
+  }
+  for (const [index, service] of definition.services.entries()) {
+    const at = ["services", index];
+    if (definition.device.type === "tun") {
+      for (const vip of service.vips) foreign([...at, "vip"], "a VIP (device type tun)", vip);
+    }
+    for (const [number, { address }] of service.backends.entries()) {
+      foreign([...at, "backends", number, "address"], "a backend", address);
+    }
+    const { sorry } = service.noBackend;
+    if (sorry !== null) foreign([...at, "noBackend", "address"], "a sorry server", sorry.address);
+  }
+}
+
+async function readHostFacts(definition: GatewayDefinition): Promise<HostFacts> {
+  const [links, addresses] = await Promise.all([listInterfaces(), listAddresses()]);
+  return {
+    interfaces: links.map(({ name, up }) => ({
+      name,
+      isUp: up,
+      addresses: addresses.filter((it) => it.interface === name).map((it) => it.address),
+    })),
+    missingPrivilege: missingPrivilege(definition.device.type),
+    stateFile: readRoom(definition.flows.stateFile ?? defaultStateFile(isTmpfs)),
+    forwards: readFileSync("/proc/sys/net/ipv4/ip_forward", "utf8").trim() === "1",
+  };
+}
+
+function missingPrivilege(type: GatewayDefinition["device"]["type"]): string | null {
+  try {
+    requirePrivileges(type);
+    return null;
+  } catch (error) {
+    if (error instanceof HeadgateError) return error.message;
+    throw error;
+  }
+}
+
+/** statfs f_type of tmpfs and ramfs (include/uapi/linux/magic.h). */
+const TMPFS_MAGIC = 0x01021994;
+const RAMFS_MAGIC = 0x858458f6;
+
+function isTmpfs(folder: string): boolean {
+  const { type } = statfsSync(folder);
+  return type >>> 0 === TMPFS_MAGIC || type >>> 0 === RAMFS_MAGIC;
+}
+
+function readRoom(file: string): HostFacts["stateFile"] {
+  // Folders that are not there yet will be made on the file system of their nearest parent.
+  let folder = path.dirname(file);
+  while (statSync(folder, { throwIfNoEntry: false }) === undefined) folder = path.dirname(folder);
+  const { bavail, bsize } = statfsSync(folder);
+  return {
+    path: file,
+    isTmpfs: isTmpfs(folder),
+    freeBytes: bavail * bsize,
+    presentBytes: statSync(file, { throwIfNoEntry: false })?.size ?? 0,
+  };
+}

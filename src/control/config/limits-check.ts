@@ -1,0 +1,125 @@
+import { SNAT_ADDRESSES_MAX } from "../../base/limits.ts";
+import type { PortRange } from "../../service/definition.ts";
+import { bankSize, type RegionSize } from "../../state/layout.ts";
+import type { CheckedService, CrossCheck } from "./cross-check.ts";
+import { precisionOf } from "./overlap-check.ts";
+
+/** Buckets of a source-hash table, as LVS has them (ip_vs_sh.c: 2^8). */
+const SOURCE_HASH_SLOTS = 256;
+
+/** Does everything fit in the room that `limits` takes at start? */
+export function checkLimits({ reading, services, report }: CrossCheck): void {
+  const { limits, flows, snat } = reading.values;
+  const limitAt = (key: string): string => {
+    const path = ["limits", key];
+    const place = reading.source.has(path) ? reading.source.reference(path) : "the default";
+    return `limits.${key} is ${limits[key as keyof typeof limits]} (${place})`;
+  };
+
+  const pool = snat.addresses.reduce((sum, addresses) => sum + (addresses?.length ?? 0), 0);
+  if (pool > SNAT_ADDRESSES_MAX) {
+    const message = `expected at most ${SNAT_ADDRESSES_MAX} addresses in all, got ${pool}`;
+    report(["snat", "addresses"], message);
+  }
+  if (services.length > limits.services) {
+    const message = `expected at most ${limits.services} services, got ${services.length}: ${limitAt("services")}`;
+    report(["services", limits.services], message);
+  }
+
+  // The first service that does not fit any more is named, once for each limit.
+  const size: RegionSize = { flowCapacity: flows.capacity, ...limits };
+  const bank = bankSize(size);
+  const room: {
+    key: string;
+    path: string;
+    what: string;
+    most: number;
+    need: (it: CheckedService) => number;
+  }[] = [
+    {
+      key: "backends",
+      path: "backends",
+      what: "backend slots",
+      most: limits.backends,
+      need: backendSlots,
+    },
+    {
+      key: "hashSlots",
+      path: "scheduler",
+      what: "table slots",
+      most: limits.hashSlots,
+      need: tableSlots,
+    },
+  ];
+  for (const { key, path, what, most, need } of room) {
+    const all = services.reduce((sum, service) => sum + need(service), 0);
+    if (all <= most) continue;
+    let used = 0;
+    const first = services.find((service) => (used += need(service)) > most);
+    const message = `expected at most ${most} ${what} in all services, got ${all}: ${limitAt(key)}`;
+    if (first !== undefined) report([...first.path, path], message);
+  }
+
+  const intervals = countIntervals(services);
+  if (intervals > bank.intervals) {
+    const message = `expected at most ${bank.intervals} port intervals in all VIPs (32 a service), got ${intervals}: ${limitAt("services")}`;
+    report(["services"], message);
+  }
+  const addresses = new Set(
+    services.flatMap(({ values }) => (values.vip ?? []).map((it) => it?.value)),
+  ).size;
+  // Half of the table, less what SNAT and the host itself need.
+  const addressesMost = bank.addressEntries / 2 - 2 * SNAT_ADDRESSES_MAX;
+  if (addresses > addressesMost) {
+    const message = `expected at most ${addressesMost} VIP addresses, got ${addresses}: ${limitAt("services")}`;
+    report(["services"], message);
+  }
+}
+
+/** One for each protocol and backend, the sorry server included. */
+function backendSlots({ values }: CheckedService): number {
+  const sorry = values.noBackend.action === "sorry" ? 1 : 0;
+  return (values.backends.length + sorry) * (values.protocol?.length ?? 1);
+}
+
+function tableSlots({ values }: CheckedService): number {
+  const protocols = values.protocol?.length ?? 1;
+  if (values.scheduler === "maglev") return values.tableSize * protocols;
+  return values.scheduler === "source-hash" ? SOURCE_HASH_SLOTS * protocols : 0;
+}
+
+/** Port intervals that the VIPs become once an exact port is cut out of the range around it. */
+function countIntervals(services: readonly CheckedService[]): number {
+  const byTarget = new Map<string, PortRange[]>();
+  for (const { values } of services) {
+    const ports = (values.port ?? []).filter((it) => it !== undefined);
+    for (const address of values.vip ?? []) {
+      for (const protocol of values.protocol ?? []) {
+        const key = `${address?.value} ${protocol}`;
+        const list = byTarget.get(key);
+        if (list === undefined) byTarget.set(key, [...ports]);
+        else list.push(...ports);
+      }
+    }
+  }
+  let count = 0;
+  for (const ports of byTarget.values()) count += flattened(ports);
+  return count;
+}
+
+function flattened(ports: readonly PortRange[]): number {
+  if (ports.every((it) => precisionOf(it) === 0)) return ports.length;
+  const edges = ports.flatMap((it) => [
+    { at: it.low, precision: precisionOf(it), opens: 1 },
+    { at: it.high + 1, precision: precisionOf(it), opens: -1 },
+  ]);
+  edges.sort((a, b) => a.at - b.at);
+  const open = [0, 0, 0];
+  let count = 0;
+  for (const [index, { at, precision, opens }] of edges.entries()) {
+    open[precision] = open[precision]! + opens;
+    const isLastHere = edges[index + 1]?.at !== at;
+    if (isLastHere && open.some((it) => it > 0)) count += 1;
+  }
+  return count;
+}

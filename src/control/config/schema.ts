@@ -1,0 +1,257 @@
+import type { z } from "zod";
+import { INTERFACES_MAX, SNAT_ADDRESSES_MAX } from "../../base/limits.ts";
+import {
+  jsonOf,
+  list,
+  optional,
+  optionalSection,
+  Refusal,
+  section,
+  type ValueKind,
+  withDefault,
+} from "./fields.ts";
+import {
+  absolutePath,
+  addressRange,
+  boolean,
+  duration,
+  hostAddress,
+  httpEndpoint,
+  integer,
+  listOf,
+  notSupported,
+  numberRange,
+  port,
+  text,
+  words,
+} from "./kinds.ts";
+import { SERVICE_NAME, serviceKeys, timeouts } from "./service-schema.ts";
+
+/**
+ * Every key of a configuration file: what it may be, its default, and what it is for. The reading,
+ * the messages, the JSON Schema and the table in docs/configuration.md all come from here.
+ */
+
+/** Top-level keys that only a restart takes over. */
+export const RESTART_KEYS = ["device", "flows", "limits", "user", "admin"] as const;
+
+const workers: ValueKind<number> = {
+  expects: "1",
+  json: { type: "integer", minimum: 1, maximum: 64 },
+  read: (input) => {
+    if (typeof input !== "number" || !Number.isInteger(input) || input < 1 || input > 64) {
+      return undefined;
+    }
+    return input === 1 ? 1 : new Refusal(notSupported(`${input} workers`));
+  },
+};
+
+const interfaceName = text("an interface name", /^[^\s/:]+$/, { max: 15 });
+
+export const fileSchema = section(
+  {
+    version: withDefault(integer(1, 1), 1, "Version of this format"),
+    device: section(
+      {
+        type: optional(
+          words(["tun", "packet"], "type", ["xdp"]),
+          "TUN device or AF_PACKET sockets",
+          "required",
+        ),
+        name: optional(interfaceName, "tun: name of the device", "hg0"),
+        routes: optional(
+          words(["auto", "none"]),
+          "tun: routes and rules made by the gateway, or by you",
+          "auto",
+        ),
+        interfaces: optional(
+          listOf(interfaceName, { min: 1, max: INTERFACES_MAX, distinct: true }),
+          "packet: one interface (one-arm) or several",
+          "required for packet",
+        ),
+        workers: withDefault(workers, 1, "Worker threads"),
+        guard: withDefault(
+          words(["process", "persistent"]),
+          "process",
+          "packet: what keeps the kernel away from our packets goes with the process, or stays",
+        ),
+        announce: withDefault(boolean, true, "packet: answer ARP; false for a standby"),
+        replies: withDefault(
+          words(["last-hop", "route"]),
+          "last-hop",
+          "packet: replies go back the way the flow came, or by the host's routes",
+        ),
+      },
+      "Where frames come from",
+      ["type"],
+    ),
+    user: optional(
+      text("a user name", /^[a-z_][a-z0-9_-]*\$?$/, { max: 32 }),
+      "Not supported yet: user to become once sockets are open",
+      "stays root",
+    ),
+    log: section(
+      {
+        level: withDefault(
+          words(["trace", "debug", "info", "warn", "error"]),
+          "info",
+          "Lowest level that is logged",
+        ),
+      },
+      "Log on standard error",
+    ),
+    flows: section(
+      {
+        capacity: withDefault(
+          integer(1, 1 << 24),
+          1_048_576,
+          "Flows at once; about 100 bytes each",
+        ),
+        stateFile: optional(
+          absolutePath("a file on tmpfs", 4000),
+          "File of all data-plane state",
+          "/run/headgate/state where /run is tmpfs, else /dev/shm/headgate/state",
+        ),
+        whenFull: withDefault(
+          words(["evict", "drop"]),
+          "evict",
+          "evict: a half-open, then a closed flow makes room; established ones never do",
+        ),
+      },
+      "The flow table",
+    ),
+    limits: section(
+      {
+        services: withDefault(integer(1, 65_535), 1024, "Services at once"),
+        backends: withDefault(
+          integer(1, 65_535),
+          4096,
+          "Backend slots: one per service, protocol and backend; also sorry servers and removed backends with flows",
+        ),
+        hashSlots: withDefault(
+          integer(256, 1 << 26),
+          4_194_304,
+          "Slots of all scheduler tables together",
+        ),
+      },
+      "Room taken at start",
+    ),
+    hash: section(
+      {
+        seed: withDefault(
+          text("a text of at most 256 characters", /^[^\0]*$/, { min: 0, max: 256 }),
+          "",
+          "The same on every node of a fleet, so that hash schedulers choose the same",
+        ),
+      },
+      "Scheduling hash",
+    ),
+    shutdown: section(
+      {
+        mode: withDefault(
+          words(["keep", "drain"]),
+          "keep",
+          "SIGTERM: leave flows to the next process, or wait for them to end",
+        ),
+        timeout: withDefault(duration("0s", "168h"), "30s", "drain: how long to wait"),
+      },
+      "What SIGTERM and SIGINT do",
+    ),
+    admin: section(
+      {
+        // sun_path has 108 bytes with its zero (unix(7)).
+        socket: withDefault(
+          absolutePath("a socket", 107),
+          "/run/headgate/admin.sock",
+          "Unix socket of the commands",
+        ),
+        http: withDefault(
+          httpEndpoint,
+          "off",
+          "HTTP address of metrics; any but a loopback one needs tokenFile",
+        ),
+        tokenFile: optional(
+          absolutePath("a file", 4000),
+          "File with the bearer token that HTTP asks for",
+          "none",
+        ),
+      },
+      "Administration",
+    ),
+    snat: section(
+      {
+        addresses: withDefault(
+          listOf(addressRange, { min: 0, max: SNAT_ADDRESSES_MAX, distinct: false }),
+          [],
+          `Source addresses of full-nat; at most ${SNAT_ADDRESSES_MAX} in all`,
+        ),
+        ports: withDefault(numberRange(1, 65_535), "1024-65535", "Source ports of full-nat"),
+      },
+      "Pool of full-nat",
+    ),
+    tunnel: optionalSection(
+      {
+        source: section(
+          {
+            ipv4: optional(hostAddress, "Outer IPv4 source", "the host's choice"),
+            ipv6: optional(
+              text("an IPv6 address", /^[0-9a-fA-F:]+$/, { min: 2, max: 45 }),
+              "Outer IPv6 source",
+              "the host's choice",
+            ),
+          },
+          "Outer source addresses",
+        ),
+        gue: section(
+          {
+            port: withDefault(port, 6080, "UDP port of GUE"),
+            checksum: withDefault(words(["zero", "full"]), "zero", "Outer UDP checksum"),
+          },
+          "Generic UDP encapsulation",
+        ),
+      },
+      "Not supported yet: modes ipip and gue",
+    ),
+    timeouts,
+    defaults: section(serviceKeys(), "Any service key, for all services that do not say it"),
+    services: list(
+      section(
+        {
+          name: optional(
+            text(
+              "a name of a-z 0-9 . / - that starts and ends with a letter or digit",
+              SERVICE_NAME,
+              { max: 128 },
+            ),
+            "Unique and stable: counters and overrides belong to it",
+            "required",
+          ),
+          ...serviceKeys(),
+        },
+        "One service",
+        ["name"],
+      ),
+      "The services",
+    ),
+  },
+  "Headgate configuration",
+  ["device"],
+);
+
+/** A parsed file with its defaults; lists have holes where an entry was wrong. */
+export type FileValues = z.output<typeof fileSchema>;
+export type ServiceValues = FileValues["services"][number];
+
+/**
+ * The configuration as JSON Schema (draft 2020-12), for editors:
+ * `# yaml-language-server: $schema=./headgate.schema.json`.
+ */
+export function jsonSchema(): Record<string, unknown> {
+  const schema = jsonOf(fileSchema);
+  delete schema["default"];
+  return {
+    $schema: "https://json-schema.org/draft/2020-12/schema",
+    title: "Headgate configuration",
+    ...schema,
+  };
+}

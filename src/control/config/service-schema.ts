@@ -1,0 +1,209 @@
+import { list, optional, section, sectionOrWord, type ValueKind, withDefault } from "./fields.ts";
+import {
+  duration,
+  fraction,
+  hostAddress,
+  integer,
+  numberRange,
+  oneOrMany,
+  port,
+  portRange,
+  prime,
+  text,
+  vipAddress,
+  word,
+  words,
+} from "./kinds.ts";
+
+/** The keys of a service, which `defaults` may give for all of them. */
+
+export const SERVICE_NAME = /^[a-z0-9](?:[a-z0-9./-]{0,126}[a-z0-9])?$/;
+
+/** Slots of a maglev table: below 251 it spreads badly, the largest is the Maglev paper's (5.3). */
+const TABLE_SLOTS_MIN = 251;
+const TABLE_SLOTS_MAX = 655_373;
+
+/** Ticks are int32 milliseconds compared by difference: a week is far below half their range. */
+const timeout = duration("10ms", "168h");
+
+const tcpTimeouts = {
+  synSent: withDefault(timeout, "30s", "SYN seen, no answer yet"),
+  synReceived: withDefault(timeout, "60s", "SYN-ACK seen, handshake not done"),
+  established: withDefault(timeout, "2h4m", "Connection open"),
+  finWait: withDefault(timeout, "4m", "One side has closed"),
+  closeWait: withDefault(timeout, "4m", "The other side has still to close"),
+  lastAck: withDefault(timeout, "30s", "Both have closed, last ACK not seen"),
+  timeWait: withDefault(timeout, "2m", "Closed in order"),
+  close: withDefault(timeout, "10s", "Reset"),
+};
+
+const udpTimeouts = {
+  oneWay: withDefault(timeout, "2m", "No reply seen yet"),
+  replied: withDefault(timeout, "5m", "A reply was seen"),
+};
+
+export const timeouts = section(
+  {
+    tcp: section(tcpTimeouts, "By TCP state"),
+    udp: section(udpTimeouts, "By UDP state"),
+  },
+  "When an idle flow ends",
+);
+
+const statusRange: ValueKind<readonly { low: number; high: number }[]> = (() => {
+  const ranges = oneOrMany(numberRange(100, 599));
+  return {
+    expects: "a status from 100 to 599 or a range; one or a list",
+    json: ranges.json,
+    read: (input) => ranges.read(input) as ReturnType<typeof statusRange.read>,
+  };
+})();
+
+const health = sectionOrWord(
+  {
+    type: withDefault(
+      words(["tcp", "http"]),
+      "tcp",
+      "Connect, or ask for a path and look at the status",
+    ),
+    interval: withDefault(duration("100ms", "1h"), "2s", "Time between two checks"),
+    timeout: optional(
+      duration("10ms", "1h"),
+      "How long an answer may take; at most the interval",
+      "1s, or the interval if that is shorter",
+    ),
+    rise: withDefault(integer(1, 100), 2, "Successes until a backend that was down is up"),
+    fall: withDefault(integer(1, 100), 3, "Failures until a backend is down"),
+    spread: withDefault(fraction(0, 1), 0.1, "Share of the interval by which checks are spread"),
+    port: optional(port, "Port to check", "the backend's; the service's if it has just one"),
+    source: optional(hostAddress, "Source address of the checks", "the host's choice"),
+    path: optional(
+      text("a path that starts with /", /^\/[\x21-\x7e]*$/, { max: 1024 }),
+      "http: path to ask for",
+      "/",
+    ),
+    host: optional(
+      text("a host name", /^[A-Za-z0-9._:[\]-]+$/, { max: 255 }),
+      "http: Host header",
+      "the backend's address",
+    ),
+    status: optional(statusRange, "http: what is a success", "200-399"),
+  },
+  "none",
+  "Health checks, from the host's own stack; left out or none: always up",
+);
+
+const existingRule = words(["keep", "drain", "reset"]);
+
+const backend = section(
+  {
+    address: optional(hostAddress, "Address of the backend", "required"),
+    port: optional(port, "Port of the backend", "the packet's"),
+    weight: withDefault(integer(0, 65_535), 1, "Share of new flows; 0 drains"),
+  },
+  "One backend",
+  ["address"],
+);
+
+const affinity = sectionOrWord(
+  {
+    key: withDefault(words(["client-address"]), "client-address", "What belongs together"),
+    prefix: section(
+      {
+        ipv4: withDefault(integer(1, 32), 32, "Bits of an IPv4 client address that count"),
+        ipv6: withDefault(integer(1, 128), 128, "Bits of an IPv6 client address that count"),
+      },
+      "Clients of one network as one",
+    ),
+    timeout: withDefault(timeout, "5m", "How long after the last flow"),
+    group: optional(
+      text("a group name", SERVICE_NAME, { max: 128 }),
+      "Services of one group share a client's backend",
+      "the service alone",
+    ),
+  },
+  "off",
+  "Not supported yet: new flows of a client go to the backend it had",
+);
+
+/** Every key that a service has and `defaults` may give, in the order of the documentation. */
+export function serviceKeys() {
+  return {
+    vip: optional(oneOrMany(vipAddress), "Virtual addresses", "required"),
+    port: optional(oneOrMany(portRange), "Virtual ports", "required"),
+    protocol: optional(oneOrMany(words(["tcp", "udp"]), true), "Protocols", "required"),
+    mode: withDefault(
+      words(["nat", "full-nat"], "mode", ["dsr", "ipip", "gue"]),
+      "nat",
+      "How packets reach the backends",
+    ),
+    scheduler: withDefault(
+      word(
+        {
+          "round-robin": "round-robin",
+          rr: "round-robin",
+          "weighted-round-robin": "weighted-round-robin",
+          wrr: "weighted-round-robin",
+          "least-connections": "least-connections",
+          lc: "least-connections",
+          "weighted-least-connections": "weighted-least-connections",
+          wlc: "weighted-least-connections",
+          "source-hash": "source-hash",
+          sh: "source-hash",
+          maglev: "maglev",
+          mh: "maglev",
+        },
+        "scheduler",
+        ["power-of-two", "twos", "random", "rendezvous", "failover", "fo"],
+      ),
+      "maglev",
+      "Which backend a new flow goes to",
+    ),
+    tableSize: withDefault(
+      prime(TABLE_SLOTS_MIN, TABLE_SLOTS_MAX),
+      65_537,
+      "Slots of the maglev table; best at least 100 times the backends",
+    ),
+    affinity,
+    timeouts,
+    outOfState: optional(
+      words(["adopt", "reset", "drop"]),
+      "TCP segments that belong to no flow; adopt only for source-hash and maglev outside full-nat",
+      "adopt for source-hash and maglev outside full-nat, else reset",
+    ),
+    onIdle: withDefault(
+      words(["reset", "silent"]),
+      "reset",
+      "An established flow that expires: RST to both ends, or nothing",
+    ),
+    existingFlows: section(
+      {
+        drained: withDefault(existingRule, "keep", "Flows of a backend that is drained"),
+        removed: withDefault(existingRule, "drain", "Flows of a backend that a reload removed"),
+        down: withDefault(existingRule, "keep", "Flows of a backend whose checks fail"),
+        disabled: withDefault(existingRule, "reset", "Flows of a backend that is disabled"),
+        deadline: withDefault(duration("0s", "168h"), "5m", "drain: time until they are reset"),
+      },
+      "What happens to flows that a backend has",
+    ),
+    noBackend: section(
+      {
+        action: withDefault(
+          words(["reset", "drop", "panic", "sorry"]),
+          "reset",
+          "panic uses all backends, sorry the one named here",
+        ),
+        address: optional(hostAddress, "sorry: address of the sorry server", "required for sorry"),
+        port: optional(port, "sorry: its port", "the packet's"),
+      },
+      "What a new flow gets when no backend takes it",
+    ),
+    ping: withDefault(
+      words(["always", "healthy", "never"]),
+      "healthy",
+      "Answer ICMP echo to the VIP address; healthy: while a backend is up",
+    ),
+    health,
+    backends: list(backend, "The backends; may be empty", "required"),
+  };
+}

@@ -1,0 +1,331 @@
+import { REPLY_TUPLE_TRIES } from "../base/limits.ts";
+import { D_AT, D_INTERFACE } from "../device/device.ts";
+import {
+  F_ACK_ORIGINAL,
+  F_ACK_REPLY,
+  F_BACKEND,
+  F_BACKEND_ADDR,
+  F_BACKEND_REPLY_PORTS,
+  F_CLIENT_ADDR,
+  F_CLIENT_VIP_PORTS,
+  F_CREATED,
+  F_DELTA,
+  F_EXPIRES,
+  F_HOP_MAC_HIGH,
+  F_HOP_MAC_LOW,
+  F_REPLY_ADDR,
+  F_STATE,
+  F_VIP_ADDR,
+  FLAG_ADOPTED,
+  MODE_FULL_NAT,
+  PROTOCOL_TCP,
+  STATE_CLOSE,
+  STATE_SYN_RECV,
+  STATE_SYN_SENT,
+  STATE_TIME_WAIT,
+  STATE_UDP_ONE_WAY,
+} from "../flow/flow-record.ts";
+import { INSERT_INDEX_FULL, INSERT_REPLY_TAKEN, INSERT_TABLE_FULL } from "../flow/flow-table.ts";
+import {
+  B_ADDRESS,
+  B_GENERATION,
+  B_PORT,
+  BF_CONNECTIONS,
+  VF_CONNECTIONS,
+  VF_DROPS,
+} from "../service/backend-slots.ts";
+import {
+  BANK_BACKENDS_AT,
+  BANK_EVICT,
+  BANK_SNAT_ADDRESSES,
+  BANK_SNAT_COUNT,
+  BANK_SNAT_PORT_HIGH,
+  BANK_SNAT_PORT_LOW,
+  E_SLOT,
+  ENTRY_WORDS,
+  NO_BACKEND,
+  NO_BACKEND_RESET,
+  NO_BACKEND_SORRY,
+  OUT_OF_STATE_ADOPT,
+  OUT_OF_STATE_RESET,
+  S_BACKENDS_COUNT,
+  S_BACKENDS_FIRST,
+  S_MODE,
+  S_NO_BACKEND,
+  S_OUT_OF_STATE,
+  S_SORRY_SLOT,
+  SERVICE_WORDS,
+} from "../service/bank.ts";
+import { BACKEND_SLOT_BYTES, H_NODE_DRAINED, SERVICE_SLOT_BYTES } from "../state/layout.ts";
+import { add16, difference32 } from "../wire/checksum.ts";
+import { sourceMacHigh, sourceMacLow } from "../wire/ethernet.ts";
+import { ICMP_CODE_PORT_UNREACHABLE, ICMP_UNREACHABLE } from "../wire/icmp.ts";
+import { TCP_ACK, TCP_RST, TCP_SYN, tcpFlags } from "../wire/tcp.ts";
+import { type Context, R_BANK, R_SERVICES, R_TICK } from "./context.ts";
+import { C_FLOWS_CREATED, C_FLOWS_EVICTED } from "./counters.ts";
+import type { Flows } from "./flows.ts";
+import type { Reply } from "./reply.ts";
+import {
+  DROP_FLOW_INDEX_FULL,
+  DROP_FLOW_TABLE_FULL,
+  DROP_NO_BACKEND,
+  DROP_NODE_DRAINING,
+  DROP_OUT_OF_STATE,
+  DROP_REPLY_TUPLE_TAKEN,
+  DROP_SNAT_PORTS_EXHAUSTED,
+  DROPPED,
+} from "./verdict.ts";
+
+/** The answer of `open` when there is a flow; otherwise it is a verdict, which is never negative. */
+export const OPENED = -1;
+
+/** A packet to a VIP that no flow knows. */
+export interface Balancer {
+  /**
+   * Make a flow for it, or decide what happens instead.
+   *
+   * @param ports - source << 16 | destination
+   * @returns OPENED, with the row in `opened[0]`, or the packet's verdict
+   */
+  open(
+    rxWord: number,
+    ipAt: number,
+    l4At: number,
+    protocol: number,
+    client: number,
+    vip: number,
+    ports: number,
+    service: number,
+  ): number;
+  readonly opened: Int32Array;
+}
+
+export function createBalancer(
+  context: Context,
+  flows: Flows,
+  reply: Reply,
+  countersAt: number,
+): Balancer {
+  const { f64, i32, layout, link, registers, rx, scheduler, snatPorts, table, view } = context;
+  const { draft } = table;
+  const slots = layout.backendSlots.at >> 2;
+  const slotDoubles = layout.backendSlots.at >> 3;
+  const serviceDoubles = layout.serviceSlots.at >> 3;
+  const opened = new Int32Array(1);
+
+  function countDrop(service: number, verdict: number): number {
+    const at = serviceDoubles + service * (SERVICE_SLOT_BYTES >> 3) + VF_DROPS;
+    f64[at] = f64[at]! + 1;
+    return verdict;
+  }
+
+  /** A segment that begins no connection, for a flow that is not there: `outOfState`. */
+  function outOfState(rxWord: number, ipAt: number, flags: number, policy: number): number {
+    if ((flags & TCP_RST) === 0 && policy === OUT_OF_STATE_RESET)
+      return reply.answerReset(rxWord, ipAt);
+    return DROPPED | (DROP_OUT_OF_STATE << 8);
+  }
+
+  function noBackend(
+    rxWord: number,
+    ipAt: number,
+    protocol: number,
+    vip: number,
+    policy: number,
+  ): number {
+    if (policy !== NO_BACKEND_RESET) return DROPPED | (DROP_NO_BACKEND << 8);
+    return protocol === PROTOCOL_TCP
+      ? reply.answerReset(rxWord, ipAt)
+      : reply.answerIcmpError(rxWord, ipAt, vip, ICMP_UNREACHABLE, ICMP_CODE_PORT_UNREACHABLE, 0);
+  }
+
+  function open(
+    rxWord: number,
+    ipAt: number,
+    l4At: number,
+    protocol: number,
+    client: number,
+    vip: number,
+    ports: number,
+    service: number,
+  ): number {
+    const serviceWord = registers[R_SERVICES]! + service * SERVICE_WORDS;
+    let state = STATE_UDP_ONE_WAY;
+    let adopted = 0;
+    if (protocol === PROTOCOL_TCP) {
+      const flags = tcpFlags(view, l4At);
+      state = STATE_SYN_SENT;
+      if ((flags & (TCP_SYN | TCP_ACK | TCP_RST)) !== TCP_SYN) {
+        const policy = i32[serviceWord + S_OUT_OF_STATE]!;
+        const adopts = policy === OUT_OF_STATE_ADOPT && (flags & (TCP_SYN | TCP_RST)) === 0;
+        if (!adopts) return countDrop(service, outOfState(rxWord, ipAt, flags, policy));
+        // Not established before the client has sent once more: a flood of stray segments then fills
+        // the table with flows that go soon, and that may be evicted.
+        state = STATE_SYN_RECV;
+        adopted = FLAG_ADOPTED;
+      }
+    }
+    if (i32[H_NODE_DRAINED] !== 0) return countDrop(service, DROPPED | (DROP_NODE_DRAINING << 8));
+
+    const bank = registers[R_BANK]!;
+    const entry = scheduler.pick(
+      bank,
+      serviceWord,
+      service,
+      client,
+      ports >>> 16,
+      vip,
+      ports & 0xffff,
+      protocol,
+    );
+    let slot = entry === NO_BACKEND ? -1 : i32[entry + E_SLOT]!;
+    if (slot < 0) {
+      const policy = i32[serviceWord + S_NO_BACKEND]!;
+      if (policy === NO_BACKEND_SORRY) slot = i32[serviceWord + S_SORRY_SLOT]!;
+      if (slot < 0) return countDrop(service, noBackend(rxWord, ipAt, protocol, vip, policy));
+    }
+
+    draft[F_CLIENT_ADDR] = client;
+    draft[F_VIP_ADDR] = vip;
+    draft[F_CLIENT_VIP_PORTS] = ports;
+    draft[F_CREATED] = registers[R_TICK]!;
+    draft[F_ACK_ORIGINAL] = 0;
+    draft[F_ACK_REPLY] = 0;
+    draft[F_HOP_MAC_HIGH] = link === 0 ? 0 : sourceMacHigh(view, rx[rxWord + D_AT]!);
+    draft[F_HOP_MAC_LOW] =
+      link === 0
+        ? 0xffff
+        : (sourceMacLow(view, rx[rxWord + D_AT]!) << 16) | rx[rxWord + D_INTERFACE]!;
+    draft[F_STATE] = state | (protocol << 8) | (i32[serviceWord + S_MODE]! << 16) | adopted;
+
+    let failure = insert(slot, serviceWord, service, client, ports, protocol);
+    if (failure === INSERT_REPLY_TAKEN && entry !== NO_BACKEND) {
+      failure = insertElsewhere(entry, serviceWord, service, client, ports, protocol);
+    }
+    if (failure >= 0) return OPENED;
+    return countDrop(service, DROPPED | (dropOf(failure) << 8));
+  }
+
+  function dropOf(failure: number): number {
+    if (failure === INSERT_TABLE_FULL) return DROP_FLOW_TABLE_FULL;
+    if (failure === INSERT_INDEX_FULL) return DROP_FLOW_INDEX_FULL;
+    if (failure === SNAT_EXHAUSTED) return DROP_SNAT_PORTS_EXHAUSTED;
+    return DROP_REPLY_TUPLE_TAKEN;
+  }
+
+  /**
+   * Two VIPs can meet on one backend port with one client port: the reply tuple is then taken, and
+   * the flow goes to another backend of the service (design section 2).
+   */
+  function insertElsewhere(
+    entry: number,
+    serviceWord: number,
+    service: number,
+    client: number,
+    ports: number,
+    protocol: number,
+  ): number {
+    const first =
+      registers[R_BANK]! +
+      (i32[registers[R_BANK]! + BANK_BACKENDS_AT]! >> 2) +
+      i32[serviceWord + S_BACKENDS_FIRST]! * ENTRY_WORDS;
+    const count = i32[serviceWord + S_BACKENDS_COUNT]!;
+    let index = ((entry - first) / ENTRY_WORDS) | 0;
+    let failure = INSERT_REPLY_TAKEN;
+    for (let tries = 1; tries < count && tries <= REPLY_TUPLE_TRIES; tries++) {
+      index = index + 1 >= count ? 0 : index + 1;
+      const slot = i32[first + index * ENTRY_WORDS + E_SLOT]!;
+      failure = insert(slot, serviceWord, service, client, ports, protocol);
+      if (failure !== INSERT_REPLY_TAKEN) return failure;
+    }
+    return failure;
+  }
+
+  /** Fill in the backend's half of the draft, and insert. Returns the row, or an INSERT_ code. */
+  function insert(
+    slot: number,
+    serviceWord: number,
+    service: number,
+    client: number,
+    ports: number,
+    protocol: number,
+  ): number {
+    const backend = slots + slot * (BACKEND_SLOT_BYTES >> 2);
+    const address = i32[backend + B_ADDRESS]!;
+    const ownPort = i32[backend + B_PORT]!;
+    const port = ownPort === 0 ? ports & 0xffff : ownPort;
+    let replyAddress = client;
+    let replyPort = ports >>> 16;
+    if (i32[serviceWord + S_MODE] === MODE_FULL_NAT) {
+      const bank = registers[R_BANK]!;
+      const found = snatPorts.pick(
+        protocol,
+        client,
+        draft[F_VIP_ADDR]!,
+        ports,
+        address,
+        port,
+        bank + BANK_SNAT_ADDRESSES,
+        i32[bank + BANK_SNAT_COUNT]!,
+        i32[bank + BANK_SNAT_PORT_LOW]!,
+        i32[bank + BANK_SNAT_PORT_HIGH]!,
+      );
+      if (found === 0) return SNAT_EXHAUSTED;
+      replyAddress = snatPorts.result[0]!;
+      replyPort = snatPorts.result[1]!;
+    }
+    const replyPorts = (port << 16) | replyPort;
+    draft[F_BACKEND] = slot | (i32[backend + B_GENERATION]! << 16);
+    draft[F_BACKEND_ADDR] = address;
+    draft[F_REPLY_ADDR] = replyAddress;
+    draft[F_BACKEND_REPLY_PORTS] = replyPorts;
+    draft[F_EXPIRES] = (registers[R_TICK]! + flows.timeoutMs(backend, draft[F_STATE]! & 0xff)) | 0;
+    const addresses = add16(
+      difference32(client, replyAddress),
+      difference32(draft[F_VIP_ADDR]!, address),
+    );
+    draft[F_DELTA] = (addresses << 16) | add16(addresses, difference32(ports, replyPorts));
+
+    let row = table.insert();
+    if (row === INSERT_REPLY_TAKEN && freeClosing(protocol, address, replyAddress, replyPorts)) {
+      row = table.insert();
+    }
+    if (row === INSERT_TABLE_FULL && i32[registers[R_BANK]! + BANK_EVICT] !== 0) {
+      const victim = table.evict(registers[R_TICK]!);
+      if (victim >= 0) {
+        flows.close(victim);
+        f64[countersAt + C_FLOWS_EVICTED] = f64[countersAt + C_FLOWS_EVICTED]! + 1;
+        row = table.insert();
+      }
+    }
+    if (row < 0) return row;
+    opened[0] = row;
+    flows.opened(table.word(row), backend);
+    f64[countersAt + C_FLOWS_CREATED] = f64[countersAt + C_FLOWS_CREATED]! + 1;
+    const backendAt = slotDoubles + slot * (BACKEND_SLOT_BYTES >> 3) + BF_CONNECTIONS;
+    f64[backendAt] = f64[backendAt]! + 1;
+    const serviceAt = serviceDoubles + service * (SERVICE_SLOT_BYTES >> 3) + VF_CONNECTIONS;
+    f64[serviceAt] = f64[serviceAt]! + 1;
+    return row;
+  }
+
+  /** A flow that only waits for stray segments gives its reply tuple up to a new one. */
+  function freeClosing(
+    protocol: number,
+    backendAddress: number,
+    replyAddress: number,
+    replyPorts: number,
+  ): boolean {
+    const holder = table.find(protocol, backendAddress, replyAddress, replyPorts);
+    if (holder < 0) return false;
+    const state = i32[table.word(holder >> 1) + F_STATE]! & 0xff;
+    if (state !== STATE_TIME_WAIT && state !== STATE_CLOSE) return false;
+    flows.close(holder >> 1);
+    return true;
+  }
+
+  return { open, opened };
+}
+
+/** Beside the INSERT_ codes of the flow table. */
+const SNAT_EXHAUSTED = -16;

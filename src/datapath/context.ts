@@ -1,0 +1,89 @@
+import type { FrameDevice } from "../device/device.ts";
+import { createFlowTable, type FlowTable } from "../flow/flow-table.ts";
+import { createSnatPorts, type SnatPorts } from "../flow/snat-ports.ts";
+import { createScheduler, type Scheduler } from "../scheduler/schedule.ts";
+import type { RegionLayout, RegionViews } from "../state/layout.ts";
+
+/**
+ * What every part of the data plane shares: constant views, and a few registers.
+ *
+ * Whatever changes from frame to frame or from batch to batch lies in `registers`, an Int32Array:
+ * a store there never allocates, and every function reads the same place.
+ */
+export interface Context {
+  readonly device: FrameDevice;
+  /** All frame memory of the device. */
+  readonly view: DataView;
+  readonly rx: Int32Array;
+  readonly tx: Int32Array;
+  /** The mapped region. */
+  readonly i32: Int32Array;
+  readonly f64: Float64Array;
+  readonly layout: RegionLayout;
+  readonly table: FlowTable;
+  readonly snatPorts: SnatPorts;
+  readonly scheduler: Scheduler;
+  /** 14 on Ethernet, 0 on TUN. */
+  readonly link: number;
+  readonly registers: Int32Array;
+}
+
+/** Tick of the batch. */
+export const R_TICK = 0;
+/** First word of the bank in use; 0: none yet, everything passes. */
+export const R_BANK = 1;
+/** First word of its services and of its address hash; mask of the latter. */
+export const R_SERVICES = 2;
+export const R_ADDRESSES = 3;
+export const R_ADDRESSES_MASK = 4;
+export const R_INTERVALS = 5;
+/** First word of the hop table in use; 0: none. */
+export const R_HOPS = 6;
+/** Descriptors in tx, and spares given out, in this batch. */
+export const R_TX_COUNT = 7;
+export const R_SPARES = 8;
+/** Where the frame at hand goes: interface, MTU (0: not checked), destination MAC. */
+export const R_OUT_INTERFACE = 9;
+export const R_OUT_MTU = 10;
+export const R_OUT_MAC_HIGH = 11;
+export const R_OUT_MAC_LOW = 12;
+/** Token bucket, in thousandths of a token, and the tick it was filled at. */
+export const R_TOKENS = 13;
+export const R_TOKENS_TICK = 14;
+/** Tick of the last sweep, and the fraction of a row that it owes (thousandths). */
+export const R_SWEEP_TICK = 15;
+export const R_SWEEP_OWED = 16;
+/** The walk for H_SWEEP_REQUESTED that is under way (0: none). */
+export const R_WALK = 17;
+/** Row + 1 that the walk could not end for want of a token; 0: none. */
+export const R_WALK_PENDING = 24;
+/** Drop samples taken at R_SAMPLE_TICK. */
+export const R_SAMPLE_TICK = 18;
+export const R_SAMPLES_TAKEN = 19;
+/** Next hop requests written in this batch. */
+export const R_HOP_REQUESTS = 20;
+/** Announcement under way: number, and the next address entry to announce. */
+export const R_ANNOUNCE = 21;
+export const R_ANNOUNCE_NEXT = 22;
+/** Identification of the packets that we make (IPv4 ID, RFC 6864 allows any for atomic ones). */
+export const R_IPV4_ID = 23;
+const REGISTER_COUNT = 32;
+
+/** @param device - its memory and batch must stay the same as long as it is open */
+export function createContext(device: FrameDevice, views: RegionViews): Context {
+  const table = createFlowTable(views);
+  return {
+    device,
+    view: new DataView(device.memory),
+    rx: device.batch.rx,
+    tx: device.batch.tx,
+    i32: views.i32,
+    f64: views.f64,
+    layout: views.layout,
+    table,
+    snatPorts: createSnatPorts(views, table),
+    scheduler: createScheduler(views),
+    link: device.linkHeaderBytes,
+    registers: new Int32Array(REGISTER_COUNT),
+  };
+}

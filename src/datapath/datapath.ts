@@ -1,0 +1,250 @@
+import { assert } from "../base/assert.ts";
+import {
+  D_BYTES,
+  D_FROM,
+  D_RESULT,
+  D_USER,
+  DESCRIPTOR_WORDS,
+  type FrameDevice,
+  TX_FULL,
+  TX_SENT,
+  TX_TOO_BIG,
+} from "../device/device.ts";
+import {
+  BANK_ADDRESSES_AT,
+  BANK_ADDRESSES_MASK,
+  BANK_INTERVALS_AT,
+  BANK_SERVICES_AT,
+} from "../service/bank.ts";
+import {
+  H_BANK_PUBLISHED,
+  H_BANK_TAKEN,
+  H_BATCHES,
+  H_HOPS_PUBLISHED,
+  H_HOPS_TAKEN,
+  type RegionViews,
+} from "../state/layout.ts";
+import { createAddresses } from "./addresses.ts";
+import { createArp } from "./arp.ts";
+import { createBalancer } from "./balance.ts";
+import {
+  createContext,
+  R_ADDRESSES,
+  R_ADDRESSES_MASK,
+  R_BANK,
+  R_HOP_REQUESTS,
+  R_HOPS,
+  R_INTERVALS,
+  R_SERVICES,
+  R_SPARES,
+  R_TICK,
+  R_TX_COUNT,
+} from "./context.ts";
+import {
+  C_BATCHES,
+  C_CONSUMED,
+  C_DROPPED,
+  C_DROPS,
+  C_FORWARDED,
+  C_NATIVE_CALLS,
+  C_ORIGINATED,
+  C_ORIGINATED_LOST,
+  C_PASSED,
+  C_RECEIVED,
+  C_RECEIVED_BYTES,
+  C_REPLIED,
+  C_SENT,
+  C_SENT_BYTES,
+} from "./counters.ts";
+import { createExpiry } from "./expiry.ts";
+import { createFlows } from "./flows.ts";
+import { createFragmenter } from "./fragment.ts";
+import { createHops } from "./hops.ts";
+import { createIcmp } from "./icmp.ts";
+import { createOutput, ORIGINATED } from "./output.ts";
+import { createProcessor } from "./process.ts";
+import { createReply } from "./reply.ts";
+import { createSamples } from "./samples.ts";
+import { createTokenBucket } from "./token-bucket.ts";
+import { createTranslator } from "./translate.ts";
+import {
+  CONSUMED,
+  DROP_TOO_BIG,
+  DROP_TX_FAILED,
+  DROP_TX_FULL,
+  DROPPED,
+  FORWARDED,
+  PASSED,
+  REPLIED,
+} from "./verdict.ts";
+
+/**
+ * The run loop's body: take over what control has published, receive, process, sweep, transmit,
+ * count. One closure an isolate over constant views; nothing in it allocates.
+ */
+export interface Datapath {
+  /**
+   * One batch.
+   *
+   * @param timeoutMs - how long to wait for the first frame
+   * @returns frames received
+   * @throws DeviceError when the device is gone for good
+   */
+  runBatch(timeoutMs: number): number;
+}
+
+export interface DatapathOptions {
+  readonly device: FrameDevice;
+  readonly views: RegionViews;
+}
+
+assert(
+  FORWARDED === 0 && REPLIED === 1 && PASSED === 2 && CONSUMED === 3 && DROPPED === 4,
+  "verdicts count up in the order of their counters",
+);
+assert(
+  C_REPLIED === C_FORWARDED + REPLIED &&
+    C_PASSED === C_FORWARDED + PASSED &&
+    C_CONSUMED === C_FORWARDED + CONSUMED &&
+    C_DROPPED === C_FORWARDED + DROPPED,
+  "counters of verdicts follow one another",
+);
+
+/** Compose the data plane over a device and the mapped region. Allocates; the result does not. */
+export function createDatapath(options: DatapathOptions): Datapath {
+  const { device, views } = options;
+  const context = createContext(device, views);
+  const { f64, i32, layout, registers, rx, tx } = context;
+  const counters = layout.counters.at >> 3;
+
+  const addresses = createAddresses(context);
+  const output = createOutput(context);
+  const bucket = createTokenBucket(context);
+  const hops = createHops(context);
+  const reply = createReply(context, output, bucket, counters);
+  const flows = createFlows(context, hops, output, reply, bucket, counters);
+  const fragmenter = createFragmenter(context, output, reply);
+  const translator = createTranslator(context, output, reply, fragmenter);
+  const balancer = createBalancer(context, flows, reply, counters);
+  const arp = createArp(context, addresses, output, counters);
+  const icmp = createIcmp(context, addresses, hops, output, counters);
+  const processor = createProcessor(
+    context,
+    addresses,
+    arp,
+    icmp,
+    hops,
+    flows,
+    balancer,
+    translator,
+    output,
+    counters,
+  );
+  const expiry = createExpiry(context, flows, output, counters);
+  const samples = createSamples(context);
+
+  function takePublished(): void {
+    const bank = Atomics.load(i32, H_BANK_PUBLISHED);
+    if (bank !== i32[H_BANK_TAKEN] || (bank !== 0 && registers[R_BANK] === 0)) useBank(bank);
+    const hopTable = Atomics.load(i32, H_HOPS_PUBLISHED);
+    if (hopTable !== i32[H_HOPS_TAKEN] || (hopTable !== 0 && registers[R_HOPS] === 0)) {
+      registers[R_HOPS] = hopTable === 0 ? 0 : layout.hops[hopTable & 1]!.at >> 2;
+      Atomics.store(i32, H_HOPS_TAKEN, hopTable);
+    }
+  }
+
+  function useBank(number: number): void {
+    if (number === 0) {
+      registers[R_BANK] = 0;
+    } else {
+      const bank = layout.banks[number & 1]!.at >> 2;
+      registers[R_BANK] = bank;
+      registers[R_SERVICES] = bank + (i32[bank + BANK_SERVICES_AT]! >> 2);
+      registers[R_ADDRESSES] = bank + (i32[bank + BANK_ADDRESSES_AT]! >> 2);
+      registers[R_ADDRESSES_MASK] = i32[bank + BANK_ADDRESSES_MASK]!;
+      registers[R_INTERVALS] = bank + (i32[bank + BANK_INTERVALS_AT]! >> 2);
+    }
+    Atomics.store(i32, H_BANK_TAKEN, number);
+  }
+
+  function add(counter: number, amount: number): void {
+    f64[counters + counter] = f64[counters + counter]! + amount;
+  }
+
+  /** What the device refused becomes the verdict of the frame that it came from. */
+  function settleSent(): void {
+    const count = registers[R_TX_COUNT]!;
+    let sent = 0;
+    let sentBytes = 0;
+    let originated = 0;
+    let lost = 0;
+    for (let index = 0; index < count; index++) {
+      const word = index * DESCRIPTOR_WORDS;
+      const result = tx[word + D_RESULT]!;
+      const owner = tx[word + D_USER]!;
+      if (result === TX_SENT) {
+        sent++;
+        sentBytes += tx[word + D_BYTES]!;
+        if (owner === ORIGINATED) originated++;
+      } else if (owner === ORIGINATED) {
+        lost++;
+      } else {
+        let reason = DROP_TX_FAILED;
+        if (result === TX_FULL) reason = DROP_TX_FULL;
+        else if (result === TX_TOO_BIG) reason = DROP_TOO_BIG;
+        rx[owner + D_USER] = DROPPED | (reason << 8);
+      }
+    }
+    add(C_SENT, sent);
+    add(C_SENT_BYTES, sentBytes);
+    if (originated !== 0) add(C_ORIGINATED, originated);
+    if (lost !== 0) add(C_ORIGINATED_LOST, lost);
+  }
+
+  function settleReceived(count: number): void {
+    let bytes = 0;
+    for (let index = 0; index < count; index++) {
+      const word = index * DESCRIPTOR_WORDS;
+      const verdict = rx[word + D_USER]!;
+      bytes += rx[word + D_FROM]!;
+      add(C_FORWARDED + (verdict & 0xff), 1);
+      if ((verdict & 0xff) === DROPPED) {
+        add(C_DROPS + (verdict >>> 8), 1);
+        samples.take(word, verdict >>> 8);
+      }
+    }
+    add(C_RECEIVED, count);
+    add(C_RECEIVED_BYTES, bytes);
+  }
+
+  function runBatch(timeoutMs: number): number {
+    takePublished();
+    const count = device.receive(timeoutMs);
+    registers[R_TICK] = device.batch.tick[0]!;
+    registers[R_TX_COUNT] = 0;
+    registers[R_SPARES] = 0;
+    registers[R_HOP_REQUESTS] = 0;
+    for (let index = 0; index < count; index++) {
+      const word = index * DESCRIPTOR_WORDS;
+      // The length changes when the frame is sent on; what came in is counted in the end.
+      rx[word + D_FROM] = rx[word + D_BYTES]!;
+      rx[word + D_USER] = processor.process(word);
+    }
+    if (registers[R_BANK] !== 0) {
+      expiry.run();
+      if (device.linkHeaderBytes !== 0) arp.announce();
+    }
+    if (registers[R_TX_COUNT] !== 0) {
+      device.transmit(registers[R_TX_COUNT]!);
+      settleSent();
+      add(C_NATIVE_CALLS, 1);
+    }
+    if (count !== 0) settleReceived(count);
+    add(C_NATIVE_CALLS, 1);
+    add(C_BATCHES, 1);
+    i32[H_BATCHES] = (i32[H_BATCHES]! + 1) | 0;
+    return count;
+  }
+
+  return { runBatch };
+}

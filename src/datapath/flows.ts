@@ -1,0 +1,217 @@
+import {
+  F_ACK_ORIGINAL,
+  F_ACK_REPLY,
+  F_BACKEND,
+  F_BACKEND_ADDR,
+  F_BACKEND_REPLY_PORTS,
+  F_CLIENT_ADDR,
+  F_CLIENT_VIP_PORTS,
+  F_EXPIRES,
+  F_REPLY_ADDR,
+  F_STATE,
+  F_VIP_ADDR,
+  FLAG_ACTIVE,
+  PROTOCOL_TCP,
+  STATE_CLOSE_WAIT,
+  STATE_ESTABLISHED,
+  STATE_FIN_WAIT,
+  STATE_LAST_ACK,
+  STATE_SYN_RECV,
+  STATE_UDP_REPLIED,
+} from "../flow/flow-record.ts";
+import {
+  B_ACTIVE,
+  B_DEADLINE,
+  B_EXISTING,
+  B_FLOWS,
+  B_GENERATION,
+  B_SERVICE,
+  EXISTING_DEADLINE,
+  EXISTING_RESET,
+} from "../service/backend-slots.ts";
+import { S_TIMEOUTS, SERVICE_WORDS } from "../service/bank.ts";
+import { BACKEND_SLOT_BYTES } from "../state/layout.ts";
+import {
+  type Context,
+  R_OUT_INTERFACE,
+  R_OUT_MAC_HIGH,
+  R_OUT_MAC_LOW,
+  R_SERVICES,
+  R_TICK,
+} from "./context.ts";
+import { C_ORIGINATED_LOST } from "./counters.ts";
+import { HOP_FOUND, type Hops } from "./hops.ts";
+import { ORIGINATED, type Output } from "./output.ts";
+import type { Reply } from "./reply.ts";
+import type { TokenBucket } from "./token-bucket.ts";
+
+const BACKEND_SLOT_WORDS = BACKEND_SLOT_BYTES >> 2;
+
+/** What happens to a flow between its first and its last packet. */
+export interface Flows {
+  /** First word of the slot of the flow's backend. */
+  backendWord(flowWord: number): number;
+  /** True when the flow's backend is another one by now, or must give its flows up. */
+  mustEnd(flowWord: number, backendWord: number): boolean;
+  /** Timeout in ms of `state` for the service of the backend. */
+  timeoutMs(backendWord: number, state: number): number;
+  /** Enter `state` (active or not is counted in the backend's slot) and start its timer. */
+  enter(flowWord: number, backendWord: number, state: number): void;
+  /** Count a flow that was just inserted. */
+  opened(flowWord: number, backendWord: number): void;
+  /** Remove the flow and what it counted for. */
+  close(row: number): void;
+  /**
+   * Tell both ends that the flow is over: RST (TCP) or port unreachable (UDP, to the client).
+   *
+   * @returns false when no token was left and nothing was sent
+   */
+  reset(flowWord: number): boolean;
+}
+
+export function isActive(state: number): boolean {
+  return state === STATE_ESTABLISHED || state === STATE_UDP_REPLIED;
+}
+
+export function createFlows(
+  context: Context,
+  hops: Hops,
+  output: Output,
+  reply: Reply,
+  bucket: TokenBucket,
+  countersAt: number,
+): Flows {
+  const { i32, f64, layout, registers, table } = context;
+  const slots = layout.backendSlots.at >> 2;
+
+  function backendWord(flowWord: number): number {
+    return slots + (i32[flowWord + F_BACKEND]! & 0xffff) * BACKEND_SLOT_WORDS;
+  }
+
+  function mustEnd(flowWord: number, backend: number): boolean {
+    if ((i32[backend + B_GENERATION]! & 0xffff) !== i32[flowWord + F_BACKEND]! >>> 16) return true;
+    const existing = i32[backend + B_EXISTING]!;
+    if (existing === 0) return false;
+    if (existing === EXISTING_RESET) return true;
+    return (
+      existing === EXISTING_DEADLINE && ((registers[R_TICK]! - i32[backend + B_DEADLINE]!) | 0) >= 0
+    );
+  }
+
+  function timeoutMs(backend: number, state: number): number {
+    const service = registers[R_SERVICES]! + i32[backend + B_SERVICE]! * SERVICE_WORDS;
+    return i32[service + S_TIMEOUTS + state]!;
+  }
+
+  function enter(flowWord: number, backend: number, state: number): void {
+    const word = i32[flowWord + F_STATE]!;
+    let next = (word & ~0xff) | state;
+    if (isActive(state)) {
+      if ((word & FLAG_ACTIVE) === 0) {
+        next |= FLAG_ACTIVE;
+        i32[backend + B_ACTIVE] = i32[backend + B_ACTIVE]! + 1;
+      }
+    } else if ((word & FLAG_ACTIVE) !== 0) {
+      next &= ~FLAG_ACTIVE;
+      i32[backend + B_ACTIVE] = i32[backend + B_ACTIVE]! - 1;
+    }
+    i32[flowWord + F_STATE] = next;
+    i32[flowWord + F_EXPIRES] = (registers[R_TICK]! + timeoutMs(backend, state)) | 0;
+  }
+
+  function opened(flowWord: number, backend: number): void {
+    i32[backend + B_FLOWS] = i32[backend + B_FLOWS]! + 1;
+    if ((i32[flowWord + F_STATE]! & FLAG_ACTIVE) !== 0) {
+      i32[backend + B_ACTIVE] = i32[backend + B_ACTIVE]! + 1;
+    }
+  }
+
+  function close(row: number): void {
+    const flowWord = table.word(row);
+    const backend = backendWord(flowWord);
+    // A slot of another generation has counted anew since, without this flow.
+    if ((i32[backend + B_GENERATION]! & 0xffff) === i32[flowWord + F_BACKEND]! >>> 16) {
+      i32[backend + B_FLOWS] = i32[backend + B_FLOWS]! - 1;
+      if ((i32[flowWord + F_STATE]! & FLAG_ACTIVE) !== 0) {
+        i32[backend + B_ACTIVE] = i32[backend + B_ACTIVE]! - 1;
+      }
+    }
+    table.remove(row);
+  }
+
+  /** States in which both ends know a connection, and a RST with the last numbers is in window. */
+  function isSynchronised(state: number): boolean {
+    return (
+      state === STATE_ESTABLISHED ||
+      state === STATE_SYN_RECV ||
+      state === STATE_FIN_WAIT ||
+      state === STATE_CLOSE_WAIT ||
+      state === STATE_LAST_ACK
+    );
+  }
+
+  function originate(ipAt: number, bytes: number): void {
+    const egress = registers[R_OUT_INTERFACE]!;
+    output.setLink(ipAt, egress, registers[R_OUT_MAC_HIGH]!, registers[R_OUT_MAC_LOW]!);
+    output.sendSpare(ipAt, bytes, egress, ORIGINATED);
+  }
+
+  function lost(): void {
+    f64[countersAt + C_ORIGINATED_LOST] = f64[countersAt + C_ORIGINATED_LOST]! + 1;
+  }
+
+  function resetClient(flowWord: number, tcp: boolean): void {
+    const ipAt = hops.toClient(flowWord) === HOP_FOUND ? output.takeSpare() : -1;
+    if (ipAt < 0) {
+      lost();
+      return;
+    }
+    const vip = i32[flowWord + F_VIP_ADDR]!;
+    const client = i32[flowWord + F_CLIENT_ADDR]!;
+    const ports = i32[flowWord + F_CLIENT_VIP_PORTS]!;
+    const back = (ports << 16) | (ports >>> 16);
+    const bytes = tcp
+      ? reply.writeReset(
+          ipAt,
+          vip,
+          client,
+          back,
+          i32[flowWord + F_ACK_ORIGINAL]!,
+          i32[flowWord + F_ACK_REPLY]!,
+        )
+      : reply.writePortUnreachable(ipAt, vip, client, back);
+    originate(ipAt, bytes);
+  }
+
+  function resetBackend(flowWord: number): void {
+    const slot = i32[flowWord + F_BACKEND]! & 0xffff;
+    const ipAt = hops.toBackend(slot) === HOP_FOUND ? output.takeSpare() : -1;
+    if (ipAt < 0) {
+      lost();
+      return;
+    }
+    const ports = i32[flowWord + F_BACKEND_REPLY_PORTS]!;
+    const bytes = reply.writeReset(
+      ipAt,
+      i32[flowWord + F_REPLY_ADDR]!,
+      i32[flowWord + F_BACKEND_ADDR]!,
+      (ports << 16) | (ports >>> 16),
+      i32[flowWord + F_ACK_REPLY]!,
+      i32[flowWord + F_ACK_ORIGINAL]!,
+    );
+    originate(ipAt, bytes);
+  }
+
+  function reset(flowWord: number): boolean {
+    const word = i32[flowWord + F_STATE]!;
+    const tcp = ((word >>> 8) & 0xff) === PROTOCOL_TCP;
+    if (tcp && !isSynchronised(word & 0xff)) return true;
+    if (!bucket.take()) return false;
+    resetClient(flowWord, tcp);
+    // One that has never answered has sent no number that a RST could carry.
+    if (tcp && i32[flowWord + F_ACK_REPLY] !== 0) resetBackend(flowWord);
+    return true;
+  }
+
+  return { backendWord, mustEnd, timeoutMs, enter, opened, close, reset };
+}

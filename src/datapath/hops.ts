@@ -1,0 +1,146 @@
+import { assert } from "../base/assert.ts";
+import { HOPS_MAX } from "../base/limits.ts";
+import { F_CLIENT_ADDR, F_HOP_MAC_HIGH, F_HOP_MAC_LOW } from "../flow/flow-record.ts";
+import { BANK_LAST_HOP } from "../service/bank.ts";
+import {
+  HOP_ADDRESS,
+  HOP_FLAGS,
+  HOP_INTERFACE,
+  HOP_KNOWN,
+  HOP_MAC_HIGH,
+  HOP_MAC_LOW,
+  HOP_MTU,
+  HOP_PROBES,
+  HOP_RESOLVED,
+  HOP_WORDS,
+  HT_INTERFACES,
+  HT_ROUTE_COUNT,
+  hashedHopsAt,
+  hopHash,
+  ROUTE_ADDRESS,
+  ROUTE_INTERFACE,
+  ROUTE_MASK,
+  ROUTE_VIA,
+  ROUTE_WORDS,
+  routesAt,
+} from "../state/hop-table.ts";
+import { H_HOP_REQUEST_HEAD, H_HOP_REQUESTS, HOP_REQUESTS, PAGE_BYTES } from "../state/layout.ts";
+import {
+  type Context,
+  R_BANK,
+  R_HOP_REQUESTS,
+  R_HOPS,
+  R_OUT_INTERFACE,
+  R_OUT_MAC_HIGH,
+  R_OUT_MAC_LOW,
+  R_OUT_MTU,
+} from "./context.ts";
+import { DROP_NO_NEIGHBOUR, DROP_NO_ROUTE } from "./verdict.ts";
+
+/** Requests to resolve a next hop that one batch may make: control reads them much more seldom. */
+const HOP_REQUESTS_PER_BATCH = 4;
+assert(HOP_REQUESTS_PER_BATCH < HOP_REQUESTS, "one batch cannot overrun the ring of requests");
+
+/** 0, or the drop reason. */
+export const HOP_FOUND = 0;
+assert(
+  (DROP_NO_NEIGHBOUR as number) !== HOP_FOUND && (DROP_NO_ROUTE as number) !== HOP_FOUND,
+  "no drop reason of a next hop is 0",
+);
+
+/**
+ * Where a frame goes on layer 2. Each function fills R_OUT_INTERFACE, R_OUT_MTU and the MAC, and
+ * returns HOP_FOUND, or the drop reason. On TUN the kernel routes: only the MTU is looked up, and a
+ * path that is not known is not checked.
+ */
+export interface Hops {
+  toBackend(slot: number): number;
+  /** The client of the flow at `flowWord`: its last hop, or its route (`device.replies`). */
+  toClient(flowWord: number): number;
+  /** Any address, by the host's routes. */
+  byRoute(address: number): number;
+}
+
+export function createHops(context: Context): Hops {
+  const { i32, layout, link, registers } = context;
+  const hashed = hashedHopsAt(layout);
+  const routes = routesAt(layout);
+  const interfaceCount = context.device.interfaces.length;
+
+  function request(address: number, interfaceIndex: number): void {
+    const made = registers[R_HOP_REQUESTS]!;
+    if (made >= HOP_REQUESTS_PER_BATCH) return;
+    registers[R_HOP_REQUESTS] = made + 1;
+    const head = i32[H_HOP_REQUEST_HEAD]!;
+    const at = H_HOP_REQUESTS + 2 * (head & (HOP_REQUESTS - 1));
+    i32[at] = address;
+    i32[at + 1] = interfaceIndex;
+    Atomics.store(i32, H_HOP_REQUEST_HEAD, (head + 1) | 0);
+  }
+
+  function take(row: number): number {
+    registers[R_OUT_INTERFACE] = i32[row + HOP_INTERFACE]!;
+    registers[R_OUT_MTU] = i32[row + HOP_MTU]!;
+    registers[R_OUT_MAC_HIGH] = i32[row + HOP_MAC_HIGH]!;
+    registers[R_OUT_MAC_LOW] = i32[row + HOP_MAC_LOW]!;
+    if ((i32[row + HOP_FLAGS]! & HOP_RESOLVED) !== 0 || link === 0) return HOP_FOUND;
+    request(i32[row + HOP_ADDRESS]!, i32[row + HOP_INTERFACE]!);
+    return DROP_NO_NEIGHBOUR;
+  }
+
+  function unknown(): number {
+    registers[R_OUT_INTERFACE] = 0;
+    registers[R_OUT_MTU] = 0;
+    return link === 0 ? HOP_FOUND : DROP_NO_ROUTE;
+  }
+
+  function toBackend(slot: number): number {
+    const table = registers[R_HOPS]!;
+    if (table === 0) return unknown();
+    const row = table + (PAGE_BYTES >> 2) + slot * HOP_WORDS;
+    if ((i32[row + HOP_FLAGS]! & HOP_KNOWN) === 0) return unknown();
+    return take(row);
+  }
+
+  function toClient(flowWord: number): number {
+    const low = i32[flowWord + F_HOP_MAC_LOW]!;
+    const egress = low & 0xffff;
+    if (link === 0 || i32[registers[R_BANK]! + BANK_LAST_HOP] === 0 || egress >= interfaceCount) {
+      return byRoute(i32[flowWord + F_CLIENT_ADDR]!);
+    }
+    registers[R_OUT_INTERFACE] = egress;
+    registers[R_OUT_MTU] = i32[registers[R_HOPS]! + HT_INTERFACES + 4 * egress]!;
+    registers[R_OUT_MAC_HIGH] = i32[flowWord + F_HOP_MAC_HIGH]!;
+    registers[R_OUT_MAC_LOW] = low >>> 16;
+    return HOP_FOUND;
+  }
+
+  function byRoute(address: number): number {
+    const table = registers[R_HOPS]!;
+    if (table === 0) return unknown();
+    const count = i32[table + HT_ROUTE_COUNT]!;
+    for (let index = 0, at = table + routes; index < count; index++, at += ROUTE_WORDS) {
+      if ((address & i32[at + ROUTE_MASK]!) !== i32[at + ROUTE_ADDRESS]) continue;
+      const via = i32[at + ROUTE_VIA]!;
+      const egress = i32[at + ROUTE_INTERFACE]! & 0xff;
+      registers[R_OUT_INTERFACE] = egress;
+      registers[R_OUT_MTU] = i32[at + ROUTE_INTERFACE]! >>> 8;
+      return link === 0 ? HOP_FOUND : neighbour(table, via === 0 ? address : via, egress);
+    }
+    return unknown();
+  }
+
+  function neighbour(table: number, address: number, egress: number): number {
+    let index = hopHash(address);
+    for (let looked = 0; looked < HOP_PROBES; looked++) {
+      const row = table + hashed + index * HOP_WORDS;
+      if (i32[row + HOP_FLAGS] === 0) break;
+      if (i32[row + HOP_ADDRESS] === address) return take(row);
+      index = (index + 1) & (HOPS_MAX - 1);
+    }
+    request(address, egress);
+    return DROP_NO_NEIGHBOUR;
+  }
+
+  return { toBackend, toClient, byRoute };
+}

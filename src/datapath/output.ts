@@ -1,0 +1,106 @@
+import { BATCH_FRAMES_MAX } from "../base/limits.ts";
+import {
+  D_AT,
+  D_BYTES,
+  D_CSUM,
+  D_FROM,
+  D_INTERFACE,
+  D_RESULT,
+  D_USER,
+  D_VNET,
+  DESCRIPTOR_WORDS,
+  FROM_SPARE,
+  TX_FAILED,
+} from "../device/device.ts";
+import { HT_INTERFACES } from "../state/hop-table.ts";
+import { setEthernetAddresses } from "../wire/ethernet.ts";
+import { type Context, R_HOPS, R_SPARES, R_TX_COUNT } from "./context.ts";
+
+/** D_USER of a sent frame on which no received frame's verdict hangs. */
+export const ORIGINATED = -1;
+
+/**
+ * Bytes before the IP header in a spare: the link header, and enough before it that the IP header
+ * is 4-byte aligned and a device can put its own header there.
+ */
+const SPARE_HEADROOM = 32;
+
+/** The list of frames to send. */
+export interface Output {
+  /** Send the received frame in descriptor `rxWord`, as it lies in memory, out of `egress`. */
+  sendReceived(rxWord: number, egress: number): void;
+  /** Byte offset of the IP header of a free spare, or -1: none left in this batch. */
+  takeSpare(): number;
+  /** Spares that this batch can still take. */
+  sparesLeft(): number;
+  /** Bytes that fit in a spare from the IP header on. */
+  readonly spareBytes: number;
+  /**
+   * Send the spare taken last.
+   *
+   * @param rxWord - descriptor whose verdict hangs on it, or ORIGINATED
+   */
+  sendSpare(ipAt: number, ipBytes: number, egress: number, rxWord: number): void;
+  /** Write the Ethernet header before `ipAt`, source: the interface's own MAC. Nothing on TUN. */
+  setLink(ipAt: number, egress: number, macHigh: number, macLow: number): void;
+}
+
+export function createOutput(context: Context): Output {
+  const { device, view, rx, tx, i32, link, registers } = context;
+  const { spareAt, spareBytes } = device;
+  const sparesMax = Math.min(device.spareCount, BATCH_FRAMES_MAX);
+
+  function sendReceived(rxWord: number, egress: number): void {
+    const count = registers[R_TX_COUNT]!;
+    const word = count * DESCRIPTOR_WORDS;
+    tx[word + D_AT] = rx[rxWord + D_AT]!;
+    tx[word + D_BYTES] = rx[rxWord + D_BYTES]!;
+    tx[word + D_INTERFACE] = egress;
+    tx[word + D_VNET] = rx[rxWord + D_VNET]!;
+    tx[word + D_CSUM] = rx[rxWord + D_CSUM]!;
+    tx[word + D_FROM] = (rxWord / DESCRIPTOR_WORDS) | 0;
+    tx[word + D_RESULT] = TX_FAILED;
+    tx[word + D_USER] = rxWord;
+    registers[R_TX_COUNT] = count + 1;
+  }
+
+  function takeSpare(): number {
+    const taken = registers[R_SPARES]!;
+    if (taken >= sparesMax) return -1;
+    registers[R_SPARES] = taken + 1;
+    return spareAt + taken * spareBytes + SPARE_HEADROOM;
+  }
+
+  function sparesLeft(): number {
+    return sparesMax - registers[R_SPARES]!;
+  }
+
+  function sendSpare(ipAt: number, ipBytes: number, egress: number, rxWord: number): void {
+    const count = registers[R_TX_COUNT]!;
+    const word = count * DESCRIPTOR_WORDS;
+    tx[word + D_AT] = ipAt - link;
+    tx[word + D_BYTES] = ipBytes + link;
+    tx[word + D_INTERFACE] = egress;
+    tx[word + D_VNET] = 0;
+    tx[word + D_CSUM] = 0;
+    tx[word + D_FROM] = FROM_SPARE;
+    tx[word + D_RESULT] = TX_FAILED;
+    tx[word + D_USER] = rxWord;
+    registers[R_TX_COUNT] = count + 1;
+  }
+
+  function setLink(ipAt: number, egress: number, macHigh: number, macLow: number): void {
+    if (link === 0) return;
+    const own = registers[R_HOPS]! + HT_INTERFACES + 4 * egress;
+    setEthernetAddresses(view, ipAt - link, macHigh, macLow, i32[own + 1]!, i32[own + 2]!);
+  }
+
+  return {
+    sendReceived,
+    takeSpare,
+    sparesLeft,
+    spareBytes: spareBytes - SPARE_HEADROOM,
+    sendSpare,
+    setLink,
+  };
+}

@@ -1,0 +1,468 @@
+import {
+  D_AT,
+  D_BYTES,
+  D_CSUM,
+  D_INTERFACE,
+  D_VNET,
+  VNET_F_NEEDS_CSUM,
+  VNET_GSO_ECN,
+  VNET_GSO_NONE,
+  VNET_GSO_TCPV4,
+  VNET_GSO_UDP_L4,
+} from "../device/device.ts";
+import {
+  F_ACK_ORIGINAL,
+  F_ACK_REPLY,
+  F_BACKEND,
+  F_EXPIRES,
+  F_HOP_MAC_HIGH,
+  F_HOP_MAC_LOW,
+  F_STATE,
+  FLAG_FIN_ORIGINAL,
+  FLAG_FIN_REPLY,
+  ORIGINAL,
+  PROTOCOL_ICMP,
+  PROTOCOL_TCP,
+  PROTOCOL_UDP,
+  STATE_UDP_ONE_WAY,
+  STATE_UDP_REPLIED,
+} from "../flow/flow-record.ts";
+import {
+  nextState,
+  SEGMENT_ACK,
+  SEGMENT_FIN,
+  segmentKind,
+  TCP_NEW_FLOW,
+} from "../flow/tcp-state.ts";
+import {
+  B_SERVICE,
+  BF_BYTES_IN,
+  BF_BYTES_OUT,
+  BF_PACKETS_IN,
+  BF_PACKETS_OUT,
+  VF_BYTES_IN,
+  VF_BYTES_OUT,
+  VF_PACKETS_IN,
+  VF_PACKETS_OUT,
+} from "../service/backend-slots.ts";
+import { A_FLAGS, A_IS_BACKEND, A_IS_HOST, A_IS_SNAT, A_IS_VIP } from "../service/bank.ts";
+import { HT_INTERFACES } from "../state/hop-table.ts";
+import { BACKEND_SLOT_BYTES, SERVICE_SLOT_BYTES } from "../state/layout.ts";
+import {
+  destinationMacHigh,
+  destinationMacLow,
+  ETHERNET_HEADER_BYTES,
+  ETHERTYPE_ARP,
+  ETHERTYPE_IPV4,
+  etherType,
+  sourceMacHigh,
+  sourceMacLow,
+} from "../wire/ethernet.ts";
+import {
+  checkIpv4,
+  IPV4_CHECKSUM_WRONG,
+  IPV4_HEADER_BYTES,
+  IPV4_LENGTH_WRONG,
+  IPV4_OK,
+  IPV4_SOURCE_INVALID,
+  IPV4_SOURCE_ROUTE,
+  IPV4_TOO_SHORT,
+  ipv4Destination,
+  ipv4HeaderBytes,
+  ipv4Protocol,
+  ipv4Source,
+  ipv4TotalBytes,
+  isFragment,
+  isLaterFragment,
+} from "../wire/ipv4.ts";
+import {
+  checkTcp,
+  TCP_ACK,
+  TCP_MALFORMED,
+  TCP_OK,
+  tcpAcknowledgement,
+  tcpFlags,
+  tcpPorts,
+} from "../wire/tcp.ts";
+import { checkUdp, UDP_OK } from "../wire/udp.ts";
+import type { Addresses } from "./addresses.ts";
+import type { Arp } from "./arp.ts";
+import { type Balancer, OPENED } from "./balance.ts";
+import { type Context, R_HOPS, R_TICK } from "./context.ts";
+import { C_FLOWS_RESET } from "./counters.ts";
+import type { Flows } from "./flows.ts";
+import { HOP_FOUND, type Hops } from "./hops.ts";
+import type { Icmp } from "./icmp.ts";
+import type { Output } from "./output.ts";
+import type { Translator } from "./translate.ts";
+import {
+  DROP_BACKEND_GONE,
+  DROP_FRAGMENT_NOT_SUPPORTED,
+  DROP_FRAME_TOO_SHORT,
+  DROP_IPV4_CHECKSUM_WRONG,
+  DROP_IPV4_HEADER_MALFORMED,
+  DROP_IPV4_LENGTH_WRONG,
+  DROP_IPV4_OPTIONS_SOURCE_ROUTE,
+  DROP_IPV4_SOURCE_INVALID,
+  DROP_IPV6_NOT_SUPPORTED,
+  DROP_NO_SERVICE,
+  DROP_OUT_OF_STATE,
+  DROP_TCP_FLAGS_INVALID,
+  DROP_TCP_HEADER_MALFORMED,
+  DROP_UDP_HEADER_MALFORMED,
+  DROP_VNET_HEADER_INVALID,
+  DROPPED,
+  PASSED,
+} from "./verdict.ts";
+
+/**
+ * One frame, one verdict.
+ *
+ *   frame -> link -> IPv4 -> TCP or UDP -> flow? -- yes -> state -> translate -> send
+ *                     |                     |
+ *                     +-> ICMP              no -> VIP? -- yes -> balance -> (as above)
+ *                                                  |
+ *                                                  no -> passed, or a drop if it is ours
+ */
+export interface Processor {
+  /** @returns verdict | drop reason << 8 */
+  process(rxWord: number): number;
+}
+
+const BACKEND_SLOT_DOUBLES = BACKEND_SLOT_BYTES >> 3;
+const SERVICE_SLOT_DOUBLES = SERVICE_SLOT_BYTES >> 3;
+
+export function createProcessor(
+  context: Context,
+  addresses: Addresses,
+  arp: Arp,
+  icmp: Icmp,
+  hops: Hops,
+  flows: Flows,
+  balancer: Balancer,
+  translator: Translator,
+  output: Output,
+  countersAt: number,
+): Processor {
+  const { f64, i32, layout, link, registers, rx, table, view } = context;
+  const slotDoubles = layout.backendSlots.at >> 3;
+  const serviceDoubles = layout.serviceSlots.at >> 3;
+
+  function drop(reason: number): number {
+    return DROPPED | (reason << 8);
+  }
+
+  /** Leave it to the kernel: AF_PACKET is a tap, a TUN device takes the packet back. */
+  function pass(rxWord: number): number {
+    if (link === 0) output.sendReceived(rxWord, 0);
+    return PASSED;
+  }
+
+  function process(rxWord: number): number {
+    return link === 0 ? processTun(rxWord) : processEthernet(rxWord);
+  }
+
+  function processEthernet(rxWord: number): number {
+    const at = rx[rxWord + D_AT]!;
+    const bytes = rx[rxWord + D_BYTES]!;
+    if (bytes < ETHERNET_HEADER_BYTES) return drop(DROP_FRAME_TOO_SHORT);
+    if (registers[R_HOPS] === 0) return PASSED;
+    const type = etherType(view, at);
+    if (type === ETHERTYPE_ARP) return arp.process(rxWord);
+    // A bridge or a promiscuous interface shows frames for others: they are not ours to take.
+    const own = registers[R_HOPS]! + HT_INTERFACES + 4 * rx[rxWord + D_INTERFACE]!;
+    if (
+      destinationMacHigh(view, at) !== i32[own + 1] ||
+      destinationMacLow(view, at) !== i32[own + 2]
+    ) {
+      return PASSED;
+    }
+    if (type !== ETHERTYPE_IPV4) return PASSED;
+    return processIpv4(rxWord, at + ETHERNET_HEADER_BYTES, bytes - ETHERNET_HEADER_BYTES);
+  }
+
+  function processTun(rxWord: number): number {
+    const at = rx[rxWord + D_AT]!;
+    const bytes = rx[rxWord + D_BYTES]!;
+    if (bytes < 1) return drop(DROP_FRAME_TOO_SHORT);
+    const version = view.getUint8(at) >>> 4;
+    // What the kernel says on its own account on a new device (router solicitations, MLD).
+    if (version === 6) return drop(DROP_IPV6_NOT_SUPPORTED);
+    if (version !== 4) return drop(DROP_IPV4_HEADER_MALFORMED);
+    return processIpv4(rxWord, at, bytes);
+  }
+
+  function processIpv4(rxWord: number, ipAt: number, bytes: number): number {
+    const checked = checkIpv4(view, ipAt, bytes);
+    if (checked !== IPV4_OK) return malformedIpv4(rxWord, ipAt, bytes, checked);
+    if (isFragment(view, ipAt)) return processFragment(rxWord, ipAt);
+    const protocol = ipv4Protocol(view, ipAt);
+    const headerBytes = ipv4HeaderBytes(view, ipAt);
+    const l4At = ipAt + headerBytes;
+    const l4Bytes = ipv4TotalBytes(view, ipAt) - headerBytes;
+    const vnet = rx[rxWord + D_VNET]!;
+    if (protocol === PROTOCOL_TCP) {
+      const tcp = checkTcp(view, l4At, l4Bytes);
+      if (tcp !== TCP_OK) {
+        const reason = tcp === TCP_MALFORMED ? DROP_TCP_HEADER_MALFORMED : DROP_TCP_FLAGS_INVALID;
+        return malformed(rxWord, ipAt, reason);
+      }
+    } else if (protocol === PROTOCOL_UDP) {
+      if (checkUdp(view, l4At, l4Bytes) !== UDP_OK) {
+        return malformed(rxWord, ipAt, DROP_UDP_HEADER_MALFORMED);
+      }
+    } else if (protocol === PROTOCOL_ICMP) {
+      const verdict = icmp.process(rxWord, ipAt);
+      return verdict === PASSED ? pass(rxWord) : verdict;
+    } else {
+      return processOther(rxWord, ipAt);
+    }
+    if (vnet !== 0 && !isVnetSane(rxWord, ipAt, l4At, l4Bytes, protocol, vnet)) {
+      return malformed(rxWord, ipAt, DROP_VNET_HEADER_INVALID);
+    }
+    return processTransport(rxWord, ipAt, l4At, protocol);
+  }
+
+  /**
+   * The virtio header must speak of this packet's transport header: we pass it on, and the kernel
+   * writes a checksum where it says.
+   */
+  function isVnetSane(
+    rxWord: number,
+    ipAt: number,
+    l4At: number,
+    l4Bytes: number,
+    protocol: number,
+    vnet: number,
+  ): boolean {
+    const gso = (vnet >>> 8) & 0xff & ~VNET_GSO_ECN;
+    if (gso !== VNET_GSO_NONE) {
+      const expected = protocol === PROTOCOL_TCP ? VNET_GSO_TCPV4 : VNET_GSO_UDP_L4;
+      if (gso !== expected || vnet >>> 16 === 0) return false;
+    }
+    if ((vnet & VNET_F_NEEDS_CSUM) === 0) return true;
+    const csum = rx[rxWord + D_CSUM]!;
+    const start = rx[rxWord + D_AT]! + (csum & 0xffff);
+    const field = csum >>> 16;
+    if (start !== l4At || ipAt >= start) return false;
+    return field === (protocol === PROTOCOL_TCP ? 16 : 6) && field + 2 <= l4Bytes;
+  }
+
+  function processTransport(rxWord: number, ipAt: number, l4At: number, protocol: number): number {
+    const source = ipv4Source(view, ipAt);
+    const destination = ipv4Destination(view, ipAt);
+    const ports = tcpPorts(view, l4At);
+    const reference = table.find(protocol, source, destination, ports);
+    if (reference >= 0) {
+      const verdict = processFlow(rxWord, ipAt, l4At, protocol, reference);
+      if (verdict !== FLOW_OVER) return verdict;
+    }
+    const entry = addresses.find(destination);
+    const flags = entry < 0 ? 0 : i32[entry + A_FLAGS]!;
+    if ((flags & A_IS_VIP) !== 0) {
+      const service = addresses.serviceAt(entry, protocol, ports & 0xffff);
+      if (service >= 0) {
+        const verdict = balancer.open(
+          rxWord,
+          ipAt,
+          l4At,
+          protocol,
+          source,
+          destination,
+          ports,
+          service,
+        );
+        if (verdict !== OPENED) return verdict;
+        return sendOriginal(rxWord, ipAt, protocol, balancer.opened[0]!);
+      }
+      if ((flags & A_IS_HOST) === 0) return drop(DROP_NO_SERVICE);
+      return pass(rxWord);
+    }
+    if ((flags & A_IS_SNAT) !== 0) return drop(DROP_OUT_OF_STATE);
+    // A reply of a backend without a flow: the guard keeps it from the kernel, so nobody has it.
+    if (link !== 0 && (flags & A_IS_HOST) === 0 && isBackend(source, protocol, ports >>> 16)) {
+      return drop(DROP_OUT_OF_STATE);
+    }
+    return pass(rxWord);
+  }
+
+  function isBackend(source: number, protocol: number, port: number): boolean {
+    const entry = addresses.find(source);
+    return (
+      entry >= 0 &&
+      (i32[entry + A_FLAGS]! & A_IS_BACKEND) !== 0 &&
+      addresses.serviceAt(entry, protocol, port) >= 0
+    );
+  }
+
+  /** @returns a verdict, or FLOW_OVER: the flow is gone, and the packet may begin a new one */
+  function processFlow(
+    rxWord: number,
+    ipAt: number,
+    l4At: number,
+    protocol: number,
+    reference: number,
+  ): number {
+    const row = reference >> 1;
+    const direction = reference & 1;
+    const flowWord = table.word(row);
+    const backend = flows.backendWord(flowWord);
+    if (flows.mustEnd(flowWord, backend)) {
+      return endFlow(protocol, row, direction);
+    }
+    const state = i32[flowWord + F_STATE]! & 0xff;
+    if (protocol === PROTOCOL_TCP) {
+      const tcpFlagBits = tcpFlags(view, l4At);
+      const next = nextState(state, direction, kindOf(tcpFlagBits, flowWord, direction));
+      if (next === TCP_NEW_FLOW) {
+        flows.close(row);
+        return FLOW_OVER;
+      }
+      if ((tcpFlagBits & TCP_ACK) !== 0) {
+        const word = flowWord + (direction === ORIGINAL ? F_ACK_ORIGINAL : F_ACK_REPLY);
+        i32[word] = tcpAcknowledgement(view, l4At);
+      }
+      if (next >= 0) {
+        if (next !== state) flows.enter(flowWord, backend, next);
+        else i32[flowWord + F_EXPIRES] = (registers[R_TICK]! + flows.timeoutMs(backend, next)) | 0;
+      }
+    } else {
+      const next =
+        direction === ORIGINAL && state === STATE_UDP_ONE_WAY ? state : STATE_UDP_REPLIED;
+      if (next !== state) flows.enter(flowWord, backend, next);
+      else i32[flowWord + F_EXPIRES] = (registers[R_TICK]! + flows.timeoutMs(backend, next)) | 0;
+    }
+    return direction === ORIGINAL
+      ? sendOriginal(rxWord, ipAt, protocol, row)
+      : sendReply(rxWord, ipAt, protocol, flowWord);
+  }
+
+  /**
+   * A FIN that comes again (its ACK was lost) is no second FIN: it must not end the direction that
+   * is still open (RFC 9293 section 3.6, a half-closed connection).
+   */
+  function kindOf(tcpFlagBits: number, flowWord: number, direction: number): number {
+    const kind = segmentKind(tcpFlagBits);
+    if (kind !== SEGMENT_FIN) return kind;
+    const word = i32[flowWord + F_STATE]!;
+    const seen = direction === ORIGINAL ? FLAG_FIN_ORIGINAL : FLAG_FIN_REPLY;
+    if ((word & seen) !== 0) return SEGMENT_ACK;
+    i32[flowWord + F_STATE] = word | seen;
+    return kind;
+  }
+
+  function sendOriginal(rxWord: number, ipAt: number, protocol: number, row: number): number {
+    const flowWord = table.word(row);
+    if (link !== 0) {
+      const at = rx[rxWord + D_AT]!;
+      const macHigh = sourceMacHigh(view, at);
+      const macLow = (sourceMacLow(view, at) << 16) | rx[rxWord + D_INTERFACE]!;
+      if (i32[flowWord + F_HOP_MAC_HIGH] !== macHigh || i32[flowWord + F_HOP_MAC_LOW] !== macLow) {
+        table.setHop(row, macHigh, macLow);
+      }
+    }
+    const slot = i32[flowWord + F_BACKEND]! & 0xffff;
+    const hop = hops.toBackend(slot);
+    if (hop !== HOP_FOUND) return drop(hop);
+    const bytes = ipv4TotalBytes(view, ipAt);
+    count(flowWord, slot, bytes, BF_PACKETS_IN, BF_BYTES_IN, VF_PACKETS_IN, VF_BYTES_IN);
+    return translator.forward(rxWord, ipAt, flowWord, ORIGINAL, protocol);
+  }
+
+  function sendReply(rxWord: number, ipAt: number, protocol: number, flowWord: number): number {
+    const hop = hops.toClient(flowWord);
+    if (hop !== HOP_FOUND) return drop(hop);
+    const slot = i32[flowWord + F_BACKEND]! & 0xffff;
+    const bytes = ipv4TotalBytes(view, ipAt);
+    count(flowWord, slot, bytes, BF_PACKETS_OUT, BF_BYTES_OUT, VF_PACKETS_OUT, VF_BYTES_OUT);
+    return translator.forward(rxWord, ipAt, flowWord, 1, protocol);
+  }
+
+  function count(
+    flowWord: number,
+    slot: number,
+    bytes: number,
+    backendPackets: number,
+    backendBytes: number,
+    servicePackets: number,
+    serviceBytes: number,
+  ): void {
+    const service = i32[flows.backendWord(flowWord) + B_SERVICE]!;
+    const backendAt = slotDoubles + slot * BACKEND_SLOT_DOUBLES;
+    const serviceAt = serviceDoubles + service * SERVICE_SLOT_DOUBLES;
+    f64[backendAt + backendPackets] = f64[backendAt + backendPackets]! + 1;
+    f64[backendAt + backendBytes] = f64[backendAt + backendBytes]! + bytes;
+    f64[serviceAt + servicePackets] = f64[serviceAt + servicePackets]! + 1;
+    f64[serviceAt + serviceBytes] = f64[serviceAt + serviceBytes]! + bytes;
+  }
+
+  /** The flow's backend gives it up (`existingFlows`): both ends hear it, and the flow goes. */
+  function endFlow(protocol: number, row: number, direction: number): number {
+    // Without a token nothing was said to the ends: the flow stays for the next packet to try again.
+    if (!flows.reset(table.word(row))) return drop(DROP_BACKEND_GONE);
+    flows.close(row);
+    f64[countersAt + C_FLOWS_RESET] = f64[countersAt + C_FLOWS_RESET]! + 1;
+    // A client's datagram is balanced anew at once; a client's segment was answered by the reset.
+    if (direction === ORIGINAL && protocol === PROTOCOL_UDP) return FLOW_OVER;
+    return drop(DROP_BACKEND_GONE);
+  }
+
+  /** Not TCP, UDP or ICMP: no service has it. */
+  function processOther(rxWord: number, ipAt: number): number {
+    const entry = addresses.find(ipv4Destination(view, ipAt));
+    const flags = entry < 0 ? 0 : i32[entry + A_FLAGS]!;
+    const ours = (flags & (A_IS_VIP | A_IS_SNAT)) !== 0 && (flags & A_IS_HOST) === 0;
+    return ours ? drop(DROP_NO_SERVICE) : pass(rxWord);
+  }
+
+  /** Fragments are not balanced yet. A later one has no ports: only its address says whose it is. */
+  function processFragment(rxWord: number, ipAt: number): number {
+    if (isOwned(ipAt)) return drop(DROP_FRAGMENT_NOT_SUPPORTED);
+    const protocol = ipv4Protocol(view, ipAt);
+    if (!isLaterFragment(view, ipAt) && (protocol === PROTOCOL_TCP || protocol === PROTOCOL_UDP)) {
+      const headerBytes = ipv4HeaderBytes(view, ipAt);
+      if (ipv4TotalBytes(view, ipAt) - headerBytes >= 4) {
+        const ports = tcpPorts(view, ipAt + headerBytes);
+        const found = table.find(
+          protocol,
+          ipv4Source(view, ipAt),
+          ipv4Destination(view, ipAt),
+          ports,
+        );
+        if (found >= 0) return drop(DROP_FRAGMENT_NOT_SUPPORTED);
+      }
+    }
+    return pass(rxWord);
+  }
+
+  function isOwned(ipAt: number): boolean {
+    const entry = addresses.find(ipv4Destination(view, ipAt));
+    return entry >= 0 && (i32[entry + A_FLAGS]! & (A_IS_VIP | A_IS_SNAT)) !== 0;
+  }
+
+  /** A broken packet that is not for an address of ours is left as it came. */
+  function malformed(rxWord: number, ipAt: number, reason: number): number {
+    return isOwned(ipAt) || isBackendSource(ipAt) ? drop(reason) : pass(rxWord);
+  }
+
+  function isBackendSource(ipAt: number): boolean {
+    const entry = addresses.find(ipv4Source(view, ipAt));
+    return entry >= 0 && (i32[entry + A_FLAGS]! & A_IS_BACKEND) !== 0;
+  }
+
+  function malformedIpv4(rxWord: number, ipAt: number, bytes: number, checked: number): number {
+    // Too short to say whose it is, so it is nobody's: no stack takes it either.
+    if (bytes < IPV4_HEADER_BYTES || checked === IPV4_TOO_SHORT) return drop(DROP_FRAME_TOO_SHORT);
+    let reason = DROP_IPV4_HEADER_MALFORMED;
+    if (checked === IPV4_CHECKSUM_WRONG) reason = DROP_IPV4_CHECKSUM_WRONG;
+    else if (checked === IPV4_LENGTH_WRONG) reason = DROP_IPV4_LENGTH_WRONG;
+    else if (checked === IPV4_SOURCE_ROUTE) reason = DROP_IPV4_OPTIONS_SOURCE_ROUTE;
+    else if (checked === IPV4_SOURCE_INVALID) reason = DROP_IPV4_SOURCE_INVALID;
+    return malformed(rxWord, ipAt, reason);
+  }
+
+  return { process };
+}
+
+/** The answer of processFlow when the packet must be looked at as one without a flow. */
+const FLOW_OVER = -1;

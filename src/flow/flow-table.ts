@@ -1,0 +1,418 @@
+import { assert } from "../base/assert.ts";
+import { EVICT_LOOKS, SWEEP_ROWS_MAX } from "../base/limits.ts";
+import { H_FLOWS_HIGH_WATER, H_FLOWS_USED, type RegionViews } from "../state/layout.ts";
+import { recordIsSound } from "./check-record.ts";
+import { createFlowIndex } from "./flow-index.ts";
+import {
+  F_BACKEND,
+  F_BACKEND_ADDR,
+  F_BACKEND_REPLY_PORTS,
+  F_CLIENT_ADDR,
+  F_CLIENT_VIP_PORTS,
+  F_EXPIRES,
+  F_HOP_MAC_HIGH,
+  F_HOP_MAC_LOW,
+  F_REPLY_ADDR,
+  F_STATE,
+  F_VERSION,
+  F_VIP_ADDR,
+  FLOW_WORDS,
+  ORIGINAL,
+  REPLY,
+  STATE_CLOSE,
+  STATE_FREE,
+  STATE_SYN_RECV,
+  STATE_SYN_SENT,
+  STATE_TIME_WAIT,
+  STATE_UDP_ONE_WAY,
+} from "./flow-record.ts";
+
+/**
+ * The flow table.
+ *
+ * Theory of operation
+ *
+ * Rows      One flow is one row of sixteen words (flow-record.ts), a cache line, with both
+ *           directions in it. A row is FREE while its F_STATE is 0. Rows below the high-water mark
+ *           (H_FLOWS_HIGH_WATER) have been used at least once; the sweep and every reader stop
+ *           there.
+ * Free list A stack of row numbers in the section flowFree. It needs no depth of its own: every row
+ *           below the high-water mark is either used or on the stack, so the depth is
+ *           high water - used. Rows are taken from the stack first (the row that was freed last is
+ *           still in cache), then from above the high-water mark.
+ * Index     Two entries a flow, one a direction: flow-index.ts. An entry is a hint, the record decides.
+ * Keys      ORIGINAL (protocol, client, VIP, client port << 16 | VIP port), REPLY (protocol,
+ *           backend, reply address, backend port << 16 | reply port). All live keys, of both
+ *           directions together, differ: no two live flows share a reply tuple (design section 2).
+ * Stores    insert() makes the version odd, writes the words, makes the version even, and only then
+ *           indexes the row; remove() first makes the state FREE, with one store. A process that
+ *           dies between any two stores leaves each row free, whole, or marked by an odd version.
+ *           Index, free list, high-water mark and count may be wrong then, so a take-over trusts
+ *           none of them: rebuild() makes them from the records.
+ * Writers   One: the worker. Readers in other threads (read-flows.ts) use the version.
+ * Bounds    Every search looks at two buckets, evict() at EVICT_LOOKS rows, sweep and walk at
+ *           SWEEP_ROWS_MAX rows a batch. Full is an answer (INSERT_…), never growth.
+ *
+ * V8 compiles `i32` and the offsets into the code as constants while there is one closure of
+ * createFlowTable() in the isolate: the worker makes exactly one.
+ */
+
+export const INSERT_TABLE_FULL = -1;
+export const INSERT_INDEX_FULL = -2;
+export const INSERT_REPLY_TAKEN = -3;
+export const INSERT_ORIGINAL_TAKEN = -4;
+
+/** Answers of walkNext() that are no row. */
+export const WALK_PAUSE = -1;
+export const WALK_DONE = -2;
+
+/** What rebuild() found. */
+export interface RebuildReport {
+  /** Flows that live on. */
+  readonly kept: number;
+  /** Records that were half-written, damaged, or had the key of another. */
+  readonly dropped: number;
+  /** Sound flows without room in the index. */
+  readonly noRoom: number;
+}
+
+export interface FlowTable {
+  /** The caller fills every word but F_VERSION, then calls insert(). Reused; never cleared here. */
+  readonly draft: Int32Array;
+  /**
+   * Find a flow by the addresses and ports of a packet.
+   *
+   * @param protocol - PROTOCOL_TCP or PROTOCOL_UDP
+   * @param source - source address, int32 in host order
+   * @param destination - destination address
+   * @param ports - source port << 16 | destination port
+   * @returns row << 1 | direction, or -1
+   */
+  find(protocol: number, source: number, destination: number, ports: number): number;
+  /**
+   * Make the flow of the draft live.
+   *
+   * @returns its row, or INSERT_TABLE_FULL, INSERT_INDEX_FULL, INSERT_REPLY_TAKEN or
+   *   INSERT_ORIGINAL_TAKEN, and then nothing has changed
+   */
+  insert(): number;
+  /**
+   * Free a live row.
+   *
+   * @throws AssertionError when the row is not live: freeing it twice would hand it out twice
+   */
+  remove(row: number): void;
+  /** Index in views.i32 of the first word of a row; F_* are relative to it. */
+  word(row: number): number;
+  /**
+   * Look at EVICT_LOOKS rows for one that may make room for a new flow: a half-open one (SYN_SENT,
+   * SYN_RECV, UDP_ONE_WAY), else a closed one (TIME_WAIT, CLOSE); of several the one that expires
+   * first. A flow in any other state is never an answer, also when it has expired.
+   *
+   * @returns a row, still live (the caller removes it), or -1
+   */
+  evict(tick: number): number;
+  /** Begin the batch's share of the sweep: at most `rows` rows, SWEEP_ROWS_MAX and one round. */
+  sweepBegin(rows: number): void;
+  /** @returns the next live row whose time is over, or -1 when the share of the batch is done */
+  sweepNext(tick: number): number;
+  /** Begin a walk over the whole table. */
+  walkBegin(): void;
+  /**
+   * @returns the next live row; WALK_PAUSE after SWEEP_ROWS_MAX rows looked at (go on in the next
+   *   batch); WALK_DONE at the end, and again when called after it
+   */
+  walkNext(): number;
+  /**
+   * Set the last hop of a live flow. Writes nothing when it is the same.
+   *
+   * @param macHigh - first four bytes of the MAC, big-endian
+   * @param macLowAndInterface - last two bytes << 16 | interface index
+   */
+  setHop(row: number, macHigh: number, macLowAndInterface: number): void;
+  /** Live flows. */
+  used(): number;
+  /**
+   * Make index, free list, high-water mark and count from the records (take-over; cold). Records
+   * that are half-written, damaged or twice there become FREE.
+   *
+   * @param isBackend - whether a slot number (0..65535) and generation (low 16 bits) of a record
+   *   name a backend slot in use; default: any slot within the layout
+   */
+  rebuild(isBackend?: (slot: number, generation: number) => boolean): RebuildReport;
+}
+
+/** Cells of the closure's own state: int32 in an array, so that no counter is ever boxed. */
+const CELL_SWEEP_CURSOR = 0;
+const CELL_SWEEP_LEFT = 1;
+const CELL_WALK_CURSOR = 2;
+const CELL_WALK_LEFT = 3;
+const CELL_EVICT_CURSOR = 4;
+const CELLS = 8;
+
+/**
+ * @param views - a region whose H_SECRET is set; the table is used as it is, so a region of
+ *   unknown contents needs rebuild() before anything else
+ */
+export function createFlowTable(views: RegionViews): FlowTable {
+  const i32 = views.i32;
+  const layout = views.layout;
+  const capacity = layout.flowCapacity;
+  const flowsWord = layout.flows.at >> 2;
+  const freeWord = layout.flowFree.at >> 2;
+  const index = createFlowIndex(views);
+  const draft = new Int32Array(FLOW_WORDS);
+  const cells = new Int32Array(CELLS);
+
+  function find(protocol: number, source: number, destination: number, ports: number): number {
+    const hash = index.hashOf(protocol, source, destination, ports);
+    return index.find(hash, protocol, source, destination, ports);
+  }
+
+  /** INSERT_…_TAKEN when a live flow, or the record's other direction, has a key of this record. */
+  function takenBy(words: Int32Array, at: number, original: number, reply: number): number {
+    const protocol = (words[at + F_STATE]! >>> 8) & 0xff;
+    const client = words[at + F_CLIENT_ADDR]!;
+    const vip = words[at + F_VIP_ADDR]!;
+    const clientVipPorts = words[at + F_CLIENT_VIP_PORTS]!;
+    if (index.find(original, protocol, client, vip, clientVipPorts) >= 0) {
+      return INSERT_ORIGINAL_TAKEN;
+    }
+    const backend = words[at + F_BACKEND_ADDR]!;
+    const replyTo = words[at + F_REPLY_ADDR]!;
+    const backendReplyPorts = words[at + F_BACKEND_REPLY_PORTS]!;
+    if (index.find(reply, protocol, backend, replyTo, backendReplyPorts) >= 0) {
+      return INSERT_REPLY_TAKEN;
+    }
+    // A client that is the backend, reaching a VIP that is the reply address: one key, two meanings.
+    if (backend === client && replyTo === vip && backendReplyPorts === clientVipPorts) {
+      return INSERT_REPLY_TAKEN;
+    }
+    return 0;
+  }
+
+  /** The even version that follows; never 0, which says that the row was never used. */
+  function nextVersion(odd: number): number {
+    const even = (odd + 1) | 0;
+    return even === 0 ? 2 : even;
+  }
+
+  function takeRow(): number {
+    const used = i32[H_FLOWS_USED]!;
+    const highWater = i32[H_FLOWS_HIGH_WATER]!;
+    if (used === capacity) return INSERT_TABLE_FULL;
+    i32[H_FLOWS_USED] = used + 1;
+    if (highWater > used) return i32[freeWord + highWater - used - 1]!;
+    i32[H_FLOWS_HIGH_WATER] = highWater + 1;
+    return highWater;
+  }
+
+  function insert(): number {
+    const original = index.originalHash(draft, 0);
+    const reply = index.replyHash(draft, 0);
+    const taken = takenBy(draft, 0, original, reply);
+    if (taken !== 0) return taken;
+    const originalEntry = index.choose(original, -1);
+    if (originalEntry < 0) return INSERT_INDEX_FULL;
+    const replyEntry = index.choose(reply, originalEntry);
+    if (replyEntry < 0) return INSERT_INDEX_FULL;
+    const row = takeRow();
+    if (row < 0) return INSERT_TABLE_FULL;
+    const at = flowsWord + row * FLOW_WORDS;
+    const odd = i32[at + F_VERSION]! | 1;
+    Atomics.store(i32, at + F_VERSION, odd);
+    for (let word = F_VERSION + 1; word < FLOW_WORDS; word++) i32[at + word] = draft[word]!;
+    Atomics.store(i32, at + F_VERSION, nextVersion(odd));
+    index.write(originalEntry, original, (row << 1) | ORIGINAL);
+    index.write(replyEntry, reply, (row << 1) | REPLY);
+    return row;
+  }
+
+  function remove(row: number): void {
+    const at = flowsWord + row * FLOW_WORDS;
+    assert((i32[at + F_STATE]! & 0xff) !== STATE_FREE, "only a live flow is removed");
+    // The hashes need the protocol, which goes with the state.
+    const original = index.originalHash(i32, at);
+    const reply = index.replyHash(i32, at);
+    i32[at + F_STATE] = STATE_FREE;
+    index.clear(original, (row << 1) | ORIGINAL);
+    index.clear(reply, (row << 1) | REPLY);
+    const used = i32[H_FLOWS_USED]!;
+    i32[freeWord + i32[H_FLOWS_HIGH_WATER]! - used] = row;
+    i32[H_FLOWS_USED] = used - 1;
+  }
+
+  function word(row: number): number {
+    return flowsWord + row * FLOW_WORDS;
+  }
+
+  function evict(tick: number): number {
+    const highWater = i32[H_FLOWS_HIGH_WATER]!;
+    let cursor = cells[CELL_EVICT_CURSOR]!;
+    let halfOpen = -1;
+    let halfOpenLeft = 0;
+    let closed = -1;
+    let closedLeft = 0;
+    const looks = Math.min(highWater, EVICT_LOOKS);
+    for (let look = 0; look < looks; look++) {
+      if (cursor >= highWater) cursor = 0;
+      const row = cursor++;
+      const at = flowsWord + row * FLOW_WORDS;
+      const state = i32[at + F_STATE]! & 0xff;
+      const left = (i32[at + F_EXPIRES]! - tick) | 0;
+      if (state === STATE_SYN_SENT || state === STATE_SYN_RECV || state === STATE_UDP_ONE_WAY) {
+        if (halfOpen < 0 || left < halfOpenLeft) {
+          halfOpen = row;
+          halfOpenLeft = left;
+        }
+      } else if (state === STATE_TIME_WAIT || state === STATE_CLOSE) {
+        if (closed < 0 || left < closedLeft) {
+          closed = row;
+          closedLeft = left;
+        }
+      }
+    }
+    cells[CELL_EVICT_CURSOR] = cursor;
+    return halfOpen >= 0 ? halfOpen : closed;
+  }
+
+  function sweepBegin(rows: number): void {
+    const highWater = i32[H_FLOWS_HIGH_WATER]!;
+    const most = Math.min(highWater, SWEEP_ROWS_MAX);
+    cells[CELL_SWEEP_LEFT] = Math.min(rows, most);
+  }
+
+  function sweepNext(tick: number): number {
+    const highWater = i32[H_FLOWS_HIGH_WATER]!;
+    let cursor = cells[CELL_SWEEP_CURSOR]!;
+    let left = cells[CELL_SWEEP_LEFT]!;
+    let found = -1;
+    while (left > 0 && found < 0) {
+      if (cursor >= highWater) cursor = 0;
+      const at = flowsWord + cursor * FLOW_WORDS;
+      if ((i32[at + F_STATE]! & 0xff) !== STATE_FREE && ((i32[at + F_EXPIRES]! - tick) | 0) <= 0) {
+        found = cursor;
+      }
+      cursor++;
+      left--;
+    }
+    cells[CELL_SWEEP_CURSOR] = cursor;
+    cells[CELL_SWEEP_LEFT] = left;
+    return found;
+  }
+
+  function walkBegin(): void {
+    cells[CELL_WALK_CURSOR] = 0;
+    cells[CELL_WALK_LEFT] = SWEEP_ROWS_MAX;
+  }
+
+  function walkNext(): number {
+    const highWater = i32[H_FLOWS_HIGH_WATER]!;
+    let cursor = cells[CELL_WALK_CURSOR]!;
+    let left = cells[CELL_WALK_LEFT]!;
+    let found = WALK_DONE;
+    while (cursor < highWater && found === WALK_DONE) {
+      if (left === 0) {
+        found = WALK_PAUSE;
+      } else {
+        if ((i32[flowsWord + cursor * FLOW_WORDS + F_STATE]! & 0xff) !== STATE_FREE) found = cursor;
+        cursor++;
+        left--;
+      }
+    }
+    cells[CELL_WALK_CURSOR] = cursor;
+    cells[CELL_WALK_LEFT] = found === WALK_PAUSE ? SWEEP_ROWS_MAX : left;
+    return found;
+  }
+
+  function setHop(row: number, macHigh: number, macLowAndInterface: number): void {
+    const at = flowsWord + row * FLOW_WORDS;
+    if (i32[at + F_HOP_MAC_HIGH] === macHigh && i32[at + F_HOP_MAC_LOW] === macLowAndInterface) {
+      return;
+    }
+    const odd = i32[at + F_VERSION]! | 1;
+    Atomics.store(i32, at + F_VERSION, odd);
+    i32[at + F_HOP_MAC_HIGH] = macHigh;
+    i32[at + F_HOP_MAC_LOW] = macLowAndInterface;
+    Atomics.store(i32, at + F_VERSION, nextVersion(odd));
+  }
+
+  function used(): number {
+    return i32[H_FLOWS_USED]!;
+  }
+
+  /** Whether a row may stay, and if so its index entries are made. Cold. */
+  function reindex(
+    row: number,
+    isBackend: (slot: number, generation: number) => boolean,
+  ): "kept" | "damaged" | "noRoom" {
+    const at = flowsWord + row * FLOW_WORDS;
+    if (!recordIsSound(i32, at)) return "damaged";
+    const backend = i32[at + F_BACKEND]!;
+    if (!isBackend(backend & 0xffff, backend >>> 16)) return "damaged";
+    const original = index.originalHash(i32, at);
+    const reply = index.replyHash(i32, at);
+    // The row itself is not indexed yet, so whoever has its key is another.
+    if (takenBy(i32, at, original, reply) !== 0) return "damaged";
+    const originalEntry = index.choose(original, -1);
+    const replyEntry = originalEntry < 0 ? -1 : index.choose(reply, originalEntry);
+    if (replyEntry < 0) return "noRoom";
+    index.write(originalEntry, original, (row << 1) | ORIGINAL);
+    index.write(replyEntry, reply, (row << 1) | REPLY);
+    return "kept";
+  }
+
+  function rebuild(
+    isBackend: (slot: number, generation: number) => boolean = (slot) => slot < layout.backends,
+  ): RebuildReport {
+    index.clearAll();
+    cells.fill(0);
+    let kept = 0;
+    let dropped = 0;
+    let noRoom = 0;
+    let highWater = 0;
+    for (let row = 0; row < capacity; row++) {
+      const at = flowsWord + row * FLOW_WORDS;
+      const version = i32[at + F_VERSION]!;
+      if ((version & 1) === 0 && i32[at + F_STATE] === STATE_FREE) continue;
+      const fate = reindex(row, isBackend);
+      if (fate === "kept") {
+        kept++;
+        highWater = row + 1;
+        continue;
+      }
+      if (fate === "noRoom") noRoom++;
+      else dropped++;
+      // FREE first: with an even version and the old state it would be followed.
+      i32[at + F_STATE] = STATE_FREE;
+      if ((version & 1) !== 0) i32[at + F_VERSION] = nextVersion(version);
+    }
+    // Lowest rows on top, so that live rows stay dense and the sweep short.
+    let depth = 0;
+    for (let row = highWater - 1; row >= 0; row--) {
+      if (i32[flowsWord + row * FLOW_WORDS + F_STATE] === STATE_FREE) {
+        i32[freeWord + depth++] = row;
+      }
+    }
+    assert(depth === highWater - kept, "every row below the mark is used or on the stack");
+    i32[H_FLOWS_HIGH_WATER] = highWater;
+    i32[H_FLOWS_USED] = kept;
+    return { kept, dropped, noRoom };
+  }
+
+  return {
+    draft,
+    find,
+    insert,
+    remove,
+    word,
+    evict,
+    sweepBegin,
+    sweepNext,
+    walkBegin,
+    walkNext,
+    setHop,
+    used,
+    rebuild,
+  };
+}

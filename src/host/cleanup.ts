@@ -1,0 +1,21 @@
+import { removeNftablesGuards } from "./guard-nftables.ts";
+import { removePinnedGuards } from "./guard-tcx.ts";
+import { removeTunRoutes } from "./tun-routes.ts";
+
+/**
+ * Remove what a crashed gateway may have left in this network namespace: routing rules, routes and
+ * tables, pinned guards, nftables tables. Doing it twice is fine.
+ *
+ * Not beside a running gateway, whose routes and guard would go too: the caller checks that nobody
+ * holds the state file.
+ *
+ * @returns what was removed, one sentence each; empty when there was nothing
+ * @throws HostError, DeviceError - `ip` is missing, or the kernel refused
+ */
+export async function cleanUp(): Promise<string[]> {
+  return [
+    ...(await removeTunRoutes()),
+    ...removePinnedGuards(),
+    ...(await removeNftablesGuards()),
+  ].map((what) => `removed ${what}`);
+}

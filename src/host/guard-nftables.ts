@@ -1,0 +1,356 @@
+import { type ChildProcessWithoutNullStreams, spawn } from "node:child_process";
+import { formatIpv4 } from "../base/address.ts";
+import { HostError } from "../base/errors.ts";
+import { reasonOf } from "../base/log.ts";
+import type { Guard } from "./guard.ts";
+import {
+  compileGuard,
+  GUARD_HOST,
+  GUARD_VIP,
+  GUARD_WHOLE,
+  type GuardEntries,
+  PORTS_OF_BACKEND,
+  PORTS_OF_VIP,
+  type PortRangeEntry,
+} from "./guard-entries.ts";
+import type { GuardSettings } from "./guard-tcx.ts";
+import { firstComplaint, runCommand, tryCommand } from "./ip-json.ts";
+
+/**
+ * The guard for kernels without TCX: a netdev table with an ingress chain. The hook runs after the
+ * AF_PACKET tap, as TCX does. One table belongs to one gateway and is named by its first interface;
+ * a change of entries is one transaction.
+ *
+ * `process` mode: the table has `flags owner`, so that the kernel removes it when the netlink socket
+ * that made it closes. That socket is a long-running `nft -i`, our child: its commands come through
+ * a pipe, and it ends when the pipe does, however this process ends.
+ */
+
+const TABLE_PREFIX = "headgate_guard_";
+
+/** Sets of addresses, by the flag that puts an address into them. */
+const ADDRESS_SETS: readonly (readonly [name: string, flag: number])[] = [
+  ["whole", GUARD_WHOLE],
+  ["vips", GUARD_VIP],
+  ["hosts", GUARD_HOST],
+];
+const PORT_SETS: readonly (readonly [name: string, kind: number])[] = [
+  ["vip_ports", PORTS_OF_VIP],
+  ["backend_ports", PORTS_OF_BACKEND],
+];
+
+/** How long `nft` may take for one transaction. */
+const ANSWER_MS = 10_000;
+
+/** Names of the tables of guards in this network namespace. */
+async function listTables(): Promise<string[]> {
+  const text = await tryCommand("nft", ["list", "tables", "netdev"]);
+  if (text === null) return [];
+  return [...text.matchAll(/^table netdev (headgate_guard_\S+)$/gm)].map((match) => match[1]!);
+}
+
+/** The interfaces of a table's chain. */
+async function interfacesOf(table: string): Promise<string[]> {
+  const text = (await tryCommand("nft", ["list", "table", "netdev", table])) ?? "";
+  const devices = /hook ingress devices? =?\s*(?:\{([^}]*)\}|(\S+))/.exec(text);
+  return (devices?.[1] ?? devices?.[2] ?? "")
+    .split(",")
+    .map((name) => name.trim().replaceAll('"', ""))
+    .filter((name) => name !== "");
+}
+
+/**
+ * Remove tables that an earlier gateway left.
+ *
+ * @param interfaces - only tables with one of these; all when left out
+ * @returns what was removed, one sentence each
+ */
+export async function removeNftablesGuards(interfaces?: readonly string[]): Promise<string[]> {
+  const removed: string[] = [];
+  for (const table of await listTablesIfInstalled()) {
+    const devices = await interfacesOf(table);
+    const ours = interfaces === undefined || devices.some((name) => interfaces.includes(name));
+    if (!ours) continue;
+    if ((await tryCommand("nft", ["delete", "table", "netdev", table])) !== null) {
+      removed.push(`nftables guard on ${devices.join(", ")} (table netdev ${table})`);
+    }
+  }
+  return removed;
+}
+
+/** Without the command there can be no table of ours. */
+async function listTablesIfInstalled(): Promise<string[]> {
+  try {
+    return await listTables();
+  } catch (error) {
+    if (error instanceof HostError) return [];
+    throw error;
+  }
+}
+
+/**
+ * A guard by nftables.
+ *
+ * @throws HostError - `nft` is missing, or the kernel has no netdev ingress hook
+ */
+export async function createNftablesGuard(settings: GuardSettings): Promise<Guard> {
+  const { interfaces, mode, log } = settings;
+  const first = interfaces[0];
+  if (first === undefined) throw new HostError("a guard needs an interface");
+  const table = `${TABLE_PREFIX}${first.index}`;
+  const names = interfaces.map(({ name }) => name);
+  const owned = mode === "process";
+  const session = owned ? createSession(table) : null;
+  let current: GuardEntries = { vips: [], backends: [], snat: [], hosts: [] };
+  let built = false;
+  let closed = false;
+
+  async function apply(commands: readonly string[]): Promise<void> {
+    if (session === null) await runCommand("nft", [commands.join("; ")]);
+    else await session.run(commands);
+  }
+
+  /** Make the table anew, in one transaction, in the place of one that a dead process left. */
+  async function build(): Promise<void> {
+    const stale = (await listTables()).includes(table) ? [`delete table netdev ${table}`] : [];
+    const others = (await leftTables(names)).filter((name) => name !== table);
+    await apply([
+      ...stale,
+      ...others.map((name) => `delete table netdev ${name}`),
+      ...tableCommands(table, names, owned),
+      ...elementCommands(table, current),
+    ]);
+    built = true;
+  }
+
+  session?.onEnd(() => {
+    if (closed) return;
+    built = false;
+    log?.warn("guard_lost", { kind: "nftables", reason: "nft ended; starting it again" });
+    build().catch((error) => log?.error("guard_failed", { reason: reasonOf(error) }));
+  });
+
+  async function update(entries: GuardEntries): Promise<void> {
+    if (closed) throw new HostError("the guard is closed");
+    const before = current;
+    current = entries;
+    try {
+      if (built) await apply([...flushCommands(table), ...elementCommands(table, entries)]);
+      else await build();
+    } catch (error) {
+      current = before;
+      throw error;
+    }
+  }
+
+  async function close(options: { readonly remove?: boolean } = {}): Promise<void> {
+    if (closed) return;
+    closed = true;
+    if (session !== null) await session.close();
+    else if (options.remove === true) await tryCommand("nft", ["delete", "table", "netdev", table]);
+  }
+
+  // Without this, a kernel without the hook would be found at the first update only. A persistent
+  // guard that is there already stays until the first update brings its entries.
+  try {
+    if (owned && (await leftTables(names)).length === 0) await build();
+    else await checkHook(table, names);
+  } catch (error) {
+    closed = true;
+    await session?.close();
+    throw error;
+  }
+  return { kind: "nftables", update, close };
+}
+
+async function leftTables(interfaces: readonly string[]): Promise<string[]> {
+  const left: string[] = [];
+  for (const table of await listTables()) {
+    if ((await interfacesOf(table)).some((name) => interfaces.includes(name))) left.push(table);
+  }
+  return left;
+}
+
+/** Ask the kernel whether it would take the table, and change nothing (`nft --check`). */
+async function checkHook(table: string, names: readonly string[]): Promise<void> {
+  const commands = tableCommands(`${table}_check`, names, false);
+  await runCommand("nft", ["--check", commands.join("; ")]);
+}
+
+/**
+ * The table, its sets and its chain. What an ICMP error quotes has no names in nftables: it is
+ * compared as raw bits behind the ICMP header (@th), which needs sets of their own (`quoted_…`), and
+ * is looked at when the quoted IPv4 header has no options.
+ */
+function tableCommands(table: string, interfaces: readonly string[], owned: boolean): string[] {
+  const devices = interfaces.map((name) => JSON.stringify(name)).join(", ");
+  const raw = { source: "@th,160,32", destination: "@th,192,32", protocol: "@th,136,8" };
+  const set = (name: string, definition: string): string =>
+    `add set netdev ${table} ${name} { ${definition}; }`;
+  const rule = (text: string): string => `add rule netdev ${table} ingress ${text}`;
+  const quotes =
+    "icmp type { destination-unreachable, source-quench, redirect, time-exceeded, " +
+    "parameter-problem } @th,64,8 0x45";
+  const vipPorts = `${raw.source} . ${raw.protocol} . @th,224,16`;
+  const backendPorts = `${raw.destination} . ${raw.protocol} . @th,240,16`;
+  return [
+    `add table netdev ${table}${owned ? " { flags owner; }" : ""}`,
+    ...ADDRESS_SETS.flatMap(([name]) => [
+      set(name, "type ipv4_addr"),
+      set(`quoted_${name}`, `typeof ${raw.source}`),
+    ]),
+    ...PORT_SETS.flatMap(([name]) => [
+      set(name, "type ipv4_addr . inet_proto . inet_service; flags interval"),
+      set(`quoted_${name}`, `typeof ${vipPorts}; flags interval`),
+    ]),
+    `add chain netdev ${table} ingress { type filter hook ingress devices = { ${devices} } ` +
+      "priority -500; policy accept; }",
+    rule("meta pkttype { broadcast, multicast } accept"),
+    rule("ether type vlan accept"),
+    rule("meta protocol != ip accept"),
+    rule("ip daddr @whole drop"),
+    rule("ip frag-off & 0x1fff != 0 accept"),
+    rule("ip daddr @vips icmp type echo-request drop"),
+    rule("meta l4proto { tcp, udp } ip daddr . meta l4proto . th dport @vip_ports drop"),
+    rule(
+      "meta l4proto { tcp, udp } ip daddr != @hosts " +
+        "ip saddr . meta l4proto . th sport @backend_ports drop",
+    ),
+    rule(`${quotes} ${raw.source} @quoted_whole drop`),
+    rule(`${quotes} @th,112,16 & 0x1fff == 0 ${vipPorts} @quoted_vip_ports drop`),
+    rule(
+      `${quotes} @th,112,16 & 0x1fff == 0 ${raw.source} != @quoted_hosts ` +
+        `${backendPorts} @quoted_backend_ports drop`,
+    ),
+  ];
+}
+
+function flushCommands(table: string): string[] {
+  return [...ADDRESS_SETS, ...PORT_SETS].flatMap(([name]) => [
+    `flush set netdev ${table} ${name}`,
+    `flush set netdev ${table} quoted_${name}`,
+  ]);
+}
+
+function elementCommands(table: string, entries: GuardEntries): string[] {
+  const { addresses, ranges } = compileGuard(entries);
+  const add = (set: string, elements: readonly string[]): string[] =>
+    elements.length === 0 ? [] : [`add element netdev ${table} ${set} { ${elements.join(", ")} }`];
+  const rawAddress = (address: number): string => `0x${(address >>> 0).toString(16)}`;
+  const commands: string[] = [];
+  for (const [name, flag] of ADDRESS_SETS) {
+    const members = [...addresses].filter(([, flags]) => (flags & flag) !== 0);
+    commands.push(
+      ...add(
+        name,
+        members.map(([address]) => formatIpv4(address)),
+      ),
+    );
+    commands.push(
+      ...add(
+        `quoted_${name}`,
+        members.map(([address]) => rawAddress(address)),
+      ),
+    );
+  }
+  const ports = ({ low, high }: PortRangeEntry): string =>
+    low === high ? `${low}` : `${low}-${high}`;
+  for (const [name, kind] of PORT_SETS) {
+    const members = ranges.filter((range) => range.kind === kind);
+    const text = (range: PortRangeEntry): string =>
+      `${formatIpv4(range.address)} . ${range.protocol} . ${ports(range)}`;
+    const raw = (range: PortRangeEntry): string =>
+      `${rawAddress(range.address)} . ${range.protocol} . ${ports(range)}`;
+    commands.push(...add(name, members.map(text)), ...add(`quoted_${name}`, members.map(raw)));
+  }
+  return commands;
+}
+
+interface Session {
+  /** One transaction. @throws HostError with nft's complaint */
+  run(commands: readonly string[]): Promise<void>;
+  /** Called when the child ended by itself. */
+  onEnd(handler: () => void): void;
+  close(): Promise<void>;
+}
+
+/**
+ * A long-running `nft -i`. A line is a transaction; what it printed for a line ends where the answer
+ * to the question behind it begins, so that success and failure can be told apart.
+ */
+function createSession(table: string): Session {
+  let child: ChildProcessWithoutNullStreams | null = null;
+  let ended: () => void = () => {};
+  let closing = false;
+  let complaint = "";
+  let wake: () => void = () => {};
+  let queue: Promise<void> = Promise.resolve();
+  let serial = 0;
+
+  function start(): ChildProcessWithoutNullStreams {
+    const started = spawn("nft", ["-i"], { stdio: ["pipe", "pipe", "pipe"] });
+    // Prompts and echoes; read, so that the pipe never fills.
+    started.stdout.resume();
+    started.stderr.on("data", (chunk: Buffer) => {
+      complaint += chunk.toString("utf8");
+      wake();
+    });
+    started.stdin.on("error", () => {});
+    started.on("error", (error) => {
+      complaint = `cannot run nft (Debian package nftables): ${error.message}`;
+    });
+    started.on("close", () => {
+      child = null;
+      wake();
+      if (!closing) ended();
+    });
+    return started;
+  }
+
+  async function transaction(commands: readonly string[]): Promise<void> {
+    child ??= start();
+    complaint = "";
+    serial += 1;
+    const marker = `${table}_end_${serial}`;
+    child.stdin.write(`${commands.join("; ")}\n`);
+    // A set that nobody has: its complaint names it, and stands behind those of the line above.
+    child.stdin.write(`list set netdev ${table} ${marker}\n`);
+    const deadline = Date.now() + ANSWER_MS;
+    while (!complaint.includes(marker)) {
+      if (child === null) throw new HostError(`nft ended: ${firstComplaint(complaint)}`);
+      if (Date.now() > deadline) throw new HostError(`nft gave no answer within ${ANSWER_MS} ms`);
+      await new Promise<void>((resolve) => {
+        const timer = setTimeout(resolve, 5);
+        wake = () => {
+          clearTimeout(timer);
+          resolve();
+        };
+      });
+    }
+    const own = complaint.slice(0, complaint.indexOf(marker));
+    const lines = own.split("\n").filter((line) => line.startsWith("Error:"));
+    // The last one is the marker's own.
+    if (lines.length > 1) throw new HostError(`nft refused the guard: ${lines[0]}`);
+  }
+
+  return {
+    run(commands) {
+      const result = queue.then(() => transaction(commands));
+      queue = result.catch(() => {});
+      return result;
+    },
+    onEnd(handler) {
+      ended = handler;
+    },
+    async close() {
+      closing = true;
+      const running = child;
+      if (running === null) return;
+      const gone = new Promise<void>((resolve) => running.once("close", () => resolve()));
+      running.stdin.end();
+      const timer = setTimeout(() => running.kill("SIGKILL"), ANSWER_MS);
+      await gone;
+      clearTimeout(timer);
+    },
+  };
+}

@@ -1,0 +1,28 @@
+import { E_SLOT, E_WEIGHT, ENTRY_WORDS } from "../service/bank.ts";
+import { overhead } from "./least-connections.ts";
+
+/**
+ * Weighted least connections (ip_vs_wlc.c): the least load per weight, the first of several. Loads
+ * are compared crosswise, load x the other's weight, so that nothing is divided; the products stay
+ * below 2^53.
+ *
+ * @returns first word of the entry
+ */
+export function pickWeightedLeastConnections(
+  i32: Int32Array,
+  slotsWord: number,
+  listWord: number,
+  count: number,
+): number {
+  let best = listWord;
+  let bestLoad = overhead(i32, slotsWord, i32[listWord + E_SLOT]!);
+  for (let index = 1; index < count; index++) {
+    const entry = listWord + index * ENTRY_WORDS;
+    const load = overhead(i32, slotsWord, i32[entry + E_SLOT]!);
+    if (load * i32[best + E_WEIGHT]! < bestLoad * i32[entry + E_WEIGHT]!) {
+      best = entry;
+      bestLoad = load;
+    }
+  }
+  return best;
+}

@@ -1,0 +1,305 @@
+import { assert } from "../base/assert.ts";
+import { recordIsSound } from "../flow/check-record.ts";
+import {
+  F_BACKEND,
+  F_STATE,
+  F_VERSION,
+  FLAG_ACTIVE,
+  FLOW_WORDS,
+  PROTOCOL_TCP,
+  PROTOCOL_UDP,
+  STATE_CLOSE,
+  STATE_FREE,
+  STATE_SYN_RECV,
+  STATE_SYN_SENT,
+  STATE_TIME_WAIT,
+  STATE_UDP_ONE_WAY,
+} from "../flow/flow-record.ts";
+import {
+  createFlowTable,
+  type FlowTable,
+  INSERT_INDEX_FULL,
+  INSERT_TABLE_FULL,
+} from "../flow/flow-table.ts";
+import {
+  ADMIN_NAMES,
+  B_ACTIVE,
+  B_ADDRESS,
+  B_ADMIN,
+  B_EXISTING,
+  B_FLOWS,
+  B_GENERATION,
+  B_HEALTH,
+  B_PORT,
+  B_PROTOCOL,
+  B_SERVICE,
+  B_USED,
+  B_WEIGHT,
+  B_WEIGHT_OVERRIDE,
+  BACKEND_WORDS,
+  BF_BYTES_OUT,
+  BF_CONNECTIONS,
+  EXISTING_RESET,
+  HEALTH_NAMES,
+  SERVICE_SLOT_WORDS,
+  V_USED,
+  VF_CONNECTIONS,
+  VF_DROPS,
+} from "../service/backend-slots.ts";
+import { KEY_BYTES, type RegionViews } from "./layout.ts";
+
+/**
+ * Taking over what another process left in a region (design 1.4; cold).
+ *
+ * Theory of operation
+ *
+ * The records are the truth: flows, backend slots, service slots, keys, counters. All else (index,
+ * free list, counts of flows per slot) is made again from them, because the other process can have
+ * died between any two stores. A record is dropped when it is half-written or could not be the work
+ * of this program; a flow also when its backend slot is not in use with the flow's generation. What
+ * is dropped becomes free at once, so nothing later needs to check again.
+ *
+ *   same capacities    in place: takeOverFlows()
+ *   other capacities   into a new region: moveFlows(). The old one is only read, so that a process
+ *                      that dies meanwhile leaves it to the next one as it was.
+ */
+
+/** What became of the flows and slots found. */
+export interface TakeOverCounts {
+  /** Flows that go on. */
+  readonly flowsKept: number;
+  /** Half-written or damaged records, or such without their backend. */
+  readonly flowsDropped: number;
+  /** Sound flows that the new capacities have no room for. */
+  readonly flowsNoRoom: number;
+  /** Backend and service slots that were damaged, or do not fit. */
+  readonly slotsDropped: number;
+}
+
+/**
+ * Check slots, flows and counters of a region in place, and make index, free list and counts anew.
+ *
+ * @param views - a region whose header has been checked
+ */
+export function takeOverFlows(views: RegionViews): TakeOverCounts {
+  const slotsDropped = dropUnsoundSlots(views);
+  repairCounters(views);
+  const report = createFlowTable(views).rebuild((slot, generation) =>
+    isBackend(views, slot, generation),
+  );
+  recount(views);
+  return {
+    flowsKept: report.kept,
+    flowsDropped: report.dropped,
+    flowsNoRoom: report.noRoom,
+    slotsDropped,
+  };
+}
+
+/**
+ * Copy slots, keys, counters and flows to a region of other capacities. Slots keep their number;
+ * one whose number is too high is left behind, with its flows. When there are more flows than rows,
+ * half-open and closed ones are left behind first.
+ *
+ * @param from - a region whose header has been checked; only read
+ * @param to - a new region, all zero but for its header
+ */
+export function moveFlows(from: RegionViews, to: RegionViews): TakeOverCounts {
+  const slotsLeft = moveSlots(from, to);
+  moveBytes(from, to, from.layout.counters.at, to.layout.counters.at, from.layout.counters.bytes);
+  moveBytes(from, to, from.layout.samples.at, to.layout.samples.at, from.layout.samples.bytes);
+  const slotsDropped = slotsLeft + dropUnsoundSlots(to);
+  repairCounters(to);
+  const table = createFlowTable(to);
+  table.rebuild();
+  const counts = { kept: 0, dropped: 0, noRoom: 0 };
+  const first = from.layout.flows.at >> 2;
+  const end = first + from.layout.flowCapacity * FLOW_WORDS;
+  for (let at = first; at < end; at += FLOW_WORDS) {
+    if (!isExpendable(from.i32[at + F_STATE]!)) counts[moveFlow(from, to, table, at)]++;
+  }
+  for (let at = first; at < end; at += FLOW_WORDS) {
+    const isUsed = from.i32[at + F_STATE] !== STATE_FREE || (from.i32[at + F_VERSION]! & 1) !== 0;
+    if (isUsed && isExpendable(from.i32[at + F_STATE]!)) counts[moveFlow(from, to, table, at)]++;
+  }
+  recount(to);
+  return {
+    flowsKept: counts.kept,
+    flowsDropped: counts.dropped,
+    flowsNoRoom: counts.noRoom,
+    slotsDropped,
+  };
+}
+
+/** Free, half-open or closed: moved last, when there may be no room left (design 1.7). */
+function isExpendable(word: number): boolean {
+  const state = word & 0xff;
+  return (
+    state === STATE_FREE ||
+    state === STATE_SYN_SENT ||
+    state === STATE_SYN_RECV ||
+    state === STATE_UDP_ONE_WAY ||
+    state === STATE_TIME_WAIT ||
+    state === STATE_CLOSE
+  );
+}
+
+function moveFlow(
+  from: RegionViews,
+  to: RegionViews,
+  table: FlowTable,
+  at: number,
+): "kept" | "dropped" | "noRoom" {
+  if (!recordIsSound(from.i32, at)) return "dropped";
+  const backend = from.i32[at + F_BACKEND]!;
+  const slot = backend & 0xffff;
+  if (!isBackend(from, slot, backend >>> 16)) return "dropped";
+  if (!isBackend(to, slot, backend >>> 16)) return "noRoom";
+  table.draft.set(from.i32.subarray(at, at + FLOW_WORDS));
+  const row = table.insert();
+  if (row === INSERT_TABLE_FULL || row === INSERT_INDEX_FULL) return "noRoom";
+  // What is left are keys that another flow has: one of the two is damaged.
+  return row >= 0 ? "kept" : "dropped";
+}
+
+/** @returns used slots whose number does not fit */
+function moveSlots(from: RegionViews, to: RegionViews): number {
+  const backends = Math.min(from.layout.backends, to.layout.backends);
+  const services = Math.min(from.layout.services, to.layout.services);
+  const { backendSlots, backendKeys, serviceSlots, serviceKeys } = from.layout;
+  moveBytes(from, to, backendSlots.at, to.layout.backendSlots.at, backends * BACKEND_WORDS * 4);
+  moveBytes(from, to, backendKeys.at, to.layout.backendKeys.at, backends * KEY_BYTES);
+  moveBytes(
+    from,
+    to,
+    serviceSlots.at,
+    to.layout.serviceSlots.at,
+    services * SERVICE_SLOT_WORDS * 4,
+  );
+  moveBytes(from, to, serviceKeys.at, to.layout.serviceKeys.at, services * KEY_BYTES);
+  let left = 0;
+  for (let slot = backends; slot < from.layout.backends; slot++) {
+    if (from.i32[backendWord(from, slot) + B_USED] !== 0) left++;
+  }
+  for (let slot = services; slot < from.layout.services; slot++) {
+    if (from.i32[serviceWord(from, slot) + V_USED] !== 0) left++;
+  }
+  return left;
+}
+
+function moveBytes(
+  from: RegionViews,
+  to: RegionViews,
+  fromAt: number,
+  toAt: number,
+  bytes: number,
+): void {
+  to.u8.set(from.u8.subarray(fromAt, fromAt + bytes), toAt);
+}
+
+function backendWord(views: RegionViews, slot: number): number {
+  return (views.layout.backendSlots.at >> 2) + slot * BACKEND_WORDS;
+}
+
+function serviceWord(views: RegionViews, slot: number): number {
+  return (views.layout.serviceSlots.at >> 2) + slot * SERVICE_SLOT_WORDS;
+}
+
+/** Whether a sound slot in use has this number and generation (low 16 bits). */
+function isBackend(views: RegionViews, slot: number, generation: number): boolean {
+  if (slot >= views.layout.backends) return false;
+  const at = backendWord(views, slot);
+  return (
+    views.i32[at + B_USED] === 1 &&
+    (views.i32[at + B_GENERATION]! & 0xffff) === generation &&
+    backendSlotIsSound(views, slot)
+  );
+}
+
+/** Whether no reader of the slot could be led astray; weights and the like are in their range. */
+function backendSlotIsSound(views: RegionViews, slot: number): boolean {
+  const { i32, layout } = views;
+  const at = backendWord(views, slot);
+  const within = (word: number, low: number, high: number): boolean =>
+    i32[at + word]! >= low && i32[at + word]! <= high;
+  const protocol = i32[at + B_PROTOCOL];
+  return (
+    i32[at + B_USED] === 1 &&
+    within(B_SERVICE, 0, layout.services - 1) &&
+    (protocol === PROTOCOL_TCP || protocol === PROTOCOL_UDP) &&
+    i32[at + B_ADDRESS] !== 0 &&
+    within(B_PORT, 0, 0xffff) &&
+    within(B_WEIGHT, 0, 0xffff) &&
+    within(B_WEIGHT_OVERRIDE, -1, 0xffff) &&
+    within(B_ADMIN, 0, ADMIN_NAMES.length - 1) &&
+    within(B_HEALTH, 0, HEALTH_NAMES.length - 1) &&
+    within(B_EXISTING, 0, EXISTING_RESET)
+  );
+}
+
+/** Free every slot that is neither free nor sound. @returns how many */
+function dropUnsoundSlots(views: RegionViews): number {
+  const { i32, u8, layout } = views;
+  let dropped = 0;
+  for (let slot = 0; slot < layout.backends; slot++) {
+    const at = backendWord(views, slot);
+    if (i32[at + B_USED] === 0 || backendSlotIsSound(views, slot)) continue;
+    const generation = i32[at + B_GENERATION]!;
+    i32.fill(0, at, at + BACKEND_WORDS);
+    // Whatever still names the slot must not find its next user.
+    i32[at + B_GENERATION] = (generation + 1) | 0;
+    const key = layout.backendKeys.at + slot * KEY_BYTES;
+    u8.fill(0, key, key + KEY_BYTES);
+    dropped++;
+  }
+  for (let slot = 0; slot < layout.services; slot++) {
+    const at = serviceWord(views, slot);
+    if (i32[at + V_USED] === 0 || i32[at + V_USED] === 1) continue;
+    i32.fill(0, at, at + SERVICE_SLOT_WORDS);
+    const key = layout.serviceKeys.at + slot * KEY_BYTES;
+    u8.fill(0, key, key + KEY_BYTES);
+    dropped++;
+  }
+  return dropped;
+}
+
+/** A counter that is no count would make every later sum of it NaN. */
+function repairCounters(views: RegionViews): void {
+  const { f64, layout } = views;
+  const repair = (first: number, end: number): void => {
+    for (let index = first; index < end; index++) {
+      const value = f64[index]!;
+      if (!Number.isFinite(value) || value < 0) f64[index] = 0;
+    }
+  };
+  repair(layout.counters.at >> 3, (layout.counters.at + layout.counters.bytes) >> 3);
+  for (let slot = 0; slot < layout.backends; slot++) {
+    const at = backendWord(views, slot) >> 1;
+    repair(at + BF_CONNECTIONS, at + BF_BYTES_OUT + 1);
+  }
+  for (let slot = 0; slot < layout.services; slot++) {
+    const at = serviceWord(views, slot) >> 1;
+    repair(at + VF_CONNECTIONS, at + VF_DROPS + 1);
+  }
+}
+
+/** B_FLOWS and B_ACTIVE of every slot, from the flows that live. */
+function recount(views: RegionViews): void {
+  const { i32, layout } = views;
+  for (let slot = 0; slot < layout.backends; slot++) {
+    const at = backendWord(views, slot);
+    i32[at + B_FLOWS] = 0;
+    i32[at + B_ACTIVE] = 0;
+  }
+  const first = layout.flows.at >> 2;
+  const end = first + layout.flowCapacity * FLOW_WORDS;
+  for (let at = first; at < end; at += FLOW_WORDS) {
+    const state = i32[at + F_STATE]!;
+    if (state === STATE_FREE) continue;
+    const slot = i32[at + F_BACKEND]! & 0xffff;
+    assert(slot < layout.backends, "a flow that was taken over has a backend slot");
+    const backend = backendWord(views, slot);
+    i32[backend + B_FLOWS] = i32[backend + B_FLOWS]! + 1;
+    if ((state & FLAG_ACTIVE) !== 0) i32[backend + B_ACTIVE] = i32[backend + B_ACTIVE]! + 1;
+  }
+}

@@ -1,0 +1,178 @@
+import { parseConfig } from "../../src/control/config/load.ts";
+import { C_DROPS, C_RECEIVED } from "../../src/datapath/counters.ts";
+import { createDatapath, type Datapath } from "../../src/datapath/datapath.ts";
+import { DROP_REASONS, VERDICT_NAMES } from "../../src/datapath/verdict.ts";
+import type { DeviceInterface } from "../../src/device/device.ts";
+import { createMemoryDevice, type MemoryDevice } from "../../src/device/memory.ts";
+import { writeBank } from "../../src/service/bank-writer.ts";
+import type { GatewayDefinition } from "../../src/service/definition.ts";
+import { assignSlots } from "../../src/service/slots.ts";
+import { type Hop, type HopPlan, writeHopTable } from "../../src/state/hop-table.ts";
+import {
+  H_BANK_PUBLISHED,
+  H_BANK_TAKEN,
+  H_HOPS_PUBLISHED,
+  H_SECRET,
+  planRegion,
+  type RegionSize,
+  type RegionViews,
+  viewRegion,
+} from "../../src/state/layout.ts";
+
+/** A whole data plane on frames in memory: two interfaces, clients on the first, backends behind the second. */
+export interface MemoryGateway {
+  readonly device: MemoryDevice;
+  readonly views: RegionViews;
+  readonly datapath: Datapath;
+  readonly definition: GatewayDefinition;
+  /** Publish another configuration, as a reload does. */
+  configure(yaml: string): void;
+  /** Publish the bank again, after slot words were changed. */
+  publish(): void;
+  hops(plan: HopPlan): void;
+  /** Counters by name: received, the verdicts, every drop reason that is not 0. */
+  counters(): Record<string, number>;
+  /** The conservation law: received = sum of verdicts, and dropped = sum of the reasons. */
+  checkLaw(): void;
+  close(): void;
+}
+
+export const GATEWAY_MACS = ["02:00:00:00:01:01", "02:00:00:00:02:01"] as const;
+export const CLIENT_MAC = "02:00:00:00:01:02";
+
+/** MAC of the backend with this address: 02:00 and the address. */
+export function backendMac(address: number): string {
+  const bytes = [address >>> 24, (address >>> 16) & 0xff, (address >>> 8) & 0xff, address & 0xff];
+  return ["02", "00", ...bytes.map((byte) => byte.toString(16).padStart(2, "0"))].join(":");
+}
+
+export interface MemoryGatewayOptions {
+  readonly yaml: string;
+  readonly linkHeaderBytes?: 0 | 14;
+  readonly size?: Partial<RegionSize>;
+  readonly secret?: readonly [number, number];
+  readonly mtu?: readonly [number, number];
+  readonly slots?: number;
+  readonly slotBytes?: number;
+  readonly keepSent?: boolean;
+  readonly hostAddresses?: readonly number[];
+}
+
+export function createMemoryGateway(options: MemoryGatewayOptions): MemoryGateway {
+  const link = options.linkHeaderBytes ?? 14;
+  const mtu = options.mtu ?? [1500, 1500];
+  const interfaces: DeviceInterface[] =
+    link === 0
+      ? [{ name: "hg0", index: 1, mac: "", mtu: 1500 }]
+      : GATEWAY_MACS.map((mac, index) => ({
+          name: `eth${index}`,
+          index: index + 1,
+          mac,
+          mtu: mtu[index]!,
+        }));
+  const device = createMemoryDevice({
+    linkHeaderBytes: link,
+    interfaces,
+    slots: options.slots ?? 256,
+    slotBytes: options.slotBytes ?? 2048,
+    keepSent: options.keepSent ?? true,
+  });
+  const size = {
+    flowCapacity: 1024,
+    services: 32,
+    backends: 256,
+    hashSlots: 262144,
+    ...options.size,
+  };
+  const layout = planRegion(size);
+  const views = viewRegion(new ArrayBuffer(layout.bytes), layout);
+  const secret = options.secret ?? [0x12345678, 0x0badcafe];
+  views.i32[H_SECRET] = secret[0];
+  views.i32[H_SECRET + 1] = secret[1];
+  let definition = parseConfig(options.yaml, "test.yaml");
+  let bank = 0;
+  let hopTable = 0;
+
+  function publish(): void {
+    bank++;
+    const assignment = assignSlots(views, definition, 0);
+    writeBank(views, bank, definition, assignment, options.hostAddresses ?? []);
+    views.i32[H_BANK_PUBLISHED] = bank;
+    const hops = new Map<number, Hop>();
+    for (const service of assignment.services) {
+      for (const { slot, definition: one } of service.backends) {
+        const address = one.address.value;
+        hops.set(slot, { address, interface: 1, mtu: mtu[1]!, mac: backendMac(address) });
+      }
+    }
+    publishHops({
+      backends: link === 0 ? new Map() : hops,
+      neighbours: [],
+      routes: [],
+      interfaces: interfaces.map((entry) => ({
+        mtu: entry.mtu,
+        mac: entry.mac || "00:00:00:00:00:00",
+        up: true,
+      })),
+    });
+  }
+
+  function publishHops(plan: HopPlan): void {
+    hopTable++;
+    writeHopTable(views, (hopTable & 1) as 0 | 1, plan);
+    views.i32[H_HOPS_PUBLISHED] = hopTable;
+  }
+
+  function counters(): Record<string, number> {
+    const at = layout.counters.at >> 3;
+    const all: Record<string, number> = { received: views.f64[at + C_RECEIVED]! };
+    VERDICT_NAMES.forEach((name, index) => {
+      all[name] = views.f64[at + C_RECEIVED + 1 + index]!;
+    });
+    DROP_REASONS.forEach((name, index) => {
+      const count = views.f64[at + C_DROPS + index]!;
+      if (count !== 0) all[name] = count;
+    });
+    return all;
+  }
+
+  function checkLaw(): void {
+    const all = counters();
+    const verdicts = VERDICT_NAMES.reduce((sum, name) => sum + all[name]!, 0);
+    const drops = DROP_REASONS.reduce((sum, name) => sum + (all[name] ?? 0), 0);
+    if (all["received"] !== verdicts || all["dropped"] !== drops) {
+      throw new Error(`the verdict law is broken: ${JSON.stringify(all)}`);
+    }
+  }
+
+  publish();
+  const datapath = createDatapath({ device, views });
+  datapath.runBatch(0);
+  if (views.i32[H_BANK_TAKEN] !== bank) throw new Error("the bank was not taken");
+  return {
+    device,
+    views,
+    datapath,
+    get definition() {
+      return definition;
+    },
+    configure(yaml) {
+      definition = parseConfig(yaml, "test.yaml");
+      publish();
+      datapath.runBatch(0);
+    },
+    publish() {
+      publish();
+      datapath.runBatch(0);
+    },
+    hops(plan) {
+      publishHops(plan);
+      datapath.runBatch(0);
+    },
+    counters,
+    checkLaw,
+    close() {
+      device.close();
+    },
+  };
+}
