@@ -262,10 +262,6 @@ class PacketIo : public FrameIo {
             SetOption(socket, SOL_PACKET, PACKET_VNET_HDR, 1, "PACKET_VNET_HDR", name)) {
       return failure;
     }
-    if (Failure failure = SetOption(socket, SOL_PACKET, PACKET_QDISC_BYPASS, 1,
-                                    "PACKET_QDISC_BYPASS", name)) {
-      return failure;
-    }
     SetBuffer(socket, SO_SNDBUFFORCE, SO_SNDBUF);
     return {};
   }

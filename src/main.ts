@@ -1,3 +1,47 @@
 #!/usr/bin/env -S node --enable-source-maps
-console.error("headgate: no command yet");
-process.exitCode = 2;
+import { EXIT } from "./base/errors.ts";
+import { runCli } from "./cli/program.ts";
+
+/**
+ * Composition root of the command. What a gateway needs is loaded by the commands that are one, so
+ * that `headgate get …` starts without it.
+ */
+
+async function run(file: string): Promise<number> {
+  const [{ createLog }, { loadConfig }, { startGateway }, { handleSignals }, devices] =
+    await Promise.all([
+      import("./base/log.ts"),
+      import("./control/config/load.ts"),
+      import("./control/gateway.ts"),
+      import("./control/signals.ts"),
+      loadDevices(),
+    ]);
+  const definition = loadConfig(file);
+  const log = createLog(definition.log.level);
+  const signals = handleSignals(log);
+  const gateway = await startGateway(definition, log, devices);
+  signals.attach(gateway);
+  return gateway.ended;
+}
+
+async function cleanup(): Promise<number> {
+  const [{ cleanUpAfterCrash }, { mapper }] = await Promise.all([
+    import("./control/cleanup.ts"),
+    loadDevices(),
+  ]);
+  const removed = await cleanUpAfterCrash(mapper);
+  process.stdout.write(`${removed.length === 0 ? "nothing to remove" : removed.join("\n")}\n`);
+  return EXIT.done;
+}
+
+async function loadDevices() {
+  const [{ createRegionMapper }, { createWake }] = await Promise.all([
+    import("./device/region.ts"),
+    import("./device/wake.ts"),
+  ]);
+  return { mapper: createRegionMapper(), createWake };
+}
+
+// Output on pipes and files is synchronous on Linux: nothing is lost by ending here, whatever
+// handles are open.
+process.exit(await runCli(process.argv.slice(2), { run, cleanup }));

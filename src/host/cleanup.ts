@@ -1,5 +1,5 @@
 import { removeNftablesGuards } from "./guard-nftables.ts";
-import { removePinnedGuards } from "./guard-tcx.ts";
+import { BPF_FOLDER, removePinnedGuards } from "./guard-tcx.ts";
 import { removeTunRoutes } from "./tun-routes.ts";
 
 /**
@@ -9,13 +9,14 @@ import { removeTunRoutes } from "./tun-routes.ts";
  * Not beside a running gateway, whose routes and guard would go too: the caller checks that nobody
  * holds the state file.
  *
+ * @param bpfFolder - where the bpf file system is mounted
  * @returns what was removed, one sentence each; empty when there was nothing
  * @throws HostError, DeviceError - `ip` is missing, or the kernel refused
  */
-export async function cleanUp(): Promise<string[]> {
+export async function cleanUp(bpfFolder: string = BPF_FOLDER): Promise<string[]> {
   return [
     ...(await removeTunRoutes()),
-    ...removePinnedGuards(),
+    ...removePinnedGuards(bpfFolder),
     ...(await removeNftablesGuards()),
   ].map((what) => `removed ${what}`);
 }

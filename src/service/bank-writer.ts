@@ -271,7 +271,8 @@ function knownAddresses(
   for (const service of assignment.services) {
     const { definition: one, protocol, slot } = service;
     const answers =
-      one.ping === "always" || (one.ping === "healthy" && eligible.get(service)!.length > 0);
+      one.ping === "always" ||
+      (one.ping === "healthy" && eligible.get(service)!.some((backend) => !backend.isDown));
     for (const vip of one.vips) {
       const address = at(vip.value);
       address.flags |= A_IS_VIP;

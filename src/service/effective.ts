@@ -67,6 +67,8 @@ export interface Eligible {
   readonly address: number;
   readonly port: number;
   readonly weight: number;
+  /** It is down, and here because of panic. */
+  readonly isDown: boolean;
 }
 
 /**
@@ -83,7 +85,13 @@ export function eligibleBackends(views: RegionViews, service: AssignedService): 
   const inState = (...states: BackendStateName[]): Eligible[] =>
     all
       .filter((backend) => states.includes(backend.state))
-      .map(({ slot, address, port, weight }) => ({ slot, address, port, weight }));
+      .map(({ slot, address, port, weight, state }) => ({
+        slot,
+        address,
+        port,
+        weight,
+        isDown: state === "down",
+      }));
   const up = inState("up");
   if (up.length > 0) return up;
   const starting = inState("starting");
@@ -115,16 +123,17 @@ const RULE_SHIFT: Partial<Record<BackendStateName, number>> = {
 export function applyExistingRules(
   views: RegionViews,
   _definition: GatewayDefinition,
-  _assignment: SlotAssignment,
+  assignment: SlotAssignment,
   now: number,
 ): ExistingReport {
   const { i32 } = views;
   let sweep = false;
   let nextDeadline: number | null = null;
+  const panicking = downButUsed(views, assignment);
   for (const slot of usedBackendSlots(views)) {
     const at = backendSlotWord(views, slot);
     const before = i32[at + B_EXISTING]!;
-    const { rule, deadlineMs } = ruleOf(views, slot);
+    const { rule, deadlineMs } = panicking.has(slot) ? KEEP : ruleOf(views, slot);
     let existing = rule;
     if (rule === EXISTING_DEADLINE) {
       const runs = before === EXISTING_DEADLINE || before === EXISTING_RESET;
@@ -141,12 +150,23 @@ export function applyExistingRules(
   return { sweep, nextDeadline };
 }
 
+const KEEP = { rule: EXISTING_KEEP, deadlineMs: 0 } as const;
+
+/** Backends that take new flows although they are down: what panic opens must not be reset. */
+function downButUsed(views: RegionViews, assignment: SlotAssignment): Set<number> {
+  const panics = assignment.services.filter(
+    ({ definition }) => definition.noBackend.action === "panic",
+  );
+  const used = panics.flatMap((service) => eligibleBackends(views, service));
+  return new Set(used.filter((backend) => backend.isDown).map((backend) => backend.slot));
+}
+
 function ruleOf(views: RegionViews, slot: number): { rule: number; deadlineMs: number } {
   const at = backendSlotWord(views, slot);
   const { i32 } = views;
   const { state } = backendState(views, slot);
   const shift = RULE_SHIFT[state];
-  if (shift === undefined) return { rule: EXISTING_KEEP, deadlineMs: 0 };
+  if (shift === undefined) return KEEP;
   const byOperator = i32[at + B_ADMIN] !== ADMIN_ENABLED && state !== "removed";
   const given = i32[at + B_ADMIN_DEADLINE_MS]!;
   if (byOperator && given >= 0) return { rule: EXISTING_DEADLINE, deadlineMs: given };

@@ -1,3 +1,4 @@
+import { assert } from "../base/assert.ts";
 import { EXIT, HeadgateError } from "../base/errors.ts";
 import { PROTOCOL_TCP, PROTOCOL_UDP } from "../flow/flow-record.ts";
 import {
@@ -71,6 +72,7 @@ export interface SlotAssignment {
   readonly services: readonly AssignedService[];
 }
 
+const decoder = new TextDecoder();
 const PROTOCOL_NUMBERS = { tcp: PROTOCOL_TCP, udp: PROTOCOL_UDP } as const;
 
 export function backendKey(
@@ -105,13 +107,13 @@ export function serviceSlotWord(views: RegionViews, slot: number): number {
 export function readKey(views: RegionViews, keys: Section, slot: number): string {
   const at = keys.at + slot * KEY_BYTES;
   const bytes = Math.min(views.u16[at >> 1]!, KEY_BYTES - 2);
-  return new TextDecoder().decode(views.u8.slice(at + 2, at + 2 + bytes));
+  return decoder.decode(views.u8.slice(at + 2, at + 2 + bytes));
 }
 
 function writeKey(views: RegionViews, keys: Section, slot: number, key: string): void {
   const at = keys.at + slot * KEY_BYTES;
   const bytes = new TextEncoder().encode(key);
-  if (bytes.length > KEY_BYTES - 2) throw limitError(`the name "${key}" is too long for a slot`);
+  assert(bytes.length <= KEY_BYTES - 2, "a key fits its slot");
   views.u8.fill(0, at, at + KEY_BYTES);
   views.u16[at >> 1] = bytes.length;
   views.u8.set(bytes, at + 2);
@@ -171,7 +173,8 @@ interface WantedService {
  * definition decides. Overrides and health of a backend that stays are left as they are.
  *
  * @param now - tick; unused by slots that stay
- * @throws HeadgateError when there are too few slots (`limits`); nothing has changed then
+ * @throws HeadgateError when there are too few slots (`limits`), or a name is too long for its key;
+ *   nothing has changed then
  */
 export function assignSlots(
   views: RegionViews,
@@ -179,33 +182,49 @@ export function assignSlots(
   now: number,
 ): SlotAssignment {
   void now;
-  releaseUnused(views);
+  const { layout } = views;
   const wanted = definition.services.flatMap(wantedServices);
+  const unneeded = findUnneeded(views);
   const services = slotsByKey(
     views,
-    views.layout.serviceKeys,
-    views.layout.services,
-    isServiceUsed,
+    layout.serviceKeys,
+    layout.services,
+    (slot) => isServiceUsed(views, slot) && !unneeded.services.has(slot),
   );
   const backends = slotsByKey(
     views,
-    views.layout.backendKeys,
-    views.layout.backends,
-    isBackendUsed,
+    layout.backendKeys,
+    layout.backends,
+    (slot) => isBackendUsed(views, slot) && !unneeded.backends.has(slot),
   );
   checkRoom(views, wanted, services, backends);
+  for (const slot of unneeded.services) views.i32[serviceSlotWord(views, slot) + V_USED] = 0;
+  for (const slot of unneeded.backends) views.i32[backendSlotWord(views, slot) + B_USED] = 0;
+
   const before = new Set([...services.values()]);
   const backendsBefore = new Set([...backends.values()]);
+  const freeServices = freeSlots(layout.services, (slot) => isServiceUsed(views, slot));
+  const freeBackends = freeSlots(layout.backends, (slot) => isBackendUsed(views, slot));
 
   const assigned = wanted.map((service): AssignedService => {
-    const slot = services.get(service.key) ?? takeServiceSlot(views, service.key, services);
+    let slot = services.get(service.key);
+    if (slot === undefined) {
+      slot = freeServices();
+      takeServiceSlot(views, slot, service.key);
+      services.set(service.key, slot);
+    }
     before.delete(slot);
     const list: AssignedBackend[] = [];
     let sorry = -1;
     for (const one of service.backends) {
-      const taken = backends.get(one.key) ?? takeBackendSlot(views, one.key, backends, service);
+      let taken = backends.get(one.key);
+      if (taken === undefined) {
+        taken = freeBackends();
+        takeBackendSlot(views, taken, one.key);
+        backends.set(one.key, taken);
+      }
       backendsBefore.delete(taken);
-      planBackend(views, taken, slot, service, one.backend);
+      planBackend(views, taken, slot, service, one);
       if (one.sorry) sorry = taken;
       else list.push({ slot: taken, definition: one.backend });
     }
@@ -259,32 +278,46 @@ function slotsByKey(
   views: RegionViews,
   keys: Section,
   count: number,
-  isUsed: (views: RegionViews, slot: number) => boolean,
+  isWanted: (slot: number) => boolean,
 ): Map<string, number> {
   const found = new Map<string, number>();
   for (let slot = 0; slot < count; slot++) {
-    if (isUsed(views, slot)) found.set(readKey(views, keys, slot), slot);
+    if (isWanted(slot)) found.set(readKey(views, keys, slot), slot);
   }
   return found;
 }
 
+/** The slots that are free, lowest first; only as many are asked for as checkRoom found. */
+function freeSlots(count: number, isUsed: (slot: number) => boolean): () => number {
+  let next = 0;
+  return () => {
+    while (next < count && isUsed(next)) next++;
+    assert(next < count, "room was checked before the first slot was taken");
+    return next++;
+  };
+}
+
 /**
- * Slots that the configuration which runs does not name, and no flow refers to, are free. Called
- * before anything is assigned: what this call takes away may still be in the bank in use.
+ * Slots that the configuration which runs does not name, and no flow refers to. Looked for before
+ * anything is assigned: what an assignment takes away may still be in the bank in use.
  */
-function releaseUnused(views: RegionViews): void {
+function findUnneeded(views: RegionViews): { services: Set<number>; backends: Set<number> } {
   const { i32, layout } = views;
-  const servicesInUse = new Set<number>();
+  const services = new Set<number>();
+  const backends = new Set<number>();
+  const referred = new Set<number>();
   for (let slot = 0; slot < layout.backends; slot++) {
     const at = backendSlotWord(views, slot);
     if (i32[at + B_USED] === 0) continue;
-    if (i32[at + B_CONFIGURED] === 0 && i32[at + B_FLOWS] === 0) i32[at + B_USED] = 0;
-    else servicesInUse.add(i32[at + B_SERVICE]!);
+    if (i32[at + B_CONFIGURED] === 0 && i32[at + B_FLOWS] === 0) backends.add(slot);
+    else referred.add(i32[at + B_SERVICE]!);
   }
   for (let slot = 0; slot < layout.services; slot++) {
     const at = serviceSlotWord(views, slot);
-    if (i32[at + V_CONFIGURED] === 0 && !servicesInUse.has(slot)) i32[at + V_USED] = 0;
+    if (i32[at + V_USED] === 0) continue;
+    if (i32[at + V_CONFIGURED] === 0 && !referred.has(slot)) services.add(slot);
   }
+  return { services, backends };
 }
 
 function checkRoom(
@@ -294,10 +327,13 @@ function checkRoom(
   backends: ReadonlyMap<string, number>,
 ): void {
   const { layout } = views;
+  const wantedBackends = wanted.flatMap((service) => service.backends);
   const newServices = wanted.filter((service) => !services.has(service.key)).length;
-  const newBackends = wanted
-    .flatMap((service) => service.backends)
-    .filter((backend) => !backends.has(backend.key)).length;
+  const newBackends = wantedBackends.filter((backend) => !backends.has(backend.key)).length;
+  for (const { key } of [...wanted, ...wantedBackends]) {
+    if (Buffer.byteLength(key) <= KEY_BYTES - 2) continue;
+    throw limitError(`the name "${key}" is too long for a slot`);
+  }
   const check = (kind: string, used: number, more: number, limit: number): void => {
     if (used + more <= limit) return;
     throw limitError(
@@ -308,26 +344,15 @@ function checkRoom(
   check("backends", backends.size, newBackends, layout.backends);
 }
 
-function takeServiceSlot(views: RegionViews, key: string, taken: Map<string, number>): number {
-  let slot = 0;
-  while (isServiceUsed(views, slot)) slot++;
+function takeServiceSlot(views: RegionViews, slot: number, key: string): void {
   const at = serviceSlotWord(views, slot);
   views.i32.fill(0, at, at + SERVICE_SLOT_WORDS);
   writeKey(views, views.layout.serviceKeys, slot, key);
   views.i32[at + V_USED] = 1;
-  taken.set(key, slot);
-  return slot;
 }
 
-function takeBackendSlot(
-  views: RegionViews,
-  key: string,
-  taken: Map<string, number>,
-  service: WantedService,
-): number {
+function takeBackendSlot(views: RegionViews, slot: number, key: string): void {
   const { i32 } = views;
-  let slot = 0;
-  while (isBackendUsed(views, slot)) slot++;
   const at = backendSlotWord(views, slot);
   const generation = (i32[at + B_GENERATION]! + 1) & 0xffff;
   i32.fill(0, at, at + BACKEND_WORDS);
@@ -336,11 +361,9 @@ function takeBackendSlot(
   i32[at + B_ADMIN] = ADMIN_ENABLED;
   i32[at + B_ADMIN_DEADLINE_MS] = -1;
   i32[at + B_EXISTING] = EXISTING_KEEP;
-  i32[at + B_HEALTH] = service.definition.health === null ? HEALTH_UP : HEALTH_STARTING;
+  i32[at + B_HEALTH] = HEALTH_STARTING;
   writeKey(views, views.layout.backendKeys, slot, key);
   i32[at + B_USED] = 1;
-  taken.set(key, slot);
-  return slot;
 }
 
 function planBackend(
@@ -348,7 +371,7 @@ function planBackend(
   slot: number,
   serviceSlot: number,
   service: WantedService,
-  backend: BackendDefinition,
+  { backend, sorry }: WantedBackend,
 ): void {
   const { i32 } = views;
   const at = backendSlotWord(views, slot);
@@ -365,7 +388,7 @@ function planBackend(
     (ruleCode(existingFlows.disabled) << 6);
   i32[at + B_RULES_DEADLINE_MS] = existingFlows.deadlineMs;
   // Nobody checks it, so nothing would ever raise it again.
-  if (health === null) i32[at + B_HEALTH] = HEALTH_UP;
+  if (health === null || sorry) i32[at + B_HEALTH] = HEALTH_UP;
   i32[at + B_CONFIGURED] = 1;
 }
 

@@ -13,7 +13,7 @@ export function parseTarget(text: string): BackendTarget | null {
   const slash = text.lastIndexOf("/");
   if (slash <= 0) return null;
   const service = text.slice(0, slash);
-  const found = /^([^:]+)(?::(\d{1,5}))?$/.exec(text.slice(slash + 1));
+  const found = /^([^:]+)(?::([1-9]\d{0,4}))?$/.exec(text.slice(slash + 1));
   if (found === null) return null;
   const [, address, portText] = found;
   const port = portText === undefined ? 0 : Number(portText);

@@ -212,7 +212,17 @@ export function jsonOf(schema: z.ZodType): Record<string, unknown> {
     io: "input",
     unrepresentable: "any",
   });
-  return rest;
+  return withoutEmptyDefaults(rest) as Record<string, unknown>;
+}
+
+/** A section that is left out is its keys' defaults: `default: {}` would say nothing. */
+function withoutEmptyDefaults(value: unknown): unknown {
+  if (Array.isArray(value)) return value.map(withoutEmptyDefaults);
+  if (value === null || typeof value !== "object") return value;
+  const entries = Object.entries(value).filter(
+    ([key, it]) => key !== "default" || it === null || typeof it !== "object",
+  );
+  return Object.fromEntries(entries.map(([key, it]) => [key, withoutEmptyDefaults(it)]));
 }
 
 /** One thing that a schema has against a document. */

@@ -247,11 +247,9 @@ export type ServiceValues = FileValues["services"][number];
  * `# yaml-language-server: $schema=./headgate.schema.json`.
  */
 export function jsonSchema(): Record<string, unknown> {
-  const schema = jsonOf(fileSchema);
-  delete schema["default"];
   return {
     $schema: "https://json-schema.org/draft/2020-12/schema",
     title: "Headgate configuration",
-    ...schema,
+    ...jsonOf(fileSchema),
   };
 }

@@ -1,4 +1,4 @@
-import { type Document, isAlias, isMap, isScalar, isSeq, LineCounter, parseDocument } from "yaml";
+import { type Document, isAlias, isMap, isScalar, isSeq, parseDocument } from "yaml";
 import type { ConfigProblem } from "../../base/errors.ts";
 
 /** Where a value stands: keys and list indexes from the top of the document. */
@@ -51,18 +51,16 @@ const ALIASES_MAX = 1000;
  * Never throws: whatever is wrong with the text is in `problems`.
  */
 export function readSource(text: string, file: string): Source {
-  const lines = new LineCounter();
   try {
     const document = parseDocument(text, {
-      lineCounter: lines,
       prettyErrors: false,
       schema: "core",
       merge: false,
       resolveKnownTags: false,
       uniqueKeys: false,
-      logLevel: "silent",
+      logLevel: "error",
     });
-    return sourceOf(document, lines, file);
+    return sourceOf(document, lineStarts(text), file);
   } catch (error) {
     // The parser's own limits: nesting deeper than the stack, an alias that expands for ever.
     const reason = error instanceof Error ? error.message : String(error);
@@ -93,17 +91,42 @@ function unreadable(file: string, problems: readonly ConfigProblem[]): Source {
   };
 }
 
-function sourceOf(document: Document.Parsed, lines: LineCounter, file: string): Source {
+/**
+ * Offset of the first character of every line. The parser's own line counter misses lines after
+ * some syntax errors.
+ */
+function lineStarts(text: string): number[] {
+  const starts = [0];
+  for (let at = text.indexOf("\n"); at >= 0; at = text.indexOf("\n", at + 1)) starts.push(at + 1);
+  return starts;
+}
+
+/** Number of the last line that starts at or before an offset, by bisection. */
+function lineOf(starts: readonly number[], offset: number): number {
+  let low = 0;
+  let high = starts.length;
+  while (high - low > 1) {
+    const middle = (low + high) >> 1;
+    if (starts[middle]! <= offset) low = middle;
+    else high = middle;
+  }
+  return low;
+}
+
+function sourceOf(document: Document.Parsed, starts: readonly number[], file: string): Source {
   const placeAt = (offset: number): Place => {
-    const { line, col } = lines.linePos(offset);
-    // An empty document has no line yet.
-    return { line: Math.max(1, line), column: Math.max(1, col) };
+    const line = lineOf(starts, offset);
+    return { line: line + 1, column: offset - starts[line]! + 1 };
   };
   const complaints = [...document.errors, ...document.warnings];
   if (complaints.length > 0) {
     return unreadable(
       file,
-      complaints.map((it) => problemAt(file, placeAt(it.pos[0]), [], notYaml(it.message))),
+      complaints.map((it) => {
+        const isMany = it.code === "MULTIPLE_DOCS";
+        const message = isMany ? "expected one YAML document, got several" : notYaml(it.message);
+        return problemAt(file, placeAt(it.pos[0]), [], message);
+      }),
     );
   }
 

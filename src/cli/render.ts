@@ -1,0 +1,262 @@
+import type {
+  BackendRow,
+  DropList,
+  FlowList,
+  FlowRow,
+  ReloadReport,
+  ServiceRow,
+  Status,
+  TrafficCounters,
+  WorkerRow,
+} from "../base/admin-types.ts";
+import { type Column, formatAge, formatCount, renderTable } from "./table.ts";
+
+/** What the commands print: pure functions from the admin API's answers to text. */
+
+/** ipvsadm's word for a forwarding mode: `-m` is masquerading. */
+const FORWARD: Readonly<Record<string, string>> = { nat: "Masq", "full-nat": "FullNat" };
+
+function forward(mode: string): string {
+  return FORWARD[mode] ?? mode;
+}
+
+function number<Row>(title: string, cell: (row: Row) => number): Column<Row> {
+  return { title, cell: (row) => formatCount(cell(row)), isNumber: true };
+}
+
+/** The columns of `ipvsadm -L --stats`. */
+function traffic<Row extends TrafficCounters>(): Column<Row>[] {
+  return [
+    number("Conns", (row) => row.connections),
+    number("InPkts", (row) => row.packetsIn),
+    number("OutPkts", (row) => row.packetsOut),
+    number("InBytes", (row) => row.bytesIn),
+    number("OutBytes", (row) => row.bytesOut),
+  ];
+}
+
+const SERVICE_COLUMNS: readonly Column<ServiceRow>[] = [
+  { title: "Service", cell: (row) => row.name },
+  { title: "Prot", cell: (row) => row.protocols.join(",").toUpperCase() },
+  { title: "LocalAddress:Port", cell: localAddress },
+  { title: "Scheduler", cell: (row) => row.scheduler },
+  { title: "Forward", cell: (row) => forward(row.mode) },
+  { title: "Backends", cell: (row) => `${row.backends.available}/${row.backends.total}` },
+  number("ActiveConn", (row) => row.active),
+  number("InActConn", (row) => row.inactive),
+];
+
+/** And those of `ipvsadm -L --rate`. */
+const SERVICE_COLUMNS_WIDE: readonly Column<ServiceRow>[] = [
+  ...SERVICE_COLUMNS,
+  ...traffic<ServiceRow>(),
+  number("CPS", (row) => row.rates.connectionsPerSecond),
+  number("InPPS", (row) => row.rates.packetsInPerSecond),
+  number("OutPPS", (row) => row.rates.packetsOutPerSecond),
+  number("InBPS", (row) => row.rates.bytesInPerSecond),
+  number("OutBPS", (row) => row.rates.bytesOutPerSecond),
+  number("Drops", (row) => row.drops),
+];
+
+/** `203.0.113.10:80,443`; several addresses share the ports behind the last. */
+function localAddress(row: ServiceRow): string {
+  return `${row.vips.join(",")}:${row.ports.join(",")}`;
+}
+
+export function renderServices(rows: readonly ServiceRow[], isWide = false): string {
+  return renderTable(isWide ? SERVICE_COLUMNS_WIDE : SERVICE_COLUMNS, rows);
+}
+
+/** `10.20.0.11:8080`; a backend without a port of its own has `*`. */
+function remoteAddress(row: BackendRow): string {
+  const host = row.address.includes(":") ? `[${row.address}]` : row.address;
+  return `${host}:${row.port === 0 ? "*" : row.port}`;
+}
+
+/** `10`, or `10 (override 0)` (design section 3). */
+export function formatWeight(row: Pick<BackendRow, "weight" | "weightOverride">): string {
+  return row.weightOverride === null
+    ? String(row.weight)
+    : `${row.weight} (override ${row.weightOverride})`;
+}
+
+const BACKEND_COLUMNS: readonly Column<BackendRow>[] = [
+  { title: "Service", cell: (row) => row.service },
+  { title: "Prot", cell: (row) => row.protocol.toUpperCase() },
+  { title: "RemoteAddress:Port", cell: remoteAddress },
+  { title: "Forward", cell: (row) => forward(row.mode) },
+  { title: "Weight", cell: formatWeight },
+  number("ActiveConn", (row) => row.active),
+  number("InActConn", (row) => row.inactive),
+  { title: "State", cell: (row) => row.state },
+  { title: "Reason", cell: (row) => row.reason },
+];
+
+const BACKEND_COLUMNS_WIDE: readonly Column<BackendRow>[] = [
+  ...BACKEND_COLUMNS.slice(0, -1),
+  ...traffic<BackendRow>(),
+  { title: "Health", cell: (row) => row.health },
+  { title: "Since", cell: (row) => row.since || "-" },
+  { title: "Slot", cell: (row) => row.slot, isNumber: true },
+  ...BACKEND_COLUMNS.slice(-1),
+];
+
+export function renderBackends(rows: readonly BackendRow[], isWide = false): string {
+  return renderTable(isWide ? BACKEND_COLUMNS_WIDE : BACKEND_COLUMNS, rows);
+}
+
+/** The columns of `ipvsadm -L -c`. */
+const FLOW_COLUMNS: readonly Column<FlowRow>[] = [
+  { title: "Prot", cell: (row) => row.protocol.toUpperCase() },
+  { title: "Expire", cell: (row) => formatAge(row.expiresInMs), isNumber: true },
+  { title: "State", cell: (row) => row.state },
+  { title: "Source", cell: (row) => row.client },
+  { title: "Virtual", cell: (row) => row.vip },
+  { title: "Destination", cell: (row) => row.backend },
+  { title: "Service", cell: (row) => row.service },
+];
+
+const FLOW_COLUMNS_WIDE: readonly Column<FlowRow>[] = [
+  ...FLOW_COLUMNS,
+  { title: "Snat", cell: (row) => row.snat ?? "-" },
+  { title: "Age", cell: (row) => formatAge(row.ageMs), isNumber: true },
+  { title: "Flags", cell: (row) => row.flags.join(",") || "-" },
+];
+
+export function renderFlows(list: FlowList, isWide = false): string {
+  const table = renderTable(isWide ? FLOW_COLUMNS_WIDE : FLOW_COLUMNS, list.flows);
+  if (!list.truncated) return table;
+  return `${table}${list.flows.length} of ${list.total} flows; more with --limit\n`;
+}
+
+/** Reasons that were counted, most first; wide: all of them, and the sampled headers. */
+export function renderDrops(list: DropList, isWide = false): string {
+  const counted = list.reasons.filter((it) => isWide || it.count > 0);
+  const reasons = counted.toSorted((a, b) => b.count - a.count);
+  let text = renderTable(
+    [
+      { title: "Reason", cell: (row) => row.reason },
+      { title: "Count", cell: (row) => String(row.count), isNumber: true },
+    ],
+    reasons,
+  );
+  if (isWide && list.samples.length > 0) {
+    text += "\n";
+    text += renderTable(
+      [
+        { title: "At", cell: (row) => row.at },
+        { title: "Reason", cell: (row) => row.reason },
+        { title: "Interface", cell: (row) => row.interface },
+        { title: "Bytes", cell: (row) => row.bytes, isNumber: true },
+        { title: "Packet", cell: (row) => row.summary || row.header },
+      ],
+      list.samples,
+    );
+  }
+  return text;
+}
+
+const WORKER_COLUMNS: readonly Column<WorkerRow>[] = [
+  { title: "Worker", cell: (row) => row.worker, isNumber: true },
+  { title: "Device", cell: (row) => row.device },
+  number("Received", (row) => row.received),
+  number("Forwarded", (row) => row.forwarded),
+  number("Dropped", (row) => row.dropped),
+  number("Missed", (row) => row.missed),
+  { title: "FramesPerBatch", cell: (row) => row.framesPerBatch.toFixed(1), isNumber: true },
+];
+
+const WORKER_COLUMNS_WIDE: readonly Column<WorkerRow>[] = [
+  ...WORKER_COLUMNS,
+  number("Batches", (row) => row.batches),
+  number("NativeCalls", (row) => row.nativeCalls),
+];
+
+export function renderWorkers(rows: readonly WorkerRow[], isWide = false): string {
+  return renderTable(isWide ? WORKER_COLUMNS_WIDE : WORKER_COLUMNS, rows);
+}
+
+/** Drop reasons named on the status screen; `get drops` has the rest. */
+const STATUS_DROPS = 5;
+
+/** One screen: what runs, on what, and how it goes. */
+export function renderStatus(
+  status: Status,
+  drops: DropList,
+  workers: readonly WorkerRow[],
+): string {
+  const { configuration, device, flows, frames, rates } = status;
+  const readiness = status.draining ? "draining" : status.ready ? "ready" : "not ready";
+  const reload = configuration.lastReloadOk ? "ok" : "refused";
+  const interfaces = device.interfaces
+    .map((it) =>
+      [it.name, it.mac, `mtu ${it.mtu}`, it.up ? "up" : "DOWN"].filter(Boolean).join(" "),
+    )
+    .join(", ");
+  const used = flows.capacity === 0 ? 0 : (100 * flows.live) / flows.capacity;
+  const dropped = drops.reasons
+    .filter((it) => it.count > 0)
+    .toSorted((a, b) => b.count - a.count)
+    .map((it) => `${it.reason} ${formatCount(it.count)}`);
+  if (dropped.length > STATUS_DROPS) {
+    dropped.splice(STATUS_DROPS, Number.POSITIVE_INFINITY, "… (headgate get drops)");
+  }
+  const lines: (readonly [string, string])[] = [
+    [
+      "Gateway",
+      `headgate ${status.version}, process ${status.processId}, up ${formatAge(status.uptimeMs)}, ${readiness}`,
+    ],
+    [
+      "Configuration",
+      `${configuration.file}, generation ${configuration.generation}, last reload ${configuration.lastReload || "never"} (${reload})`,
+    ],
+    ["Device", `${device.type}, guard ${device.guard || "none"}: ${interfaces || "no interface"}`],
+    ["State file", status.stateFile],
+    [
+      "Services",
+      `${status.services}, backends ${status.backends.up} of ${status.backends.total} up`,
+    ],
+    [
+      "Flows",
+      `${flows.live} of ${flows.capacity} (${used.toFixed(1)} %), created ${flows.created}, expired ${flows.expired}, evicted ${flows.evicted}, reset ${flows.reset}`,
+    ],
+    ["Taken over", `${flows.takenOver} flows, ${flows.takeOverDropped} dropped`],
+    [
+      "Frames",
+      `received ${formatCount(frames.received)}: forwarded ${formatCount(frames.forwarded)}, replied ${formatCount(frames.replied)}, passed ${formatCount(frames.passed)}, consumed ${formatCount(frames.consumed)}, dropped ${formatCount(frames.dropped)}`,
+    ],
+    ["", `originated ${formatCount(frames.originated)}, missed ${formatCount(frames.missed)}`],
+    [
+      "Rates",
+      `in ${formatCount(rates.packetsInPerSecond)} packets/s ${formatCount(rates.bytesInPerSecond)}B/s, out ${formatCount(rates.packetsOutPerSecond)} packets/s ${formatCount(rates.bytesOutPerSecond)}B/s, ${formatCount(rates.connectionsPerSecond)} connections/s`,
+    ],
+    ["Drops", dropped.length === 0 ? "none" : dropped.join(", ")],
+    ...workers.map(
+      (it) =>
+        [
+          `Worker ${it.worker}`,
+          `${it.device}, ${it.framesPerBatch.toFixed(1)} frames a batch, ${formatCount(it.batches)} batches`,
+        ] as const,
+    ),
+  ];
+  return lines
+    .map(([title, text]) => `${title.padEnd(15)}${text}`.trimEnd())
+    .join("\n")
+    .concat("\n");
+}
+
+/** What a reload did, or would do. */
+export function renderReload(report: ReloadReport): string {
+  const lines = [
+    ...report.added.map((it) => `added    ${it}`),
+    ...report.changed.map((it) => `changed  ${it}`),
+    ...report.removed.map((it) => `removed  ${it}`),
+  ];
+  if (lines.length === 0) lines.push("no changes");
+  lines.push(
+    report.dryRun
+      ? `dry run: generation ${report.generation} stays as it is`
+      : `generation ${report.generation} is running`,
+  );
+  return `${lines.join("\n")}\n`;
+}

@@ -1,0 +1,99 @@
+import type { DropSample } from "../base/admin-types.ts";
+import { DROP_SAMPLE_BYTES, DROP_SAMPLES } from "../base/limits.ts";
+import { DROP_REASONS } from "../datapath/verdict.ts";
+import { PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP } from "../flow/flow-record.ts";
+import type { RegionViews } from "../state/layout.ts";
+
+/**
+ * Samples of dropped frames: a ring that the worker writes and anybody reads. The record of
+ * sequence number N lies at N % DROP_SAMPLES; words as below, then the frame's first bytes.
+ */
+export const SAMPLE_SEQUENCE = 0; // 1 and up; 0: empty
+export const SAMPLE_TICK = 1;
+export const SAMPLE_REASON = 2; // DROP_…
+export const SAMPLE_INTERFACE = 3; // index in the device's list
+export const SAMPLE_FRAME_BYTES = 4;
+export const SAMPLE_CAPTURED_BYTES = 5;
+export const SAMPLE_LINK_BYTES = 6; // link header before the IP header: 0 or 14
+export const SAMPLE_WORDS = (32 + DROP_SAMPLE_BYTES) / 4;
+const FRAME_AT = 32;
+
+/**
+ * Read all samples, newest first. A record that is written while it is read is left out.
+ *
+ * @param tick - now, as ticks are (monotonic milliseconds, int32)
+ * @param nowMs - the same moment on the wall clock, for people
+ * @param interfaces - names by index in the device's list
+ */
+export function readDropSamples(
+  views: RegionViews,
+  tick: number,
+  nowMs: number,
+  interfaces: readonly string[],
+): DropSample[] {
+  const { i32, u8, layout } = views;
+  const found: { sequence: number; sample: DropSample }[] = [];
+  for (let index = 0; index < DROP_SAMPLES; index++) {
+    const word = (layout.samples.at >> 2) + index * SAMPLE_WORDS;
+    const sequence = Atomics.load(i32, word + SAMPLE_SEQUENCE);
+    if (sequence === 0) continue;
+    const captured = Math.min(i32[word + SAMPLE_CAPTURED_BYTES]! >>> 0, DROP_SAMPLE_BYTES);
+    const frame = u8.slice(word * 4 + FRAME_AT, word * 4 + FRAME_AT + captured);
+    const ageMs = (tick - i32[word + SAMPLE_TICK]!) | 0;
+    const sample = {
+      at: new Date(nowMs - Math.max(0, ageMs)).toISOString(),
+      reason: DROP_REASONS[i32[word + SAMPLE_REASON]!] ?? "unknown",
+      interface: interfaces[i32[word + SAMPLE_INTERFACE]!] ?? "",
+      bytes: i32[word + SAMPLE_FRAME_BYTES]!,
+      header: Buffer.from(frame).toString("hex"),
+      summary: summarise(frame, i32[word + SAMPLE_LINK_BYTES]!),
+    };
+    if (Atomics.load(i32, word + SAMPLE_SEQUENCE) === sequence) found.push({ sequence, sample });
+  }
+  return found.sort((a, b) => b.sequence - a.sequence).map((entry) => entry.sample);
+}
+
+const PROTOCOL_TEXT = new Map([
+  [PROTOCOL_ICMP, "icmp"],
+  [PROTOCOL_TCP, "tcp"],
+  [PROTOCOL_UDP, "udp"],
+]);
+
+/**
+ * One line about a frame: "tcp 198.51.100.2:40000 > 203.0.113.10:80", "icmp 8/0 A > B",
+ * "arp", or "" when it cannot be read.
+ *
+ * @param frame - its first bytes; may end anywhere
+ * @param linkBytes - bytes before the IP header
+ */
+export function summarise(frame: Uint8Array, linkBytes: number): string {
+  const view = new DataView(frame.buffer, frame.byteOffset, frame.byteLength);
+  if (linkBytes >= 14 && frame.byteLength >= 14) {
+    const type = view.getUint16(12);
+    if (type === 0x0806) return "arp";
+    if (type !== 0x0800) return "";
+  }
+  const at = linkBytes;
+  if (at < 0 || frame.byteLength < at + 20 || view.getUint8(at) >> 4 !== 4) return "";
+  const headerBytes = (view.getUint8(at) & 0x0f) * 4;
+  const protocol = view.getUint8(at + 9);
+  const name = PROTOCOL_TEXT.get(protocol) ?? `protocol ${protocol}`;
+  const source = dotted(frame, at + 12);
+  const destination = dotted(frame, at + 16);
+  const later = (view.getUint16(at + 6) & 0x1fff) !== 0;
+  const l4 = at + headerBytes;
+  if (later || headerBytes < 20 || frame.byteLength < l4 + 4) {
+    return `${name} ${source} > ${destination}${later ? " (fragment)" : ""}`;
+  }
+  if (protocol === PROTOCOL_ICMP) {
+    return `${name} ${view.getUint8(l4)}/${view.getUint8(l4 + 1)} ${source} > ${destination}`;
+  }
+  if (protocol !== PROTOCOL_TCP && protocol !== PROTOCOL_UDP) {
+    return `${name} ${source} > ${destination}`;
+  }
+  return `${name} ${source}:${view.getUint16(l4)} > ${destination}:${view.getUint16(l4 + 2)}`;
+}
+
+function dotted(frame: Uint8Array, at: number): string {
+  return `${frame[at]}.${frame[at + 1]}.${frame[at + 2]}.${frame[at + 3]}`;
+}

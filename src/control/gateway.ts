@@ -1,0 +1,422 @@
+import { randomBytes } from "node:crypto";
+import { mkdirSync, readFileSync, statfsSync } from "node:fs";
+import { networkInterfaces } from "node:os";
+import path from "node:path";
+import { AssertionError } from "../base/assert.ts";
+import { monotonicMs } from "../base/clock.ts";
+import { ConfigError, type ConfigProblem, HostError } from "../base/errors.ts";
+import { type Log, reasonOf } from "../base/log.ts";
+import {
+  C_FLOWS_TAKE_OVER_DROPPED,
+  C_FLOWS_TAKE_OVER_NO_ROOM,
+  C_FLOWS_TAKEN_OVER,
+} from "../datapath/counters.ts";
+import { hostAddresses } from "../host/addresses.ts";
+import { findInterfaces } from "../host/interfaces.ts";
+import { requirePrivileges } from "../host/privileges.ts";
+import { B_CONFIGURED, B_FLOWS } from "../service/backend-slots.ts";
+import type { GatewayDefinition } from "../service/definition.ts";
+import { backendSlotWord, usedBackendSlots } from "../service/slots.ts";
+import {
+  H_ANNOUNCE_REQUESTED,
+  H_CONFIG_GENERATION,
+  type RegionSize,
+  type RegionViews,
+} from "../state/layout.ts";
+import type { RegionMapper } from "../state/mapper.ts";
+import { defaultStateFile, openRegion, type Region } from "../state/region.ts";
+import { createAdminApp } from "./admin/app.ts";
+import type { GatewayView } from "./admin/gateway-view.ts";
+import { claimAdminSocket, readToken, serveTcp } from "./admin/server.ts";
+import { createBackendStories } from "./backend-stories.ts";
+import { checkHost } from "./config/host-check.ts";
+import { loadConfig } from "./config/load.ts";
+import { restartProblems } from "./config/restart-keys.ts";
+import { createHealth } from "./health.ts";
+import { createHostParts } from "./host-side.ts";
+import { createRateMeter } from "./rates.ts";
+import { createReadings } from "./readings.ts";
+import { type Applied, createReconciler } from "./reconcile.ts";
+import { createReloader } from "./reload.ts";
+import { createShutdown } from "./shutdown.ts";
+import { createView } from "./view.ts";
+import { createWatchdog, WATCHDOG_INTERVAL_MS } from "./watchdog.ts";
+import { startWorker } from "./worker-host.ts";
+
+/** What the gateway needs of the device folder; main.ts brings it. */
+export interface Devices {
+  readonly mapper: RegionMapper;
+  readonly createWake: () => { readonly fd: number; wake(): void; close(): void };
+}
+
+export interface Gateway {
+  /** Fulfilled with the exit code when the gateway has ended in order. */
+  readonly ended: Promise<number>;
+  /** Read the configuration file again and take it over; the outcome is logged. */
+  reload(): Promise<void>;
+  /** End as `shutdown.mode` says. Called again: end at once. */
+  stop(reason: string): void;
+  /** One log line with everything that `headgate status` shows. */
+  logState(): void;
+}
+
+/** How often control looks for next hops that the worker misses. */
+const HOP_REQUEST_INTERVAL_MS = 10;
+const RATE_INTERVAL_MS = 1000;
+/** How often ended flows, free slots and the host's addresses are looked at. */
+const HOUSEKEEPING_INTERVAL_MS = 5000;
+
+/** What has to be undone at the end, newest first. */
+type Undo = (() => Promise<void> | void)[];
+
+/**
+ * Start a gateway: it owns packets when the promise is fulfilled.
+ *
+ * Order: privileges; the admin socket and the state file (nobody else has them); the host; the
+ * guard, before the first frame is handled; the device, in the worker; routes and next hops; slots
+ * and bank 1; then the worker begins, and the neighbours hear of it.
+ *
+ * @throws HeadgateError - nothing is left behind then
+ */
+export async function startGateway(
+  definition: GatewayDefinition,
+  log: Log,
+  devices: Devices,
+): Promise<Gateway> {
+  requirePrivileges(definition.device.type);
+  const undo: Undo = [];
+  try {
+    return await compose(definition, log, devices, undo);
+  } catch (error) {
+    if (!(error instanceof AssertionError)) await unwind(undo, log);
+    throw error;
+  }
+}
+
+async function unwind(undo: Undo, log: Log): Promise<void> {
+  for (let step = undo.pop(); step !== undefined; step = undo.pop()) {
+    try {
+      await step();
+    } catch (error) {
+      log.warn("cleanup_failed", { reason: reasonOf(error) });
+    }
+  }
+}
+
+async function compose(
+  definition: GatewayDefinition,
+  log: Log,
+  devices: Devices,
+  undo: Undo,
+): Promise<Gateway> {
+  const startedMs = Date.now();
+  const { device } = definition;
+  const admin = await claimAdminSocket(definition.admin.socket);
+  undo.push(() => admin.close());
+  const size: RegionSize = { flowCapacity: definition.flows.capacity, ...definition.limits };
+  const region = openState(definition, size, devices.mapper, log);
+  undo.push(() => {
+    region.markClean();
+    region.close();
+  });
+  const { views } = region;
+  await requireHost(definition);
+
+  const wake = devices.createWake();
+  undo.push(() => wake.close());
+  let hosts: readonly number[] = await hostAddresses();
+  const announce = (): void => {
+    if (device.type !== "packet" || !device.announce || shutdown.isDraining()) return;
+    Atomics.add(views.i32, H_ANNOUNCE_REQUESTED, 1);
+    wake.wake();
+  };
+  const host = await createHostParts({
+    device,
+    views,
+    log,
+    wake: wake.wake,
+    hostAddresses: hosts,
+    onLinkUp: announce,
+  });
+  undo.push(() => host.close());
+  const worker = await startWorker(
+    {
+      statePath: region.path,
+      size,
+      device:
+        device.type === "tun"
+          ? { type: "tun", name: device.name, wakeFd: wake.fd }
+          : { type: "packet", interfaces: device.interfaces, wakeFd: wake.fd },
+    },
+    views,
+    wake.wake,
+    (reason) => dieWithWorker(log, reason),
+  );
+  undo.push(() => worker.stop());
+
+  const shutdown = createShutdown({
+    views,
+    log,
+    wake: wake.wake,
+    settings: () => reconciler.current()?.definition.shutdown ?? definition.shutdown,
+    finish: () => unwind(undo, log),
+  });
+  const refresh = (): void => {
+    reconciler.refresh().catch((error: unknown) => {
+      if (error instanceof AssertionError) throw error;
+      log.error("refresh_failed", { reason: reasonOf(error) });
+    });
+  };
+  let isRunning = false;
+  const health = createHealth(views, log, refresh);
+  const stories = createBackendStories(views, log, health.reasonOf);
+  const isNewAddress = createAddressMemory();
+  const reconciler = createReconciler({
+    views,
+    host,
+    log,
+    tick: monotonicMs,
+    wake: () => {
+      // The first bank is there: now, and not before, the worker may handle frames.
+      if (!isRunning) worker.go();
+      isRunning = true;
+      wake.wake();
+    },
+    hostAddresses: () => hosts,
+    onApplied: (applied) => {
+      log.setLevel(applied.definition.log.level);
+      stories.update();
+      health.follow(applied);
+      if (isNewAddress(applied)) announce();
+    },
+  });
+  undo.push(() => health.close());
+  undo.push(() => reconciler.close());
+
+  await host.attach(worker.interfaces);
+  await reconciler.apply(definition);
+  views.i32[H_CONFIG_GENERATION] = 1;
+
+  const rates = createRateMeter();
+  const readings = createReadings({
+    views,
+    deviceType: device.type,
+    interfaces: worker.interfaces.map(({ name }) => name),
+    tick: monotonicMs,
+    current: reconciler.current,
+    storyOf: stories.of,
+    ratesOf: rates.of,
+  });
+  const sampleRates = (): void => rates.sample(performance.now(), readings.totals());
+  sampleRates();
+  const reloader = createReloader({
+    log,
+    current: () => reconciler.current()?.definition ?? definition,
+    load: () => loadConfig(definition.file),
+    restartProblems,
+    hostProblems,
+    apply: reconciler.apply,
+    readGeneration: () => views.i32[H_CONFIG_GENERATION]!,
+    writeGeneration: (generation) => {
+      views.i32[H_CONFIG_GENERATION] = generation;
+    },
+  });
+
+  const watchdog = createWatchdog(views);
+  const view = createView({
+    views,
+    version: packageVersion(),
+    statePath: region.path,
+    startedMs,
+    log,
+    interfaces: worker.interfaces,
+    host,
+    reconciler,
+    reloader,
+    readings,
+    health,
+    rates,
+    // A worker that hangs takes the process with it (below): who answers is alive.
+    isLive: () => true,
+    isReady: () => !shutdown.isDraining(),
+    isDraining: shutdown.isDraining,
+    drain: shutdown.drain,
+  });
+  await serveAdmin(definition, view, admin, log, undo);
+
+  let hostText = interfaceText();
+  const keepHouse = async (): Promise<void> => {
+    await host.trim();
+    if (hasUnusedSlots(views)) refresh();
+    const text = interfaceText();
+    if (text === hostText) return;
+    hosts = await hostAddresses();
+    hostText = text;
+    await host.setHostAddresses(hosts);
+    refresh();
+  };
+  const every = (ms: number, job: () => void): void => {
+    const timer = setInterval(job, ms);
+    undo.push(() => clearInterval(timer));
+  };
+  if (device.type === "packet") every(HOP_REQUEST_INTERVAL_MS, host.serveHopRequests);
+  every(RATE_INTERVAL_MS, sampleRates);
+  every(HOUSEKEEPING_INTERVAL_MS, () => {
+    keepHouse().catch((error: unknown) => {
+      if (error instanceof AssertionError) throw error;
+      log.warn("housekeeping_failed", { reason: reasonOf(error) });
+    });
+  });
+  every(WATCHDOG_INTERVAL_MS, () => {
+    if (!watchdog.look()) return;
+    log.error("worker_hangs", { reason: "the worker has handled no batch for 2 s" });
+    process.abort();
+  });
+
+  logStart(definition, view, log);
+  return {
+    ended: shutdown.ended,
+    reload: async () => {
+      await reloader.reload(false);
+    },
+    stop: shutdown.stop,
+    logState: () => log.info("state", { ...view.status() }),
+  };
+}
+
+function dieWithWorker(log: Log, reason: string): void {
+  // The state file stays marked as in use, so that the next process knows of the death.
+  log.error("worker_died", { reason });
+  process.exit(1);
+}
+
+function isTmpfs(folder: string): boolean {
+  const TMPFS_MAGIC = 0x01021994; // include/uapi/linux/magic.h
+  return statfsSync(folder).type === TMPFS_MAGIC;
+}
+
+/** @throws StateError, AlreadyRunningError */
+function openState(
+  definition: GatewayDefinition,
+  size: RegionSize,
+  mapper: RegionMapper,
+  log: Log,
+): Region {
+  const file = definition.flows.stateFile ?? defaultStateFile(isTmpfs);
+  try {
+    mkdirSync(path.dirname(file), { recursive: true });
+  } catch (error) {
+    throw new HostError(`cannot make the folder of the state file ${file}: ${reasonOf(error)}`, {
+      cause: error,
+    });
+  }
+  const region = openRegion(mapper, { path: file, size, tick: monotonicMs(), random: randomBytes });
+  const { report, views } = region;
+  const counters = views.layout.counters.at >> 3;
+  const add = (counter: number, count: number): void => {
+    views.f64[counters + counter] = views.f64[counters + counter]! + count;
+  };
+  add(C_FLOWS_TAKEN_OVER, report.flowsKept);
+  add(C_FLOWS_TAKE_OVER_DROPPED, report.flowsDropped);
+  add(C_FLOWS_TAKE_OVER_NO_ROOM, report.flowsNoRoom);
+  if (report.setAside !== null) log.warn("state_set_aside", { ...report.setAside });
+  log.info("state_opened", {
+    file,
+    kind: report.kind,
+    previous_process: report.previousProcessId,
+    previous_clean: report.previousClean,
+    flows_kept: report.flowsKept,
+    flows_dropped: report.flowsDropped,
+    flows_no_room: report.flowsNoRoom,
+  });
+  return region;
+}
+
+/**
+ * @throws HostError when an interface is missing
+ * @throws ConfigError when the host speaks against the definition
+ */
+async function requireHost(definition: GatewayDefinition): Promise<void> {
+  if (definition.device.type === "packet") await findInterfaces(definition.device.interfaces);
+  const problems = await hostProblems(definition);
+  if (problems.length > 0) throw new ConfigError(problems);
+}
+
+/**
+ * What the host says against a definition. Interfaces may be down for now, and room was taken when
+ * the state file was opened: those two are for `headgate check --host`.
+ */
+async function hostProblems(definition: GatewayDefinition): Promise<ConfigProblem[]> {
+  const problems = await checkHost(definition);
+  return problems.filter(({ path: key }) => !/^(device\.interfaces|flows)\b/.test(key));
+}
+
+async function serveAdmin(
+  definition: GatewayDefinition,
+  view: GatewayView,
+  socket: { setHandler(handler: (request: Request) => Response | Promise<Response>): void },
+  log: Log,
+  undo: Undo,
+): Promise<void> {
+  const onDefect = (error: Error): void =>
+    log.error("admin_defect", { reason: error.stack ?? error.message });
+  const { http, tokenFile } = definition.admin;
+  if (http !== null) {
+    const token = tokenFile === null ? null : readToken(tokenFile);
+    const app = createAdminApp(view, { access: "read", token, onDefect });
+    const server = await serveTcp(http.address, http.port, (request) => app.fetch(request));
+    undo.push(() => server.close());
+  }
+  const app = createAdminApp(view, { access: "all", token: null, onDefect });
+  socket.setHandler((request) => app.fetch(request));
+}
+
+/** Says whether a definition has an address to announce that the one before had not. */
+function createAddressMemory(): (applied: Applied) => boolean {
+  let known = new Set<number>();
+  return ({ definition }) => {
+    const now = new Set([
+      ...definition.services.flatMap(({ vips }) => vips.map(({ value }) => value)),
+      ...definition.snat.addresses.map(({ value }) => value),
+    ]);
+    const isNew = [...now].some((address) => !known.has(address));
+    known = now;
+    return isNew;
+  };
+}
+
+/** The addresses of this host, cheap enough to look at often. */
+function interfaceText(): string {
+  return JSON.stringify(networkInterfaces());
+}
+
+/** Backends that left the configuration, and whose last flow has ended. */
+function hasUnusedSlots(views: RegionViews): boolean {
+  return usedBackendSlots(views).some((slot) => {
+    const at = backendSlotWord(views, slot);
+    return views.i32[at + B_CONFIGURED] === 0 && views.i32[at + B_FLOWS] === 0;
+  });
+}
+
+function logStart(definition: GatewayDefinition, view: GatewayView, log: Log): void {
+  const { version, device, services, backends, stateFile } = view.status();
+  log.info("started", {
+    version,
+    device: device.type,
+    interfaces: device.interfaces.map(({ name }) => name),
+    guard: device.guard,
+    services,
+    backends: backends.total,
+    state_file: stateFile,
+    admin_socket: definition.admin.socket,
+  });
+  if (process.getuid?.() === 0) {
+    log.warn("runs_as_root", { reason: "the process keeps root's privileges" });
+  }
+}
+
+/** Version of the package that this file is part of (`dist/src/control` is three folders down). */
+function packageVersion(): string {
+  const file = new URL("../../../package.json", import.meta.url);
+  return (JSON.parse(readFileSync(file, "utf8")) as { version: string }).version;
+}

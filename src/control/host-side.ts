@@ -1,0 +1,232 @@
+import { setTimeout as pause } from "node:timers/promises";
+import { formatIpv4 } from "../base/address.ts";
+import { type Log, reasonOf } from "../base/log.ts";
+import type { DeviceInterface } from "../device/device.ts";
+import { createGuard, type Guard } from "../host/guard.ts";
+import { createHopPlanner, type HopPlanner, type HostHopPlan } from "../host/hop-planner.ts";
+import { createTunRoutes, type TunRoutes } from "../host/tun-routes.ts";
+import { B_ADDRESS, B_USED, BACKEND_WORDS } from "../service/backend-slots.ts";
+import type { GatewayDefinition } from "../service/definition.ts";
+import {
+  H_FLOWS_USED,
+  H_HOP_REQUEST_HEAD,
+  H_HOP_REQUESTS,
+  HOP_REQUESTS,
+  type RegionViews,
+} from "../state/layout.ts";
+import { createHopPublisher } from "./hop-publisher.ts";
+import { flowEndpoints, NO_FLOW_ENDPOINTS, type Ownership, ownershipOf } from "./ownership.ts";
+import type { HostSide } from "./reconcile.ts";
+
+/** What the kernel has to know, by device type: a guard and next hops, or routes into the TUN. */
+export interface HostParts extends HostSide {
+  /** "tcx", "nftables", or "none" on TUN. */
+  readonly guardKind: string;
+  /** Link state by index in the device's list, as last heard. */
+  interfaces(): readonly { readonly mtu: number; readonly up: boolean }[];
+  /** The device is open: begin to follow its next hops, or make its routes. */
+  attach(interfaces: readonly DeviceInterface[]): Promise<void>;
+  /** Ask the kernel for next hops that the worker misses. Call every few milliseconds. */
+  serveHopRequests(): void;
+  /** The host's addresses have changed. */
+  setHostAddresses(addresses: readonly number[]): Promise<void>;
+  /** Let go of what ended flows needed. Call every few seconds. */
+  trim(): Promise<void>;
+  close(): Promise<void>;
+}
+
+export interface HostOptions {
+  readonly device: GatewayDefinition["device"];
+  readonly views: RegionViews;
+  readonly log: Log;
+  readonly wake: () => void;
+  readonly hostAddresses: readonly number[];
+  /** An interface came up (again): neighbours have to hear of our addresses. */
+  readonly onLinkUp: () => void;
+}
+
+/** The host's routes are read within this, or a change goes on without (frames: `no_route`). */
+const PLAN_TIMEOUT_MS = 2000;
+/** And the neighbours of new backends are resolved (frames: `no_neighbour` until they are). */
+const RESOLVE_TIMEOUT_MS = 500;
+const PLAN_POLL_MS = 5;
+
+/** Make the kernel's side; on AF_PACKET the guard stands when the promise is fulfilled. */
+export async function createHostParts(options: HostOptions): Promise<HostParts> {
+  const { device, views, log } = options;
+  const guard: Guard | null =
+    device.type === "packet"
+      ? await createGuard({ interfaces: [...device.interfaces], mode: device.guard, log })
+      : null;
+  const publisher = createHopPublisher(views, options.wake, log);
+  let tunRoutes: TunRoutes | null = null;
+  let planner: HopPlanner | null = null;
+  let plan: HostHopPlan | null = null;
+  let deviceInterfaces: readonly DeviceInterface[] = [];
+  let hosts = options.hostAddresses;
+  let last: { definition: GatewayDefinition; ownership: Ownership; text: string } | null = null;
+  let planned: ReadonlyMap<number, number> = new Map();
+  let narrowed: GatewayDefinition | null = null;
+  let published = false;
+  let hopRequestTail = 0;
+  let closed = false;
+
+  // One change at a time: the reconciler's, the trimmer's and the host's own come as they like.
+  let tail: Promise<unknown> = Promise.resolve();
+  function serially(job: () => Promise<void>): Promise<void> {
+    const result = tail.then(job);
+    tail = result.catch(() => {});
+    return result;
+  }
+
+  async function own(definition: GatewayDefinition, ownership: Ownership): Promise<void> {
+    const text = JSON.stringify([ownership, hosts]);
+    if (text === last?.text) {
+      last = { definition, ownership, text };
+      return;
+    }
+    await guard?.update({ ...ownership, hosts });
+    await tunRoutes?.update({
+      vips: [...new Set(ownership.vips.map(({ address }) => address))],
+      snat: ownership.snat,
+      backends: ownership.backends,
+    });
+    last = { definition, ownership, text };
+  }
+
+  /** Have the ways to all backends in the hop table, as far as they can be known in short time. */
+  async function planBackends(): Promise<void> {
+    if (planner === null) return;
+    const addresses = backendAddresses(views);
+    const fresh = [...addresses].filter(([slot, address]) => planned.get(slot) !== address);
+    planned = addresses;
+    planner.setBackends(addresses);
+    const until = (timeoutMs: number, isDone: (slot: number, address: number) => boolean) =>
+      waitUntil(timeoutMs, () => fresh.every(([slot, address]) => isDone(slot, address)));
+    const isUnreachable = (address: number): boolean =>
+      plan?.unreachable.some((entry) => entry.address === address) ?? false;
+    await until(PLAN_TIMEOUT_MS, (slot, address) => {
+      return plan?.backends.has(slot) === true || isUnreachable(address);
+    });
+    if (device.type === "packet") {
+      await until(RESOLVE_TIMEOUT_MS, (slot, address) => {
+        const mac = plan?.backends.get(slot)?.mac ?? null;
+        return mac !== null || isUnreachable(address);
+      });
+    }
+    // Before the worker runs it takes no table: the first one has to be whole.
+    if (!published && plan !== null) publisher.publish(plan);
+    published = true;
+    await waitUntil(PLAN_TIMEOUT_MS, () => publisher.isSettled());
+  }
+
+  async function waitUntil(timeoutMs: number, isDone: () => boolean): Promise<void> {
+    const giveUpAt = performance.now() + timeoutMs;
+    while (!closed && !isDone() && performance.now() < giveUpAt) await pause(PLAN_POLL_MS);
+  }
+
+  function liveEndpoints() {
+    return views.i32[H_FLOWS_USED]! > 0 ? flowEndpoints(views) : NO_FLOW_ENDPOINTS;
+  }
+
+  function onPlan(next: HostHopPlan): void {
+    const before = plan;
+    plan = next;
+    if (published) publisher.publish(next);
+    const known = new Set(before?.unreachable.map(({ address }) => address));
+    for (const { address, reason } of next.unreachable) {
+      if (known.has(address)) continue;
+      log.warn("backend_unreachable", { backend: formatIpv4(address), reason });
+    }
+    // A TUN device is ours: it comes and goes with the worker.
+    if (device.type === "tun") return;
+    next.interfaces.forEach((entry, index) => {
+      const was = before?.interfaces[index]?.up;
+      if (was === undefined || was === entry.up) return;
+      const name = deviceInterfaces[index]?.name ?? "";
+      log.info(entry.up ? "interface_up" : "interface_down", { interface: name });
+      if (entry.up) options.onLinkUp();
+    });
+  }
+
+  return {
+    guardKind: guard?.kind ?? "none",
+    interfaces: () =>
+      deviceInterfaces.map(({ mtu }, index) => plan?.interfaces[index] ?? { mtu, up: true }),
+    async attach(interfaces) {
+      deviceInterfaces = interfaces;
+      if (device.type === "tun") {
+        tunRoutes = await createTunRoutes({ device: device.name, mode: device.routes, log });
+      }
+      planner = createHopPlanner({
+        interfaces,
+        log,
+        onChange: (next) => {
+          if (!closed) onPlan(next);
+        },
+      });
+      await planner.ready;
+    },
+    widen: (before, after) =>
+      serially(async () => {
+        await planBackends();
+        if (before?.definition === after.definition) return;
+        narrowed = null;
+        const definitions =
+          before === null ? [after.definition] : [before.definition, after.definition];
+        await own(after.definition, ownershipOf(definitions, liveEndpoints()));
+      }),
+    narrow: (after) =>
+      serially(async () => {
+        // A change of slot states alone changes nothing here; ended flows are trim()'s.
+        if (narrowed === after.definition) return;
+        await own(after.definition, ownershipOf([after.definition], liveEndpoints()));
+        narrowed = after.definition;
+      }),
+    serveHopRequests() {
+      const head = Atomics.load(views.i32, H_HOP_REQUEST_HEAD);
+      if (((head - hopRequestTail) | 0) > HOP_REQUESTS) hopRequestTail = (head - HOP_REQUESTS) | 0;
+      const asked = new Map<string, readonly [number, number]>();
+      for (; hopRequestTail !== head; hopRequestTail = (hopRequestTail + 1) | 0) {
+        const at = H_HOP_REQUESTS + 2 * (hopRequestTail & (HOP_REQUESTS - 1));
+        const request = [views.i32[at]!, views.i32[at + 1]!] as const;
+        asked.set(request.join("/"), request);
+      }
+      for (const [address, index] of asked.values()) planner?.request(address, index);
+    },
+    setHostAddresses: (addresses) =>
+      serially(async () => {
+        hosts = addresses;
+        if (last !== null) await own(last.definition, last.ownership);
+      }),
+    trim: () =>
+      serially(async () => {
+        // While a change is taken over, old and new hold together.
+        if (narrowed === null) return;
+        await own(narrowed, ownershipOf([narrowed], liveEndpoints()));
+      }),
+    async close() {
+      closed = true;
+      publisher.close();
+      await tail;
+      const steps = [planner?.close(), guard?.close(), tunRoutes?.close()];
+      for (const outcome of await Promise.allSettled(steps)) {
+        if (outcome.status === "rejected") {
+          log.warn("host_cleanup_failed", { reason: reasonOf(outcome.reason) });
+        }
+      }
+    },
+  };
+}
+
+/** Address of every backend slot in use, also of one that left the configuration. */
+function backendAddresses(views: RegionViews): Map<number, number> {
+  const { i32, layout } = views;
+  const first = layout.backendSlots.at >> 2;
+  const addresses = new Map<number, number>();
+  for (let slot = 0; slot < layout.backends; slot++) {
+    const at = first + slot * BACKEND_WORDS;
+    if (i32[at + B_USED] !== 0) addresses.set(slot, i32[at + B_ADDRESS]!);
+  }
+  return addresses;
+}

@@ -1,0 +1,350 @@
+import { formatEndpoint, formatIpv4 } from "../base/address.ts";
+import type {
+  BackendRow,
+  DropList,
+  FlowList,
+  FlowRow,
+  Rates,
+  ServiceRow,
+  WorkerRow,
+} from "../base/admin-types.ts";
+import { EXIT, HeadgateError } from "../base/errors.ts";
+import {
+  C_BATCHES,
+  C_DROPPED,
+  C_DROPS,
+  C_FLOWS_CREATED,
+  C_FORWARDED,
+  C_MISSED,
+  C_NATIVE_CALLS,
+  C_RECEIVED,
+  C_RECEIVED_BYTES,
+  C_SENT,
+  C_SENT_BYTES,
+} from "../datapath/counters.ts";
+import { DROP_REASONS } from "../datapath/verdict.ts";
+import {
+  FLAG_ACTIVE,
+  FLAG_ADOPTED,
+  FLAG_FIN_ORIGINAL,
+  FLAG_FIN_REPLY,
+  FLAG_REPLIED,
+  MODE_FULL_NAT,
+  PROTOCOL_UDP,
+  STATE_NAMES,
+} from "../flow/flow-record.ts";
+import { type FlowFilter, type FlowSnapshot, listFlows } from "../flow/read-flows.ts";
+import {
+  B_ACTIVE,
+  B_FLOWS,
+  B_HEALTH,
+  B_WEIGHT,
+  B_WEIGHT_OVERRIDE,
+  BF_BYTES_IN,
+  BF_BYTES_OUT,
+  BF_CONNECTIONS,
+  BF_PACKETS_IN,
+  BF_PACKETS_OUT,
+  HEALTH_NAMES,
+  VF_BYTES_IN,
+  VF_BYTES_OUT,
+  VF_CONNECTIONS,
+  VF_DROPS,
+  VF_PACKETS_IN,
+  VF_PACKETS_OUT,
+} from "../service/backend-slots.ts";
+import type { GatewayDefinition, PortRange, ServiceDefinition } from "../service/definition.ts";
+import { backendState, eligibleBackends } from "../service/effective.ts";
+import {
+  type AssignedService,
+  type BackendSlotKey,
+  backendSlotWord,
+  readBackendKey,
+  serviceSlotWord,
+  usedBackendSlots,
+} from "../service/slots.ts";
+import type { RegionViews } from "../state/layout.ts";
+import type { FlowQuery } from "./admin/gateway-view.ts";
+import { readDropSamples } from "./drop-samples.ts";
+import type { Totals } from "./rates.ts";
+import type { Applied } from "./reconcile.ts";
+
+/**
+ * The data plane's state in the words of the admin API: read from the mapped region, never asked
+ * of the worker.
+ */
+export interface Readings {
+  services(): ServiceRow[];
+  /** @throws HeadgateError HEADGATE_NOT_FOUND for a service that is not there */
+  backends(service: string | null): BackendRow[];
+  /** Rows of these backend slots. */
+  backendRows(slots: readonly number[]): BackendRow[];
+  /** @throws HeadgateError HEADGATE_NOT_FOUND for a service that is not there */
+  flows(query: FlowQuery): FlowList;
+  drops(): DropList;
+  workers(): WorkerRow[];
+  /** A global counter: C_…. */
+  counter(index: number): number;
+  /** What rates are made of, by subject: GATEWAY_SUBJECT and every service. */
+  totals(): Map<string, Totals>;
+}
+
+export const GATEWAY_SUBJECT = "";
+
+export interface ReadingsOptions {
+  readonly views: RegionViews;
+  readonly deviceType: string;
+  /** Names by index in the device's list. */
+  readonly interfaces: readonly string[];
+  readonly tick: () => number;
+  readonly current: () => Applied | null;
+  /** Why the last health check failed, and when the backend's state changed. */
+  readonly storyOf: (slot: number) => { readonly reason: string; readonly since: string };
+  readonly ratesOf: (subject: string) => Rates;
+}
+
+/** Make the readings of one region. */
+export function createReadings(options: ReadingsOptions): Readings {
+  const { views } = options;
+  const { f64, i32, layout } = views;
+  const counter = (index: number): number => f64[(layout.counters.at >> 3) + index]!;
+
+  function serviceRow(
+    service: ServiceDefinition,
+    assigned: readonly AssignedService[],
+    slots: readonly number[],
+  ): ServiceRow {
+    const sum = (word: number): number =>
+      assigned.reduce((total, { slot }) => total + f64[(serviceSlotWord(views, slot) >> 1) + word]!, 0);
+    const load = { active: 0, flows: 0 };
+    for (const slot of slots) {
+      load.active += i32[backendSlotWord(views, slot) + B_ACTIVE]!;
+      load.flows += i32[backendSlotWord(views, slot) + B_FLOWS]!;
+    }
+    return {
+      name: service.name,
+      vips: service.vips.map(({ text }) => text),
+      ports: service.ports.map(portText),
+      protocols: service.protocols,
+      mode: service.mode,
+      scheduler: service.scheduler,
+      backends: {
+        total: assigned.reduce((total, { backends }) => total + backends.length, 0),
+        available: assigned.reduce((total, one) => total + eligibleBackends(views, one).length, 0),
+      },
+      active: load.active,
+      inactive: Math.max(0, load.flows - load.active),
+      connections: sum(VF_CONNECTIONS),
+      packetsIn: sum(VF_PACKETS_IN),
+      bytesIn: sum(VF_BYTES_IN),
+      packetsOut: sum(VF_PACKETS_OUT),
+      bytesOut: sum(VF_BYTES_OUT),
+      drops: sum(VF_DROPS),
+      rates: options.ratesOf(service.name),
+    };
+  }
+
+  function services(): ServiceRow[] {
+    const applied = options.current();
+    if (applied === null) return [];
+    const assigned = groupBy(applied.assignment.services, ({ definition }) => definition.name);
+    const slots = groupBy(
+      usedBackendSlots(views),
+      (slot) => readBackendKey(views, slot)?.service ?? "",
+    );
+    return applied.definition.services.map((service) =>
+      serviceRow(service, assigned.get(service.name) ?? [], slots.get(service.name) ?? []),
+    );
+  }
+
+  function backendRow(slot: number, key: BackendSlotKey, modes: ReadonlyMap<string, string>) {
+    const at = backendSlotWord(views, slot);
+    const { state, reason } = backendState(views, slot);
+    const story = options.storyOf(slot);
+    const override = i32[at + B_WEIGHT_OVERRIDE]!;
+    const active = i32[at + B_ACTIVE]!;
+    const double = (word: number): number => f64[(at >> 1) + word]!;
+    return {
+      service: key.service,
+      protocol: key.protocol,
+      address: key.address,
+      port: key.port,
+      mode: modes.get(key.service) ?? "",
+      weight: i32[at + B_WEIGHT]!,
+      weightOverride: override >= 0 ? override : null,
+      state,
+      health: HEALTH_NAMES[i32[at + B_HEALTH]!] ?? "",
+      reason: reason || story.reason,
+      since: story.since,
+      active,
+      inactive: Math.max(0, i32[at + B_FLOWS]! - active),
+      slot,
+      connections: double(BF_CONNECTIONS),
+      packetsIn: double(BF_PACKETS_IN),
+      bytesIn: double(BF_BYTES_IN),
+      packetsOut: double(BF_PACKETS_OUT),
+      bytesOut: double(BF_BYTES_OUT),
+    } satisfies BackendRow;
+  }
+
+  function backendRows(slots: readonly number[]): BackendRow[] {
+    const modes = new Map(
+      options.current()?.definition.services.map(({ name, mode }) => [name, mode]),
+    );
+    return slots.flatMap((slot) => {
+      const key = readBackendKey(views, slot);
+      // A sorry server is no backend: its flows count for the service.
+      return key === null || key.sorry ? [] : [backendRow(slot, key, modes)];
+    });
+  }
+
+  function backends(service: string | null): BackendRow[] {
+    // A removed backend without flows is history: its slot is free as soon as somebody needs it.
+    const rows = backendRows(usedBackendSlots(views)).filter(
+      (row) => row.state !== "removed" || row.active + row.inactive > 0,
+    );
+    if (service === null) return inOrder(rows, options.current()?.definition);
+    const found = rows.filter((row) => row.service === service);
+    if (found.length === 0) requireService(service);
+    return inOrder(found, options.current()?.definition);
+  }
+
+  function requireService(name: string): void {
+    if (options.current()?.definition.services.some((service) => service.name === name)) return;
+    const message = `there is no service ${JSON.stringify(name)}`;
+    throw new HeadgateError("HEADGATE_NOT_FOUND", message, EXIT.failed);
+  }
+
+  function flowFilter(query: FlowQuery): FlowFilter {
+    const client = query.client === null ? {} : { client: query.client };
+    if (query.service === null && query.backend === null) return client;
+    const slots = usedBackendSlots(views)
+      .map((slot) => ({ slot, key: readBackendKey(views, slot) }))
+      .filter(({ key }) => key !== null && (query.service ?? key.service) === key.service);
+    if (query.service !== null && slots.length === 0) requireService(query.service);
+    const wanted = slots.filter(
+      ({ key }) =>
+        query.backend === null ||
+        query.backend === key?.address ||
+        query.backend === `${key?.address}:${key?.port}`,
+    );
+    return { ...client, backends: new Set(wanted.map(({ slot }) => slot)) };
+  }
+
+  function flows(query: FlowQuery): FlowList {
+    const tick = options.tick();
+    const { flows: found, total } = listFlows(views, flowFilter(query), query.limit);
+    const names = new Map(
+      usedBackendSlots(views).map((slot) => [slot, readBackendKey(views, slot)?.service ?? ""]),
+    );
+    return {
+      flows: found.map((flow) => flowRow(flow, names.get(flow.backendSlot) ?? "", tick)),
+      total,
+      truncated: total > found.length,
+    };
+  }
+
+  function totals(): Map<string, Totals> {
+    const all = new Map<string, Totals>();
+    all.set(GATEWAY_SUBJECT, {
+      packetsIn: counter(C_RECEIVED),
+      packetsOut: counter(C_SENT),
+      bytesIn: counter(C_RECEIVED_BYTES),
+      bytesOut: counter(C_SENT_BYTES),
+      connections: counter(C_FLOWS_CREATED),
+    });
+    for (const { slot, definition } of options.current()?.assignment.services ?? []) {
+      const at = serviceSlotWord(views, slot) >> 1;
+      const before = all.get(definition.name);
+      all.set(definition.name, {
+        packetsIn: (before?.packetsIn ?? 0) + f64[at + VF_PACKETS_IN]!,
+        packetsOut: (before?.packetsOut ?? 0) + f64[at + VF_PACKETS_OUT]!,
+        bytesIn: (before?.bytesIn ?? 0) + f64[at + VF_BYTES_IN]!,
+        bytesOut: (before?.bytesOut ?? 0) + f64[at + VF_BYTES_OUT]!,
+        connections: (before?.connections ?? 0) + f64[at + VF_CONNECTIONS]!,
+      });
+    }
+    return all;
+  }
+
+  return {
+    services,
+    backends,
+    backendRows,
+    flows,
+    totals,
+    counter,
+    drops: () => ({
+      reasons: DROP_REASONS.map((reason, index) => ({ reason, count: counter(C_DROPS + index) })),
+      samples: readDropSamples(views, options.tick(), Date.now(), options.interfaces),
+    }),
+    workers: () => [
+      {
+        worker: 0,
+        device: options.deviceType,
+        received: counter(C_RECEIVED),
+        forwarded: counter(C_FORWARDED),
+        dropped: counter(C_DROPPED),
+        batches: counter(C_BATCHES),
+        nativeCalls: counter(C_NATIVE_CALLS),
+        missed: counter(C_MISSED),
+        framesPerBatch: counter(C_BATCHES) === 0 ? 0 : counter(C_RECEIVED) / counter(C_BATCHES),
+      },
+    ],
+  };
+}
+
+function groupBy<T>(items: readonly T[], keyOf: (item: T) => string): Map<string, T[]> {
+  const groups = new Map<string, T[]>();
+  for (const item of items) {
+    const key = keyOf(item);
+    const group = groups.get(key);
+    if (group === undefined) groups.set(key, [item]);
+    else group.push(item);
+  }
+  return groups;
+}
+
+/** `80`, `8000-8099`, or `any`. */
+function portText({ low, high }: PortRange): string {
+  if (low === 1 && high === 65535) return "any";
+  return low === high ? String(low) : `${low}-${high}`;
+}
+
+/** By service, in the configuration's order (removed ones last), then address, port, protocol. */
+function inOrder(rows: BackendRow[], definition: GatewayDefinition | undefined): BackendRow[] {
+  const places = new Map(definition?.services.map(({ name }, index) => [name, index]));
+  const place = (row: BackendRow): number => places.get(row.service) ?? places.size;
+  const numeric = new Intl.Collator("en", { numeric: true });
+  return rows.sort(
+    (a, b) =>
+      place(a) - place(b) ||
+      numeric.compare(a.service, b.service) ||
+      numeric.compare(a.address, b.address) ||
+      a.port - b.port ||
+      numeric.compare(a.protocol, b.protocol),
+  );
+}
+
+const FLAG_TEXTS: readonly (readonly [number, string])[] = [
+  [FLAG_REPLIED, "replied"],
+  [FLAG_ACTIVE, "active"],
+  [FLAG_FIN_ORIGINAL, "fin-original"],
+  [FLAG_FIN_REPLY, "fin-reply"],
+  [FLAG_ADOPTED, "adopted"],
+];
+
+function flowRow(flow: FlowSnapshot, service: string, tick: number): FlowRow {
+  return {
+    service,
+    protocol: flow.protocol === PROTOCOL_UDP ? "udp" : "tcp",
+    state: STATE_NAMES[flow.state] ?? "NONE",
+    expiresInMs: Math.max(0, (flow.expires - tick) | 0),
+    ageMs: Math.max(0, (tick - flow.created) | 0),
+    client: formatEndpoint(flow.client, flow.clientPort),
+    vip: formatEndpoint(flow.vip, flow.vipPort),
+    backend: `${formatIpv4(flow.backend)}:${flow.backendPort}`,
+    snat: flow.mode === MODE_FULL_NAT ? formatEndpoint(flow.replyAddress, flow.replyPort) : null,
+    flags: FLAG_TEXTS.filter(([flag]) => (flow.flags & flag) !== 0).map(([, text]) => text),
+  };
+}

@@ -1,0 +1,26 @@
+import type { ErrorCode } from "../base/errors.ts";
+import type { DeviceInterface } from "../device/device.ts";
+import type { RegionSize } from "../state/layout.ts";
+
+/** What the worker thread is started with (`workerData`). */
+export interface WorkerOptions {
+  readonly statePath: string;
+  readonly size: RegionSize;
+  readonly device:
+    | { readonly type: "tun"; readonly name: string; readonly wakeFd: number }
+    | {
+        readonly type: "packet";
+        readonly interfaces: readonly string[];
+        readonly wakeFd: number;
+      };
+}
+
+/** The one message that a worker posts; control answers with one message, which means "go". */
+export type FromWorker =
+  | { readonly kind: "started"; readonly interfaces: readonly DeviceInterface[] }
+  | {
+      readonly kind: "failed";
+      readonly code: ErrorCode;
+      readonly message: string;
+      readonly exitCode: number;
+    };

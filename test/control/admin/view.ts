@@ -1,0 +1,109 @@
+import type { BackendRow, ServiceRow, Status } from "../../../src/base/admin-types.ts";
+import type { GatewayView } from "../../../src/control/admin/gateway-view.ts";
+import { NO_RATES } from "../../../src/control/rates.ts";
+
+/** A gateway as the admin server sees one, with one service and one backend. */
+
+export const STATUS: Status = {
+  version: "0.1.0",
+  processId: 1,
+  uptimeMs: 5000,
+  ready: true,
+  draining: false,
+  configuration: { file: "gw.yaml", generation: 3, lastReload: "", lastReloadOk: true },
+  device: {
+    type: "tun",
+    interfaces: [{ name: "hg0", mac: "", mtu: 1500, up: true }],
+    guard: "none",
+  },
+  flows: {
+    live: 7,
+    capacity: 1024,
+    created: 9,
+    expired: 1,
+    evicted: 1,
+    reset: 0,
+    takenOver: 0,
+    takeOverDropped: 0,
+  },
+  services: 1,
+  backends: { total: 1, up: 1 },
+  frames: {
+    received: 10,
+    forwarded: 8,
+    replied: 1,
+    passed: 0,
+    consumed: 0,
+    dropped: 1,
+    originated: 0,
+    missed: 0,
+  },
+  rates: NO_RATES,
+  stateFile: "/run/headgate/state",
+};
+
+const TRAFFIC = { connections: 9, packetsIn: 4, bytesIn: 400, packetsOut: 5, bytesOut: 5000 };
+
+export const SERVICE: ServiceRow = {
+  ...TRAFFIC,
+  name: "web",
+  vips: ["203.0.113.10"],
+  ports: ["80"],
+  protocols: ["tcp"],
+  mode: "nat",
+  scheduler: "round-robin",
+  backends: { total: 1, available: 1 },
+  active: 3,
+  inactive: 4,
+  drops: 2,
+  rates: NO_RATES,
+};
+
+export const BACKEND: BackendRow = {
+  ...TRAFFIC,
+  service: "web",
+  protocol: "tcp",
+  address: "10.20.0.11",
+  port: 8080,
+  mode: "nat",
+  weight: 10,
+  weightOverride: 0,
+  state: "draining",
+  health: "up",
+  reason: "weight 0",
+  since: "",
+  active: 3,
+  inactive: 4,
+  slot: 0,
+};
+
+/** Every call is written down in `calls`, so that a test sees what reached the gateway. */
+export function fakeView(
+  overrides: Partial<GatewayView> = {},
+): GatewayView & { calls: unknown[][] } {
+  const calls: unknown[][] = [];
+  const record =
+    <Result>(name: string, result: Result) =>
+    (...values: unknown[]): Result => {
+      calls.push([name, ...values]);
+      return result;
+    };
+  const report = { dryRun: false, generation: 4, added: [], changed: [], removed: [] };
+  return {
+    calls,
+    status: record("status", STATUS),
+    services: record("services", [SERVICE]),
+    backends: record("backends", [BACKEND]),
+    flows: record("flows", { flows: [], total: 0, truncated: false }),
+    drops: record("drops", { reasons: [], samples: [] }),
+    workers: record("workers", []),
+    configuration: record("configuration", { version: 1 }),
+    backendAction: record("backendAction", Promise.resolve([BACKEND])),
+    reload: record("reload", Promise.resolve({ ...report, ok: true, problems: [] })),
+    drain: record("drain", { liveFlows: 7 }),
+    metrics: record("metrics", Promise.resolve("# EOF\n")),
+    isLive: () => true,
+    isReady: () => true,
+    ...overrides,
+  };
+}

@@ -1,0 +1,349 @@
+import { type BadConfig, one } from "./config-text.ts";
+
+/** Wrong values of a service, its addresses and its ports. */
+export const BAD_SERVICES: readonly BadConfig[] = [
+  {
+    name: "A service: no name",
+    given: one({ name: null }),
+    want: ['gw.yaml:3:5: services[0]: expected the key "name", got none'],
+  },
+  {
+    name: "A service: a name in capitals",
+    given: one({ name: "Web" }),
+    want: [
+      'gw.yaml:3:11: services[0].name: expected a name of a-z 0-9 . / - that starts and ends with a letter or digit, got "Web"',
+    ],
+  },
+  {
+    name: "A service: a name that ends in a dash",
+    given: one({ name: "web-" }),
+    want: [
+      'gw.yaml:3:11: services[0].name: expected a name of a-z 0-9 . / - that starts and ends with a letter or digit, got "web-"',
+    ],
+  },
+  {
+    name: "A service: no vip, port, protocol",
+    given: one({ vip: null, port: null, protocol: null }),
+    want: [
+      'gw.yaml:3:5: services[0]: expected the key "vip", got none',
+      'gw.yaml:3:5: services[0]: expected the key "port", got none',
+      'gw.yaml:3:5: services[0]: expected the key "protocol", got none',
+    ],
+  },
+  {
+    name: "A service: no backends",
+    given: one({ backends: null }),
+    want: ['gw.yaml:3:5: services[0]: expected the key "backends", got none'],
+  },
+  {
+    name: "A service: a service that is a word",
+    given: "device: { type: packet, interfaces: [eth0] }\nservices: [web]\n",
+    want: ['gw.yaml:2:12: services[0]: expected a map of keys, got "web"'],
+  },
+  {
+    name: "A service: services as a map",
+    given: "device: { type: packet, interfaces: [eth0] }\nservices: { name: web }\n",
+    want: ["gw.yaml:2:11: services: expected a list, got a map"],
+  },
+  {
+    name: "A service: unknown protocol",
+    given: one({ protocol: "sctp" }),
+    want: ['gw.yaml:6:15: services[0].protocol: expected tcp or udp, got "sctp"'],
+  },
+  {
+    name: "A service: a protocol twice",
+    given: one({ protocol: "[tcp, tcp]" }),
+    want: [
+      'gw.yaml:6:21: services[0].protocol[1]: expected each once, got "tcp" again (first at [0])',
+    ],
+  },
+  {
+    name: "A service: mode of a later version",
+    given: one({ mode: "dsr" }),
+    want: ["gw.yaml:7:11: services[0].mode: not supported yet: mode dsr"],
+  },
+  {
+    name: "A service: unknown mode",
+    given: one({ mode: "masq" }),
+    want: ['gw.yaml:7:11: services[0].mode: expected nat or full-nat, got "masq"'],
+  },
+  {
+    name: "A service: scheduler of a later version",
+    given: one({ scheduler: "twos" }),
+    want: ["gw.yaml:7:16: services[0].scheduler: not supported yet: scheduler twos"],
+  },
+  {
+    name: "A service: unknown scheduler",
+    given: one({ scheduler: "fastest" }),
+    want: [
+      'gw.yaml:7:16: services[0].scheduler: expected round-robin (rr), weighted-round-robin (wrr), least-connections (lc), weighted-least-connections (wlc), source-hash (sh) or maglev (mh), got "fastest"',
+    ],
+  },
+  {
+    name: "A service: a table that is no prime",
+    given: one({ tableSize: "65536" }),
+    want: ["gw.yaml:7:16: services[0].tableSize: expected a prime from 251 to 655373, got 65536"],
+  },
+  {
+    name: "A service: a table that is too small",
+    given: one({ tableSize: "7" }),
+    want: ["gw.yaml:7:16: services[0].tableSize: expected a prime from 251 to 655373, got 7"],
+  },
+  {
+    name: "A service: affinity is for later",
+    given: one({ affinity: "{ timeout: 5m }" }),
+    want: ["gw.yaml:7:15: services[0].affinity: not supported yet: affinity"],
+  },
+  {
+    name: "A service: affinity with a wrong prefix",
+    given: one({ affinity: "{ prefix: { ipv4: 33 } }" }),
+    want: [
+      "gw.yaml:7:15: services[0].affinity: not supported yet: affinity",
+      "gw.yaml:7:33: services[0].affinity.prefix.ipv4: expected a whole number from 1 to 32, got 33",
+    ],
+  },
+  {
+    name: "A service: affinity as another word",
+    given: one({ affinity: "on" }),
+    want: ['gw.yaml:7:15: services[0].affinity: expected a map of keys, or off, got "on"'],
+  },
+  {
+    name: "A service: timeout of 0",
+    given: one({ timeouts: "{ udp: { oneWay: 0s } }" }),
+    want: [
+      'gw.yaml:7:32: services[0].timeouts.udp.oneWay: expected a duration from 10ms to 168h, got "0s"',
+    ],
+  },
+  {
+    name: "A service: adopt with round robin",
+    given: one({ scheduler: "rr", outOfState: "adopt" }),
+    want: [
+      'gw.yaml:8:17: services[0].outOfState: expected reset or drop with scheduler round-robin (gw.yaml:7:16), got "adopt" (only source-hash and maglev, outside full-nat)',
+    ],
+  },
+  {
+    name: "A service: adopt in full-nat",
+    given:
+      "device: { type: packet, interfaces: [eth0] }\nsnat: { addresses: [10.20.0.100] }\nservices:\n  - name: web\n    vip: 203.0.113.10\n    port: 80\n    protocol: tcp\n    mode: full-nat\n    outOfState: adopt\n    backends: [{ address: 10.20.0.11, port: 8080 }]\n",
+    want: [
+      'gw.yaml:9:17: services[0].outOfState: expected reset or drop with mode full-nat (gw.yaml:8:11), got "adopt" (only source-hash and maglev, outside full-nat)',
+    ],
+  },
+  {
+    name: "A service: adopt from defaults where it cannot be",
+    given:
+      "device: { type: packet, interfaces: [eth0] }\ndefaults: { outOfState: adopt }\nservices:\n  - name: web\n    vip: 203.0.113.10\n    port: 80\n    protocol: tcp\n    scheduler: lc\n    backends: [{ address: 10.20.0.11, port: 8080 }]\n",
+    want: [
+      'gw.yaml:4:5: services[0].outOfState: expected reset or drop with scheduler least-connections (gw.yaml:8:16), got "adopt" (only source-hash and maglev, outside full-nat)',
+    ],
+  },
+  {
+    name: "A service: full-nat without addresses",
+    given: one({ mode: "full-nat" }),
+    want: ["gw.yaml:7:11: services[0].mode: expected snat.addresses for mode full-nat, got none"],
+  },
+  {
+    name: "A service: full-nat with an empty pool",
+    given:
+      "device: { type: packet, interfaces: [eth0] }\nsnat: { ports: 2000-3000 }\nservices:\n  - name: web\n    vip: 203.0.113.10\n    port: 80\n    protocol: tcp\n    mode: full-nat\n    backends: [{ address: 10.20.0.11, port: 8080 }]\n",
+    want: [
+      "gw.yaml:8:11: services[0].mode: expected snat.addresses for mode full-nat, got none (gw.yaml:2:7)",
+    ],
+  },
+  {
+    name: "A service: an unknown rule for flows",
+    given: one({ existingFlows: "{ down: kill }" }),
+    want: [
+      'gw.yaml:7:28: services[0].existingFlows.down: expected keep, drain or reset, got "kill"',
+    ],
+  },
+  {
+    name: "A service: sorry without an address",
+    given: one({ noBackend: "{ action: sorry }" }),
+    want: [
+      'gw.yaml:7:16: services[0].noBackend: expected the key "address" for action sorry, got none',
+    ],
+  },
+  {
+    name: "A service: a sorry server that is not asked for",
+    given: one({ noBackend: "{ action: drop, address: 10.20.0.99, port: 80 }" }),
+    want: [
+      'gw.yaml:7:41: services[0].noBackend.address: expected no "address" for action drop, got one (only for sorry)',
+      'gw.yaml:7:59: services[0].noBackend.port: expected no "port" for action drop, got one (only for sorry)',
+    ],
+  },
+  {
+    name: "A service: a sorry server that is a backend",
+    given: one({ noBackend: "{ action: sorry, address: 10.20.0.11, port: 8080 }" }),
+    want: [
+      "gw.yaml:7:16: services[0].noBackend: expected each backend once, got 10.20.0.11:8080 again (first at gw.yaml:8:16)",
+    ],
+  },
+  {
+    name: "A service: ping as a boolean",
+    given: one({ ping: "true" }),
+    want: ["gw.yaml:7:11: services[0].ping: expected always, healthy or never, got true"],
+  },
+  {
+    name: "Addresses: VIP that looks octal",
+    given: one({ vip: "203.0.113.010" }),
+    want: [
+      'gw.yaml:4:10: services[0].vip: expected an IPv4 address without leading zeros, got "203.0.113.010"',
+    ],
+  },
+  {
+    name: "Addresses: VIP with three parts",
+    given: one({ vip: "203.0.113" }),
+    want: ['gw.yaml:4:10: services[0].vip: expected an IPv4 address, got "203.0.113"'],
+  },
+  {
+    name: "Addresses: VIP with a large part",
+    given: one({ vip: "203.0.113.256" }),
+    want: ['gw.yaml:4:10: services[0].vip: expected an IPv4 address, got "203.0.113.256"'],
+  },
+  {
+    name: "Addresses: VIP in IPv6 is for later",
+    given: one({ vip: "'2001:db8:ff::10'" }),
+    want: ["gw.yaml:4:10: services[0].vip: not supported yet: IPv6 addresses (2001:db8:ff::10)"],
+  },
+  {
+    name: "Addresses: VIP in IPv6 and in brackets",
+    given: one({ vip: "'[2001:db8:ff::10]'" }),
+    want: [
+      'gw.yaml:4:10: services[0].vip: expected an IPv6 address without brackets, got "[2001:db8:ff::10]"',
+    ],
+  },
+  {
+    name: "Addresses: VIP with a zone",
+    given: one({ vip: "'fe80::1%eth0'" }),
+    want: ['gw.yaml:4:10: services[0].vip: expected an address without a zone, got "fe80::1%eth0"'],
+  },
+  {
+    name: "Addresses: VIP mapped into IPv6",
+    given: one({ vip: "'::ffff:203.0.113.10'" }),
+    want: [
+      'gw.yaml:4:10: services[0].vip: expected an address that is not IPv4-mapped, got "::ffff:203.0.113.10"',
+    ],
+  },
+  {
+    name: "Addresses: VIP mapped into IPv6, in hexadecimal",
+    given: one({ vip: "'0:0:0:0:0:FFFF:cb00:710a'" }),
+    want: [
+      'gw.yaml:4:10: services[0].vip: expected an address that is not IPv4-mapped, got "0:0:0:0:0:FFFF:cb00:710a"',
+    ],
+  },
+  {
+    name: "Addresses: VIP prefix is for later",
+    given: one({ vip: "203.0.113.0/28" }),
+    want: ["gw.yaml:4:10: services[0].vip: not supported yet: VIP prefixes (203.0.113.0/28)"],
+  },
+  {
+    name: "Addresses: VIP prefix that is too long",
+    given: one({ vip: "203.0.113.0/33" }),
+    want: ['gw.yaml:4:10: services[0].vip: expected an IPv4 address, got "203.0.113.0/33"'],
+  },
+  {
+    name: "Addresses: multicast VIP",
+    given: one({ vip: "224.0.0.1" }),
+    want: ['gw.yaml:4:10: services[0].vip: expected the IPv4 address of a host, got "224.0.0.1"'],
+  },
+  {
+    name: "Addresses: loopback backend",
+    given: one({ backends: "[{ address: 127.0.0.1 }]" }),
+    want: [
+      'gw.yaml:7:27: services[0].backends[0].address: expected the IPv4 address of a host, got "127.0.0.1"',
+    ],
+  },
+  {
+    name: "Addresses: a name as backend",
+    given: one({ backends: "[{ address: web1.example.net }]" }),
+    want: [
+      'gw.yaml:7:27: services[0].backends[0].address: expected an IPv4 address, got "web1.example.net"',
+    ],
+  },
+  {
+    name: "Addresses: no VIP in the list",
+    given: one({ vip: "[]" }),
+    want: ["gw.yaml:4:10: services[0].vip: expected an IPv4 address, or a list, got an empty list"],
+  },
+  {
+    name: "Addresses: a VIP twice",
+    given: one({ vip: "[203.0.113.10, 203.0.113.11, 203.0.113.10]" }),
+    want: [
+      "gw.yaml:4:39: services[0].vip[2]: expected each address once, got 203.0.113.10 again (first at gw.yaml:4:11)",
+    ],
+  },
+  {
+    name: "Ports: port 0 in a list, as the design shows",
+    given:
+      "# line 1\n\n\n\n\n\n\ndevice: { type: packet, interfaces: [eth0] }\nservices:\n - name: web\n   vip: 203.0.113.10\n   protocol: tcp\n   mode: nat\n   port: [0, 443]\n   backends: []\n",
+    want: ['gw.yaml:14:11: services[0].port[0]: expected 1-65535, a range, or "any", got 0'],
+  },
+  {
+    name: "Ports: port 0",
+    given: one({ port: "0" }),
+    want: ['gw.yaml:5:11: services[0].port: expected 1-65535, a range, or "any", got 0'],
+  },
+  {
+    name: "Ports: port 65536",
+    given: one({ port: "65536" }),
+    want: ['gw.yaml:5:11: services[0].port: expected 1-65535, a range, or "any", got 65536'],
+  },
+  {
+    name: "Ports: a port with a fraction",
+    given: one({ port: "80.5" }),
+    want: ['gw.yaml:5:11: services[0].port: expected 1-65535, a range, or "any", got 80.5'],
+  },
+  {
+    name: "Ports: a range upside down",
+    given: one({ port: "8099-8000" }),
+    want: [
+      'gw.yaml:5:11: services[0].port: expected a range with its lower end first, got "8099-8000"',
+    ],
+  },
+  {
+    name: "Ports: a range beyond the end",
+    given: one({ port: "65000-66000" }),
+    want: [
+      'gw.yaml:5:11: services[0].port: expected 1-65535, a range, or "any", got "65000-66000"',
+    ],
+  },
+  {
+    name: "Ports: another word",
+    given: one({ port: "all" }),
+    want: ['gw.yaml:5:11: services[0].port: expected 1-65535, a range, or "any", got "all"'],
+  },
+  {
+    name: "Ports: an empty list",
+    given: one({ port: "[]" }),
+    want: [
+      'gw.yaml:5:11: services[0].port: expected 1-65535, a range, or "any", or a list, got an empty list',
+    ],
+  },
+  {
+    name: "Ports: a list in a list",
+    given: one({ port: "[[80]]" }),
+    want: ['gw.yaml:5:12: services[0].port[0]: expected 1-65535, a range, or "any", got a list'],
+  },
+  {
+    name: "Ports: a port twice",
+    given: one({ port: "[80, 443, 80]" }),
+    want: [
+      "gw.yaml:5:21: services[0].port[2]: expected ports of one service not to overlap, got 80 and 80 (gw.yaml:5:12)",
+    ],
+  },
+  {
+    name: "Ports: a port within a range of the same service",
+    given: one({ port: "[8000-8099, 8080]" }),
+    want: [
+      "gw.yaml:5:23: services[0].port[1]: expected ports of one service not to overlap, got 8080 and 8000-8099 (gw.yaml:5:12)",
+    ],
+  },
+  {
+    name: "Ports: a backend's port as a range",
+    given: one({ backends: "[{ address: 10.20.0.11, port: 8000-8099 }]" }),
+    want: [
+      'gw.yaml:7:45: services[0].backends[0].port: expected a port from 1 to 65535, got "8000-8099"',
+    ],
+  },
+];

@@ -1,0 +1,91 @@
+import { parseIpv4 } from "../../src/base/address.ts";
+import type {
+  Address,
+  BackendDefinition,
+  GatewayDefinition,
+  ServiceDefinition,
+} from "../../src/service/definition.ts";
+
+/** Definitions for tests of the control plane: valid, small, with room to override any key. */
+
+export function address(text: string): Address {
+  const value = parseIpv4(text);
+  if (value === null) throw new Error(`not an address: ${text}`);
+  return { text, value };
+}
+
+/** `10.20.0.11:8080`, or without a port; weight 1 unless given. */
+export function backend(endpoint: string, weight = 1): BackendDefinition {
+  const [host, port] = endpoint.split(":");
+  return { address: address(host!), port: Number(port ?? 0), weight };
+}
+
+export function service(
+  name: string,
+  overrides: Partial<ServiceDefinition> = {},
+): ServiceDefinition {
+  return {
+    name,
+    vips: [address("203.0.113.10")],
+    ports: [{ low: 80, high: 80 }],
+    protocols: ["tcp"],
+    mode: "nat",
+    scheduler: "round-robin",
+    tableSize: 251,
+    timeouts: {
+      tcp: {
+        synSent: 30_000,
+        synReceived: 60_000,
+        established: 7_440_000,
+        finWait: 240_000,
+        closeWait: 240_000,
+        lastAck: 30_000,
+        timeWait: 120_000,
+        close: 10_000,
+      },
+      udp: { oneWay: 120_000, replied: 300_000 },
+    },
+    outOfState: "reset",
+    onIdle: "reset",
+    existingFlows: {
+      drained: "keep",
+      removed: "drain",
+      down: "keep",
+      disabled: "reset",
+      deadlineMs: 300_000,
+    },
+    noBackend: { action: "reset", sorry: null },
+    ping: "healthy",
+    health: null,
+    backends: [backend("10.20.0.11:8080"), backend("10.20.0.12:8080")],
+    ...overrides,
+  };
+}
+
+export function gateway(
+  services: readonly ServiceDefinition[],
+  overrides: Partial<GatewayDefinition> = {},
+): GatewayDefinition {
+  return {
+    file: "gw.yaml",
+    device: {
+      type: "tun",
+      name: "hg0",
+      routes: "auto",
+      interfaces: [],
+      workers: 1,
+      guard: "process",
+      announce: true,
+      replies: "last-hop",
+    },
+    log: { level: "info" },
+    flows: { capacity: 1024, stateFile: null, whenFull: "evict" },
+    limits: { services: 8, backends: 32, hashSlots: 4096 },
+    hash: { seed: "" },
+    shutdown: { mode: "keep", timeoutMs: 30_000 },
+    admin: { socket: "/run/headgate/admin.sock", http: null, tokenFile: null },
+    snat: { addresses: [], ports: { low: 1024, high: 65535 } },
+    services,
+    ...overrides,
+  };
+}

@@ -1,0 +1,296 @@
+import assert from "node:assert/strict";
+import { mkdtempSync, rmdirSync } from "node:fs";
+import { tmpdir } from "node:os";
+import path from "node:path";
+import { after, before, describe, type TestContext, test } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
+import { fileURLToPath } from "node:url";
+import type { GuardKind } from "../../src/host/guard.ts";
+import { ENTRIES, framesOf, ROWS, type Row } from "../host/guard-rows.ts";
+import {
+  createTopology,
+  GATEWAY_TO_BACKEND,
+  GATEWAY_TO_CLIENT,
+  openWire,
+  type Program,
+  SKIP_UNLESS_ROOT,
+  snmp,
+  type Topology,
+  type Wire,
+} from "../host/netns.ts";
+import { addressText } from "../support/frames.ts";
+import { runSync } from "../support/processes.ts";
+import { waitFor } from "../support/wait.ts";
+
+/**
+ * Goal: the kernel does nothing with what the gateway owns, everything as before with the rest, and
+ * an AF_PACKET tap sees both (design 1.9).
+ * Method: every row's frames go over a real wire into a namespace with a guard, and into the same
+ * one without. What the kernel does is seen on the wires around it and in its counters.
+ */
+
+const HOLDER = path.join(path.dirname(fileURLToPath(import.meta.url)), "../host/guard-holder.js");
+const FRAMES = 5;
+/** What is still on its way when the last frame's reaction was seen; only delays, never decides. */
+const SETTLE_MS = 40;
+
+interface Wires {
+  readonly client: Wire;
+  readonly backend: Wire;
+  readonly gatewayToClient: Wire;
+  readonly gatewayToBackend: Wire;
+}
+
+async function openWires(topology: Topology): Promise<Wires> {
+  const [client, backend, gatewayToClient, gatewayToBackend] = await Promise.all([
+    openWire(topology, topology.client, "c0"),
+    openWire(topology, topology.backend, "b0"),
+    openWire(topology, topology.gateway, "gc"),
+    openWire(topology, topology.gateway, "gb"),
+  ]);
+  return { client, backend, gatewayToClient, gatewayToBackend };
+}
+
+async function hold(
+  t: TestContext,
+  topology: Topology,
+  options: { kind?: GuardKind; mode?: "process" | "persistent"; bpfFolder?: string } = {},
+): Promise<Program> {
+  const settings = JSON.stringify({ interfaces: ["gc", "gb"], mode: "process", ...options });
+  const holder = topology.spawn([process.execPath, HOLDER, settings]);
+  t.after(() => holder.kill());
+  await holder.line(/^guard /);
+  return holder;
+}
+
+async function command(holder: Program, what: unknown): Promise<void> {
+  const from = holder.lines.length;
+  holder.write(JSON.stringify(what));
+  assert.equal(await holder.line(/^(done|failed)/, from), "done");
+}
+
+async function guard(
+  t: TestContext,
+  topology: Topology,
+  options: Parameters<typeof hold>[2] = {},
+): Promise<Program> {
+  const holder = await hold(t, topology, options);
+  await command(holder, { update: ENTRIES });
+  return holder;
+}
+
+/** Number of reactions of the kernel to FRAMES frames of a row; and that the tap saw them all. */
+async function reactions(topology: Topology, wires: Wires, row: Row): Promise<number> {
+  for (const wire of Object.values(wires) as Wire[]) wire.clear();
+  const tap = row.from === "client" ? wires.gatewayToClient : wires.gatewayToBackend;
+  const before = typeof row.reaction === "string" ? 0 : snmp(topology, ...row.reaction);
+  const frames = framesOf(row, 0x4000, FRAMES);
+  (row.from === "client" ? wires.client : wires.backend).send(frames);
+  const sent = frames.map((frame) => Buffer.from(frame).toString("hex"));
+  await waitFor(`the tap to see ${row.name}`, () => tap.received().length >= FRAMES);
+  await sleep(SETTLE_MS);
+  assert.deepEqual(tap.received(), sent, "the tap sees every frame as it was sent");
+  if (typeof row.reaction !== "string") return snmp(topology, ...row.reaction) - before;
+  const seen = [...wires.client.received(), ...wires.backend.received()];
+  // Client and backend have kernels of their own, which answer what reaches them.
+  const source = sourceOf(sent[0] as string);
+  const makers = row.reaction === "forward" ? [source] : [GATEWAY_TO_CLIENT, GATEWAY_TO_BACKEND];
+  const made = seen.filter((frame) => makers.includes(sourceOf(frame)));
+  if (made.length === 0) assert.deepEqual(seen, [], "nothing comes of nothing");
+  return made.length;
+}
+
+/** Source address of a frame in hex. */
+function sourceOf(frame: string): string {
+  return addressText(Number.parseInt(frame.slice(2 * 26, 2 * 30), 16) | 0);
+}
+
+function isVisible(row: Row, forward: boolean): boolean {
+  return forward || row.reaction !== "forward";
+}
+
+for (const forward of [true, false]) {
+  describe(`guard, ip_forward=${forward ? 1 : 0}`, { skip: SKIP_UNLESS_ROOT }, () => {
+    let topology: Topology;
+    let wires: Wires;
+    before(async () => {
+      topology = createTopology(forward);
+      wires = await openWires(topology);
+    });
+    after(() => topology.stop());
+
+    test("without a guard the kernel reacts to every row", async () => {
+      for (const row of ROWS) {
+        const expected = isVisible(row, forward) ? FRAMES : 0;
+        assert.equal(await reactions(topology, wires, row), expected, row.name);
+      }
+    });
+
+    for (const kind of ["tcx", "nftables"] as const) {
+      test(`${kind}: the kernel reacts to what is not owned, and to nothing else`, async (t) => {
+        const holder = await guard(t, topology, { kind });
+        assert.equal(holder.lines[0], `guard ${kind}`);
+        for (const row of ROWS) {
+          const expected = isVisible(row, forward) && !row.owned ? FRAMES : 0;
+          assert.equal(await reactions(topology, wires, row), expected, row.name);
+        }
+        await command(holder, { close: {} });
+        await waitReacts(topology, wires);
+        await holder.kill();
+      });
+
+      test(`${kind}: it goes with a process that is killed`, async (t) => {
+        const holder = await guard(t, topology, { kind });
+        await assertSilent(topology, wires);
+        await holder.kill();
+        await waitReacts(topology, wires);
+        assert.equal(topology.exec("nft list tables"), "");
+      });
+
+      test(`${kind}: entries come and go`, async (t) => {
+        const holder = await guard(t, topology, { kind });
+        await assertSilent(topology, wires);
+        const vips = ENTRIES.vips.filter(({ low }) => low !== 443);
+        await command(holder, { update: { ...ENTRIES, vips } });
+        await assertReacts(topology, wires);
+        await command(holder, { update: ENTRIES });
+        await assertSilent(topology, wires);
+        await command(holder, { update: { vips: [], backends: [], snat: [], hosts: [] } });
+        await assertReacts(topology, wires);
+        await holder.kill();
+      });
+    }
+  });
+}
+
+/** A row whose reaction can be seen with and without ip_forward. */
+const OWNED_ROW = ROWS.find((row) => row.name === "TCP to a host's VIP") as Row;
+
+async function assertSilent(topology: Topology, wires: Wires): Promise<void> {
+  assert.equal(await reactions(topology, wires, OWNED_ROW), 0);
+}
+
+/** The kernel lets go of a program a moment after its last holder is gone (RCU). */
+async function waitReacts(topology: Topology, wires: Wires): Promise<void> {
+  await waitFor("the kernel to react again", async () => {
+    return (await reactions(topology, wires, OWNED_ROW)) === FRAMES;
+  });
+}
+
+async function assertReacts(topology: Topology, wires: Wires): Promise<void> {
+  assert.equal(await reactions(topology, wires, OWNED_ROW), FRAMES);
+}
+
+describe("guard, persistent", { skip: SKIP_UNLESS_ROOT }, () => {
+  let topology: Topology;
+  let wires: Wires;
+  before(async () => {
+    topology = createTopology(false);
+    wires = await openWires(topology);
+  });
+  after(() => topology.stop());
+
+  test("tcx without a bpf file system says which mount is missing", async () => {
+    const settings = { interfaces: ["gc"], mode: "persistent", bpfFolder: "/nowhere" };
+    const holder = topology.spawn([process.execPath, HOLDER, JSON.stringify(settings)]);
+    const line = await holder.line(/^refused/);
+    assert.match(line, /needs a bpf file system on \/nowhere; run `mount -t bpf bpf \/nowhere`/);
+  });
+
+  for (const kind of ["tcx", "nftables"] as const) {
+    test(`${kind}: it stays after a kill, is replaced without a gap, and removed`, async (t) => {
+      const folder = mountBpf(t);
+      const options = { kind, mode: "persistent", bpfFolder: folder } as const;
+      const first = await guard(t, topology, options);
+      await assertSilent(topology, wires);
+      await first.kill();
+      await assertSilent(topology, wires);
+
+      // Until the next one has its entries, the one before goes on.
+      const second = await hold(t, topology, options);
+      await assertSilent(topology, wires);
+      await command(second, { update: { ...ENTRIES, vips: [] } });
+      await assertReacts(topology, wires);
+      await command(second, { update: ENTRIES });
+      await assertSilent(topology, wires);
+      await command(second, { close: {} });
+      await assertSilent(topology, wires);
+      await second.kill();
+
+      // A guard that goes with its process takes the place of one that would have stayed.
+      const third = await guard(t, topology, { kind, bpfFolder: folder });
+      await assertSilent(topology, wires);
+      await third.kill();
+      await waitReacts(topology, wires);
+
+      const last = await guard(t, topology, options);
+      await command(last, { close: { remove: true } });
+      await waitReacts(topology, wires);
+      await last.kill();
+    });
+  }
+
+  test("cleanup removes both kinds, and says so; the second time nothing", async (t) => {
+    const folder = mountBpf(t);
+    for (const kind of ["tcx", "nftables"] as const) {
+      const holder = await guard(t, topology, { kind, mode: "persistent", bpfFolder: folder });
+      await holder.kill();
+      await assertSilent(topology, wires);
+      const removed = await cleanUp(topology, folder);
+      assert.equal(removed.length, kind === "tcx" ? 2 : 1, removed.join("\n"));
+      assert.match(
+        removed[0] ?? "",
+        kind === "tcx" ? /guard on g[cb]/ : /nftables guard on (gc, gb|gb, gc) /,
+      );
+      await waitReacts(topology, wires);
+      assert.deepEqual(await cleanUp(topology, folder), []);
+    }
+  });
+});
+
+/** A bpf file system of its own, seen by every program that the test starts. */
+function mountBpf(t: TestContext): string {
+  const folder = mkdtempSync(path.join(tmpdir(), "headgate-bpf-"));
+  runSync(["mount", "-t", "bpf", "bpf", folder]);
+  t.after(() => {
+    runSync(["umount", "-l", folder]);
+    rmdirSync(folder);
+  });
+  return folder;
+}
+
+async function cleanUp(topology: Topology, folder: string): Promise<string[]> {
+  const program = path.join(path.dirname(HOLDER), "cleanup-main.js");
+  const child = topology.spawn([process.execPath, program, folder]);
+  const line = await child.line(/^(removed|failed) /);
+  await child.kill();
+  assert.match(line, /^removed /);
+  return JSON.parse(line.slice("removed ".length)) as string[];
+}
+
+describe("guard and the host's own connections", { skip: SKIP_UNLESS_ROOT }, () => {
+  let topology: Topology;
+  before(() => {
+    topology = createTopology(true);
+  });
+  after(() => topology.stop());
+
+  for (const kind of ["tcx", "nftables"] as const) {
+    test(`${kind}: a client reaches the host's ssh, and the host a backend's port`, async (t) => {
+      const holder = await guard(t, topology, { kind });
+      const server = topology.spawn([...NODE_SERVER, "22"]);
+      await server.line(/^open$/);
+      const answer = topology.exec(`${NODE_CLIENT} 198.51.100.1 22`, topology.client);
+      assert.equal(answer, "65536 bytes\n");
+      // From the host to a backend's port, as a health check does.
+      const web = topology.spawn([...NODE_SERVER, "8080"], topology.backend);
+      await web.line(/^open$/);
+      assert.equal(topology.exec(`${NODE_CLIENT} 10.20.0.11 8080`), "65536 bytes\n");
+      await Promise.all([server.kill(), web.kill(), holder.kill()]);
+    });
+  }
+});
+
+const PEER = path.join(path.dirname(HOLDER), "tcp-peer.js");
+const NODE_SERVER = [process.execPath, PEER, "serve"];
+const NODE_CLIENT = `${process.execPath} ${PEER} fetch`;

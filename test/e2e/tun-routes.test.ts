@@ -1,0 +1,361 @@
+import assert from "node:assert/strict";
+import path from "node:path";
+import { describe, type TestContext, test } from "node:test";
+import { fileURLToPath } from "node:url";
+import type { TunRouteEntries } from "../../src/host/tun-routes.ts";
+import {
+  BACKEND,
+  BACKEND_ANY,
+  CLIENT,
+  createTopology,
+  GATEWAY_TO_CLIENT,
+  MACS,
+  openWire,
+  type Program,
+  SKIP_UNLESS_ROOT,
+  SNAT,
+  type Topology,
+  VIP,
+  type Wire,
+} from "../host/netns.ts";
+import { ACK, addressNumber, ethernetFrame, SYN, tcpPacket } from "../support/frames.ts";
+import { waitFor } from "../support/wait.ts";
+
+/**
+ * Goal: what is for the gateway reaches the TUN device, what it writes back leaves through the right
+ * interface, at every setting of rp_filter, and nothing stays behind.
+ * Method: a TUN device held by a small program that prints what the kernel gives it and writes what
+ * the test gives it; `ip rule`, `ip route` and the wires are looked at.
+ */
+
+const FOLDER = path.join(path.dirname(fileURLToPath(import.meta.url)), "../host");
+const HOLDER = path.join(FOLDER, "tun-holder.js");
+const CLEANUP = path.join(FOLDER, "cleanup-main.js");
+
+const ENTRIES: TunRouteEntries = {
+  vips: [addressNumber(VIP)],
+  snat: [addressNumber(SNAT)],
+  backends: [
+    { address: addressNumber(BACKEND), protocol: 6, port: 8080 },
+    { address: addressNumber(BACKEND_ANY), protocol: 17, port: 0 },
+  ],
+};
+
+/** Opens a TUN device (linux/if_tun.h), prints packets as hex, writes those that it is given. */
+const TUN_PROGRAM = `
+import fcntl, os, select, struct, sys
+tun = os.open("/dev/net/tun", os.O_RDWR)
+fcntl.ioctl(tun, 0x400454ca, struct.pack("16sH22x", sys.argv[1].encode(), 0x1001))
+print("open", flush=True)
+rest = b""
+while True:
+    ready, _, _ = select.select([tun, sys.stdin], [], [])
+    if tun in ready:
+        print("in " + os.read(tun, 65536).hex(), flush=True)
+    if sys.stdin in ready:
+        rest += os.read(0, 65536)
+        *lines, rest = rest.split(b"\\n")
+        for line in lines:
+            os.write(tun, bytes.fromhex(line.decode()))
+`;
+
+async function openTun(topology: Topology, name: string): Promise<Program> {
+  const program = topology.spawn(["python3", "-u", "-c", TUN_PROGRAM, name]);
+  await program.line(/^open$/);
+  return program;
+}
+
+function packetsOf(tun: Program): string[] {
+  return tun.lines.filter((line) => line.startsWith("in 45")).map((line) => line.slice(3));
+}
+
+async function hold(topology: Topology, device = "hg0"): Promise<Program> {
+  const settings = JSON.stringify({ device, mode: "auto" });
+  const holder = topology.spawn([process.execPath, HOLDER, settings]);
+  await holder.line(/^warnings /);
+  return holder;
+}
+
+async function command(holder: Program, what: unknown, answer = /^done$/): Promise<void> {
+  const from = holder.lines.length;
+  holder.write(JSON.stringify(what));
+  assert.match(await holder.line(/^(done|failed)/, from), answer);
+}
+
+function gateway(t: TestContext, rpFilter: number, forward = true): Topology {
+  const topology = createTopology(forward);
+  t.after(() => topology.stop());
+  // The gateway's own routes are to lead there.
+  topology.exec(`ip route del ${VIP}/32`);
+  for (const name of ["all", "default", "gc", "gb"]) {
+    topology.exec(`sysctl -qw net.ipv4.conf.${name}.rp_filter=${rpFilter}`);
+  }
+  return topology;
+}
+
+interface Host {
+  readonly rules: string;
+  readonly routes: string;
+  readonly addresses: string;
+}
+
+function hostState(topology: Topology): Host {
+  return {
+    rules: topology.exec("ip -4 rule show"),
+    routes: topology.exec("ip -4 route show table all"),
+    addresses: topology.exec("ip -4 -o address show"),
+  };
+}
+
+const toVip = tcpPacket({
+  source: CLIENT,
+  destination: VIP,
+  sourcePort: 5000,
+  destinationPort: 80,
+  flags: SYN,
+});
+const reply = tcpPacket({
+  source: BACKEND,
+  destination: CLIENT,
+  sourcePort: 8080,
+  destinationPort: 5000,
+  flags: SYN | ACK,
+});
+
+function hex(bytes: Uint8Array): string {
+  return Buffer.from(bytes).toString("hex");
+}
+
+/**
+ * What forwarding leaves alone (TTL and checksum change): identification, addresses and ports. The
+ * kernels at both ends answer with packets of their own, which have another identification.
+ */
+function ends(packet: string): string {
+  return packet.slice(2 * 4, 2 * 6) + packet.slice(2 * 12, 2 * 24);
+}
+
+async function seenOn(wire: Wire, packet: Uint8Array): Promise<void> {
+  await waitFor("the packet on the wire", () =>
+    wire.received().some((frame) => ends(frame.slice(28)) === ends(hex(packet))),
+  );
+}
+
+async function seenIn(tun: Program, packet: Uint8Array): Promise<void> {
+  await waitFor("the packet in the device", () =>
+    packetsOf(tun).some((received) => ends(received) === ends(hex(packet))),
+  );
+}
+
+describe("TUN routes", { skip: SKIP_UNLESS_ROOT }, () => {
+  for (const rpFilter of [0, 1, 2]) {
+    test(`rp_filter=${rpFilter}: packets go in and come out, and nothing is left`, async (t) => {
+      const topology = gateway(t, rpFilter);
+      const before = hostState(topology);
+      const tun = await openTun(topology, "hg0");
+      const holder = await hold(topology);
+      const warnings = JSON.parse(holder.lines[0]?.slice("warnings ".length) ?? "") as string[];
+      assert.equal(warnings.length, rpFilter === 0 ? 0 : 1);
+      for (const warning of warnings) {
+        assert.match(warning, new RegExp(`^net.ipv4.conf.all.rp_filter is ${rpFilter}, `));
+      }
+      await command(holder, { update: ENTRIES });
+
+      assert.match(topology.exec(`ip route get ${VIP} from ${CLIENT} iif gc`), / dev hg0 /);
+      assert.match(topology.exec(`ip route get ${SNAT} from ${BACKEND} iif gb`), / dev hg0 /);
+      const way = (from: string, what: string, iif = "gb"): string =>
+        topology.exec(`ip route get ${CLIENT} from ${from} iif ${iif} ${what}`);
+      assert.match(way(BACKEND, "ipproto tcp sport 8080"), / dev hg0 table 47000 /);
+      assert.match(way(BACKEND, "ipproto tcp sport 8081"), / dev gc /);
+      assert.match(way(BACKEND, "ipproto udp sport 8080"), / dev gc /);
+      assert.match(way(BACKEND_ANY, "ipproto udp sport 53"), / dev hg0 table 47000 /);
+      // What the gateway writes back does not turn round.
+      assert.match(way(BACKEND, "ipproto tcp sport 8080", "hg0"), / dev gc /);
+
+      const client = await openWire(topology, topology.client, "c0");
+      const backend = await openWire(topology, topology.backend, "b0");
+      client.send([ethernetFrame(toVip, { destination: MACS.gc, source: MACS.c0 })]);
+      await seenIn(tun, toVip);
+      backend.send([ethernetFrame(reply, { destination: MACS.gb, source: MACS.b0 })]);
+      await seenIn(tun, reply);
+      // The translated packet, its reply, and one that is no flow and is passed unchanged.
+      const toBackend = tcpPacket({
+        source: CLIENT,
+        destination: BACKEND,
+        sourcePort: 5001,
+        destinationPort: 8080,
+        flags: SYN,
+      });
+      const toClient = tcpPacket({
+        source: VIP,
+        destination: CLIENT,
+        sourcePort: 80,
+        destinationPort: 5000,
+        flags: SYN | ACK,
+      });
+      for (const packet of [toBackend, toClient, reply]) tun.write(hex(packet));
+      await seenOn(backend, toBackend);
+      await seenOn(client, toClient);
+      await seenOn(client, reply);
+      const cameIn = packetsOf(tun).map(ends);
+      for (const packet of [toVip, reply]) {
+        assert.equal(cameIn.filter((one) => one === ends(hex(packet))).length, 1, "came in once");
+      }
+      for (const packet of [toBackend, toClient]) {
+        assert.ok(!cameIn.includes(ends(hex(packet))), "what was written did not come back");
+      }
+
+      await command(holder, { update: { ...ENTRIES, vips: [], backends: [] } });
+      assert.doesNotMatch(topology.exec("ip -4 rule show"), /sport|10\.20\.0\.1[12]/);
+      assert.doesNotMatch(topology.exec("ip -4 route show table main"), /203\.0\.113\.10/);
+      await command(holder, { update: ENTRIES });
+      await command(holder, { close: true });
+      await tun.kill();
+      assert.deepEqual(hostState(topology), before);
+    });
+  }
+
+  test("what a killed process left does nothing, and goes at the next start", async (t) => {
+    const topology = gateway(t, 0);
+    const before = hostState(topology);
+    const tun = await openTun(topology, "hg0");
+    const holder = await hold(topology);
+    await command(holder, { update: ENTRIES });
+    await Promise.all([holder.kill(), tun.kill()]);
+    assert.notDeepEqual(hostState(topology), before);
+    const left = `ip route get ${CLIENT} from ${BACKEND} iif gb ipproto tcp sport 8080`;
+    assert.match(topology.exec(left), / dev gc /);
+
+    const again = await openTun(topology, "hg0");
+    const next = await hold(topology);
+    await command(next, { update: { vips: [], snat: [], backends: [] } });
+    assert.doesNotMatch(topology.exec("ip -4 rule show"), /sport/);
+    await command(next, { close: true });
+    await again.kill();
+    assert.deepEqual(hostState(topology), before);
+  });
+
+  test("cleanup removes what is left, says so, and finds nothing the second time", async (t) => {
+    const topology = gateway(t, 0);
+    const before = hostState(topology);
+    const tun = await openTun(topology, "hg0");
+    const holder = await hold(topology);
+    await command(holder, { update: ENTRIES });
+    await holder.kill();
+    const cleanUp = async (): Promise<string[]> => {
+      const program = topology.spawn([process.execPath, CLEANUP]);
+      const line = await program.line(/^(removed|failed) /);
+      return JSON.parse(line.replace(/^removed /, "")) as string[];
+    };
+    // Two rules of backends, jump and goal; routes of VIP, SNAT and table; the device's address.
+    const removed = await cleanUp();
+    assert.equal(removed.length, 8, removed.join("\n"));
+    assert.ok(
+      removed.includes(
+        "removed ip rule pref 4700 from 10.20.0.11 ipproto tcp sport 8080 lookup 47000",
+      ),
+      removed.join("\n"),
+    );
+    assert.deepEqual(await cleanUp(), []);
+    await tun.kill();
+    assert.deepEqual(hostState(topology), before);
+  });
+
+  test("two devices side by side: closing one leaves the other's", async (t) => {
+    const topology = gateway(t, 0);
+    const first = await openTun(topology, "hg0");
+    const second = await openTun(topology, "hg1");
+    const holder = await hold(topology, "hg0");
+    const other = await hold(topology, "hg1");
+    await command(holder, { update: ENTRIES });
+    await command(other, {
+      update: {
+        vips: [addressNumber("203.0.113.11")],
+        snat: [],
+        backends: [{ address: addressNumber(BACKEND), protocol: 6, port: 9090 }],
+      },
+    });
+    const way = (port: number, iif: string): string =>
+      topology.exec(`ip route get ${CLIENT} from ${BACKEND} iif ${iif} ipproto tcp sport ${port}`);
+    assert.match(way(8080, "gb"), / dev hg0 table 47000 /);
+    await command(holder, { close: true });
+    assert.match(way(8080, "gb"), / dev gc /);
+    assert.match(way(9090, "gb"), / dev hg1 table 47001 /);
+    assert.match(way(9090, "hg1"), / dev gc /);
+    await command(other, { close: true });
+    await Promise.all([first.kill(), second.kill()]);
+  });
+
+  test("1,000 backends in one update", async (t) => {
+    const topology = gateway(t, 0);
+    const tun = await openTun(topology, "hg0");
+    const holder = await hold(topology);
+    const backends = Array.from({ length: 1000 }, (_, index) => ({
+      address: (addressNumber("10.30.0.0") + index) | 0,
+      protocol: 6,
+      port: 8080,
+    }));
+    await command(holder, { update: { ...ENTRIES, backends } });
+    const rules = () => topology.exec("ip -4 rule show").split("sport 8080").length - 1;
+    assert.equal(rules(), 1000);
+    await command(holder, { update: { ...ENTRIES, backends: backends.slice(1) } });
+    assert.equal(rules(), 999);
+    await command(holder, { close: true });
+    assert.equal(rules(), 0);
+    await tun.kill();
+  });
+
+  const refusals: {
+    readonly name: string;
+    readonly prepare: (topology: Topology) => void;
+    readonly device?: string;
+    readonly reason: RegExp;
+  }[] = [
+    {
+      name: "ip_forward is 0",
+      prepare: (topology) => {
+        topology.exec("sysctl -qw net.ipv4.ip_forward=0");
+      },
+      reason: /ip_forward is 0; run `sysctl -w net.ipv4.ip_forward=1`/,
+    },
+    {
+      name: "there is no such device",
+      prepare: () => {},
+      device: "hg7",
+      reason: /there is no device hg7/,
+    },
+    {
+      name: "another device has the table",
+      prepare: (topology) => {
+        topology.exec("ip route add default dev gc table 47000");
+      },
+      reason: /routing table 47000 of hg0 is in use for gc/,
+    },
+  ];
+  for (const { name, prepare, device = "hg0", reason } of refusals) {
+    test(`refused: ${name}`, async (t) => {
+      const topology = gateway(t, 0);
+      const tun = await openTun(topology, "hg0");
+      prepare(topology);
+      const before = hostState(topology);
+      const settings = JSON.stringify({ device, mode: "auto" });
+      const holder = topology.spawn([process.execPath, HOLDER, settings]);
+      assert.match(await holder.line(/^(warnings|refused)/), reason);
+      assert.deepEqual(hostState(topology), before);
+      await tun.kill();
+    });
+  }
+
+  test("refused: a VIP that is the host's", async (t) => {
+    const topology = gateway(t, 0);
+    const tun = await openTun(topology, "hg0");
+    const holder = await hold(topology);
+    const vips = [addressNumber(GATEWAY_TO_CLIENT)];
+    await command(
+      holder,
+      { update: { ...ENTRIES, vips } },
+      /the VIP 198\.51\.100\.1 is an address of this host \(gc\)/,
+    );
+    await command(holder, { update: ENTRIES });
+    await tun.kill();
+  });
+});

@@ -1,0 +1,273 @@
+import assert from "node:assert/strict";
+import { type TestContext, test } from "node:test";
+import { setTimeout as pause } from "node:timers/promises";
+import { CHECKS_AT_ONCE_MAX, type HealthTarget } from "../../src/health/monitor.ts";
+import { HEALTH_DOWN, HEALTH_UP } from "../../src/service/backend-slots.ts";
+import { waitFor } from "../support/wait.ts";
+import {
+  closedPort,
+  definition,
+  httpServer,
+  type Recorder,
+  recorder,
+  type TestServer,
+  target,
+  tcpServer,
+} from "./targets.ts";
+
+async function open(t: TestContext, server: Promise<TestServer>): Promise<TestServer> {
+  const opened = await server;
+  t.after(() => opened.close());
+  return opened;
+}
+
+function record(t: TestContext, onChange?: Parameters<typeof recorder>[0]): Recorder {
+  const made = recorder(onChange);
+  t.after(() => made.monitor.close());
+  return made;
+}
+
+/** Sockets and timers that keep this process alive. */
+function held(): Record<string, number> {
+  const counts = { TCPSocketWrap: 0, TCPConnectWrap: 0, Timeout: 0 };
+  for (const name of process.getActiveResourcesInfo()) {
+    if (name in counts) counts[name as keyof typeof counts]++;
+  }
+  return counts;
+}
+
+test("starting to up at the first success, to down after `fall` failures", async (t) => {
+  const server = await open(t, tcpServer());
+  const { monitor, results, waitForChanges } = record(t);
+  monitor.apply([target(3, server.port), target(4, await closedPort())]);
+  const story = await waitForChanges(2);
+  assert.deepEqual(story.toSorted(), ["3 up: connected", "4 down: connect ECONNREFUSED"]);
+  const upTo = (slot: number): boolean[] =>
+    results.filter((result) => result.slot === slot).map((result) => result.ok);
+  assert.deepEqual(upTo(4).slice(0, 3), [false, false, false]);
+  assert.equal(upTo(3)[0], true);
+});
+
+test("up, down after `fall`, up again after `rise`: every change once", async (t) => {
+  let status = 200;
+  const server = await open(
+    t,
+    httpServer((_request, response) => {
+      response.statusCode = status;
+      response.end("x");
+    }),
+  );
+  const { monitor, results, waitForChanges } = record(t);
+  const http = definition({ type: "http", rise: 3, fall: 2 });
+  monitor.apply([target(7, server.port, { definition: http })]);
+  await waitForChanges(1);
+  status = 503;
+  await waitForChanges(2);
+  status = 204;
+  const story = await waitForChanges(3);
+  assert.deepEqual(story, ["7 up: status 200", "7 down: status 503", "7 up: status 204"]);
+  const reasons = results.map((result) => result.reason);
+  assert.deepEqual(reasons.slice(reasons.indexOf("status 503")).slice(0, 5), [
+    "status 503",
+    "status 503",
+    "status 204",
+    "status 204",
+    "status 204",
+  ]);
+});
+
+test("a silent backend is down by timeout", async (t) => {
+  const server = await open(t, tcpServer());
+  const { monitor, waitForChanges } = record(t);
+  const http = definition({ type: "http", fall: 2 });
+  monitor.apply([target(1, server.port, { definition: http, health: HEALTH_UP })]);
+  assert.deepEqual(await waitForChanges(1), ["1 down: timeout after 100ms"]);
+});
+
+test("a backend that is up or down stays so until results say otherwise", async (t) => {
+  const server = await open(t, tcpServer());
+  const { monitor, changes, waitForResults, waitForChanges } = record(t);
+  monitor.apply([target(1, server.port, { health: HEALTH_UP })]);
+  await waitForResults(1, 3);
+  assert.equal(changes.length, 0);
+  monitor.apply([target(2, server.port, { health: HEALTH_DOWN })]);
+  assert.deepEqual(await waitForChanges(1), ["2 up: connected"]);
+  assert.equal((await waitForResults(2, 2)).length >= 2, true, "rise is 2");
+});
+
+test("the definition's port goes before the backend's", async (t) => {
+  const server = await open(t, tcpServer());
+  const { monitor, waitForChanges } = record(t);
+  const checked = definition({ port: server.port });
+  monitor.apply([target(1, await closedPort(), { definition: checked })]);
+  assert.deepEqual(await waitForChanges(1), ["1 up: connected"]);
+});
+
+test("apply keeps what is the same: checks go on in their rhythm", async (t) => {
+  const server = await open(t, tcpServer());
+  const dead = await closedPort();
+  const { monitor, changes, results, waitForResults } = record(t);
+  const slow = definition({ intervalMs: 400, fall: 3 });
+  const same = (): HealthTarget[] => [target(1, dead, { definition: { ...slow } })];
+  monitor.apply(same());
+  // A target that began anew with every apply would never get to a check, nor to three failures.
+  const applied = setInterval(() => monitor.apply(same()), 20);
+  try {
+    await waitForResults(1, 2);
+    assert.equal(changes.length, 0);
+    await waitFor("the third failure", () => changes.length === 1);
+  } finally {
+    clearInterval(applied);
+  }
+  assert.equal(results.length, 3);
+  assert.equal(server.accepted(), 0);
+});
+
+test("apply restarts what has changed, from the health that it has", async (t) => {
+  const first = await open(t, tcpServer());
+  const second = await open(t, tcpServer());
+  const { monitor, waitForChanges, waitForResults, results } = record(t);
+  const rare = definition({ intervalMs: 3_600_000, timeoutMs: 1000 });
+  monitor.apply([target(1, first.port, { definition: rare })]);
+  assert.deepEqual(await waitForChanges(1), ["1 up: connected"]);
+  // Within half a second again, not in an hour: another port is another backend.
+  monitor.apply([target(1, second.port, { definition: rare, health: HEALTH_UP })]);
+  await waitForResults(1, 2);
+  assert.deepEqual([first.accepted(), second.accepted()], [1, 1]);
+  monitor.apply([target(1, second.port, { definition: { ...rare, rise: 5 }, health: HEALTH_UP })]);
+  await waitForResults(1, 3);
+  assert.deepEqual(
+    results.map((result) => result.ok),
+    [true, true, true],
+  );
+});
+
+test("a slot that was given up and taken again begins anew", async (t) => {
+  const server = await open(t, tcpServer());
+  const { monitor, waitForChanges } = record(t);
+  monitor.apply([target(1, server.port)]);
+  await waitForChanges(1);
+  monitor.apply([target(1, server.port)]);
+  assert.deepEqual(await waitForChanges(2), ["1 up: connected", "1 up: connected"]);
+});
+
+test("apply ends what is missing: its connection closes, and nothing is reported any more", async (t) => {
+  const silent = await open(t, tcpServer());
+  const { monitor, changes, results } = record(t);
+  const patient = definition({ type: "http", intervalMs: 60_000, timeoutMs: 60_000 });
+  monitor.apply([target(1, silent.port, { definition: patient })]);
+  await waitFor("the check", () => silent.sockets.size === 1);
+  monitor.apply([]);
+  await waitFor("its end", () => silent.sockets.size === 0);
+  await pause(50);
+  assert.deepEqual([results.length, changes.length], [0, 0]);
+});
+
+test("a report may change the targets", async (t) => {
+  const server = await open(t, tcpServer());
+  let replaced = false;
+  const made: Recorder = record(t, ({ slot }) => {
+    if (slot !== 1 || replaced) return;
+    replaced = true;
+    made.monitor.apply([target(2, server.port)]);
+  });
+  made.monitor.apply([target(1, server.port)]);
+  assert.deepEqual(await made.waitForChanges(2), ["1 up: connected", "2 up: connected"]);
+  await made.waitForResults(2, 3);
+  assert.equal(made.results.filter((result) => result.slot === 1).length, 1);
+});
+
+test("first checks begin soon, but not all at once", async (t) => {
+  const server = await open(t, tcpServer());
+  const { monitor, results } = record(t);
+  const rare = definition({ intervalMs: 3_600_000, timeoutMs: 5000 });
+  const begun = performance.now();
+  const at: number[] = [];
+  monitor.apply(
+    Array.from({ length: 200 }, (_, slot) => target(slot, server.port, { definition: rare })),
+  );
+  let seen = 0;
+  await waitFor(
+    "every first check",
+    () => {
+      for (; seen < results.length; seen++) at.push(performance.now() - begun);
+      return seen === 200;
+    },
+    { everyMs: 2 },
+  );
+  // Over half a second, give or take a busy machine: the first fifth did not wait for the last.
+  assert.ok(at[40]! < at[199]! / 2, `at ${at[40]} and ${at[199]} ms`);
+  assert.ok(at[199]! > 300, `the last at ${at[199]} ms`);
+});
+
+test("no more than CHECKS_AT_ONCE_MAX run at once, and every target has its turn", async (t) => {
+  const silent = await open(t, tcpServer());
+  const { monitor, results } = record(t);
+  let most = 0;
+  const watch = setInterval(() => {
+    most = Math.max(most, silent.sockets.size);
+  }, 1);
+  t.after(() => clearInterval(watch));
+  const http = definition({ type: "http", intervalMs: 1000, timeoutMs: 700 });
+  const count = CHECKS_AT_ONCE_MAX + 150;
+  monitor.apply(
+    Array.from({ length: count }, (_, slot) => target(slot, silent.port, { definition: http })),
+  );
+  await waitFor(
+    "every target",
+    () => new Set(results.map((result) => result.slot)).size === count,
+    { timeoutMs: 20_000 },
+  );
+  // The server sees an end a little after the next beginning.
+  assert.ok(most >= CHECKS_AT_ONCE_MAX - 8, `${most} at once: the test did not fill the queue`);
+  assert.ok(most <= CHECKS_AT_ONCE_MAX + 32, `${most} at once`);
+});
+
+test("thousands of checks leave no socket and no timer behind", async () => {
+  const before = held();
+  const server = await tcpServer();
+  const http = await httpServer((_request, response) => response.end("x"));
+  const silent = await tcpServer();
+  const dead = await closedPort();
+  const made = recorder();
+  const quick = (overrides = {}) => definition({ intervalMs: 5, timeoutMs: 5, ...overrides });
+  const targets = Array.from({ length: 40 }, (_, slot): HealthTarget => {
+    if (slot % 4 === 0) return target(slot, server.port, { definition: quick() });
+    if (slot % 4 === 1) return target(slot, dead, { definition: quick() });
+    const port = slot % 4 === 2 ? http.port : silent.port;
+    return target(slot, port, { definition: quick({ type: "http" }) });
+  });
+  for (let round = 0; round < 10; round++) {
+    // Half of them end while they run, and come back.
+    made.monitor.apply(round % 2 === 0 ? targets : targets.slice(0, 20));
+    await waitFor("results", () => made.results.length >= (round + 1) * 200, { everyMs: 2 });
+  }
+  await made.monitor.close();
+  const results = made.results.length;
+  await waitFor("the servers' side to end", () =>
+    [server, http, silent].every((one) => one.sockets.size === 0),
+  );
+  await Promise.all([server, http, silent].map((one) => one.close()));
+  await pause(30);
+  assert.equal(made.results.length, results, "a closed monitor reports nothing");
+  const after = held();
+  // The pause above was a timer, too, and is over; the test runner's own do not become more.
+  assert.deepEqual(after, before);
+});
+
+test("close ends checks that run and checks that wait, and apply does nothing any more", async (t) => {
+  const silent = await open(t, tcpServer());
+  const { monitor, results } = recorder();
+  const patient = definition({ type: "http", intervalMs: 60_000, timeoutMs: 60_000 });
+  const targets = Array.from({ length: CHECKS_AT_ONCE_MAX + 20 }, (_, slot) =>
+    target(slot, silent.port, { definition: patient }),
+  );
+  monitor.apply(targets);
+  await waitFor("a full house", () => silent.sockets.size === CHECKS_AT_ONCE_MAX);
+  await monitor.close();
+  await waitFor("the end of all", () => silent.sockets.size === 0);
+  monitor.apply(targets);
+  await pause(600);
+  assert.deepEqual([results.length, silent.sockets.size], [0, 0]);
+  assert.equal(silent.accepted(), CHECKS_AT_ONCE_MAX);
+});
