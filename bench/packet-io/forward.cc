@@ -4,7 +4,8 @@
 //   forward RX TX INTERFACE INTERFACE SECONDS
 //     RX: v2 (2 KiB slots, larger frames again through recv) | v2big (128 KiB slots) | v3 | recvmmsg
 //     TX: ring (2 KiB slots, copied whole; larger frames by sendmmsg) | ringpage (the same, the
-//         kernel refers to the ring's pages) | ringbig (128 KiB slots) | sendmmsg
+//         kernel refers to the ring's pages) | ringbig (128 KiB slots) | sendmmsg; each also with
+//         "-bypass" behind it (PACKET_QDISC_BYPASS)
 //   generate INTERFACE DESTINATION_MAC SECONDS
 //     UDP frames of 60 bytes from 10.0.0.1 to 10.0.0.9, as fast as they go
 //
@@ -19,6 +20,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 #include <time.h>
@@ -51,6 +53,9 @@ struct Frame {
   exit(1);
 }
 
+// TX kinds that end in "-bypass" go around the interface's queueing discipline.
+bool bypass = false;
+
 double Now() {
   timespec now{};
   clock_gettime(CLOCK_MONOTONIC, &now);
@@ -66,7 +71,7 @@ int Socket(const char* interface, int version) {
   if (fd < 0) Die("socket");
   Set(fd, SOL_PACKET, PACKET_VERSION, version, "PACKET_VERSION");
   Set(fd, SOL_PACKET, PACKET_VNET_HDR, 1, "PACKET_VNET_HDR");
-  Set(fd, SOL_PACKET, PACKET_QDISC_BYPASS, 1, "PACKET_QDISC_BYPASS");
+  if (bypass) Set(fd, SOL_PACKET, PACKET_QDISC_BYPASS, 1, "PACKET_QDISC_BYPASS");
   Set(fd, SOL_PACKET, PACKET_IGNORE_OUTGOING, 1, "PACKET_IGNORE_OUTGOING");
   Set(fd, SOL_SOCKET, SO_SNDBUFFORCE, 64 << 20, "SO_SNDBUFFORCE");
   Set(fd, SOL_SOCKET, SO_RCVBUFFORCE, 64 << 20, "SO_RCVBUFFORCE");
@@ -298,8 +303,18 @@ class Sender {
 };
 
 int Forward(char** arguments) {
+  std::string tx = arguments[1];
+  const size_t suffix = tx.find("-bypass");
+  bypass = suffix != std::string::npos;
+  tx = tx.substr(0, suffix);
   Receiver receivers[2] = {{arguments[0], arguments[2]}, {arguments[0], arguments[3]}};
-  Sender senders[2] = {{arguments[1], arguments[3]}, {arguments[1], arguments[2]}};
+  Sender senders[2] = {{tx, arguments[3]}, {tx, arguments[2]}};
+  // Making the rings is not counted.
+  rusage before{};
+  getrusage(RUSAGE_SELF, &before);
+  const double cpu_before =
+      static_cast<double>(before.ru_utime.tv_sec + before.ru_stime.tv_sec) +
+      static_cast<double>(before.ru_utime.tv_usec + before.ru_stime.tv_usec) / 1e6;
   const double end = Now() + atof(arguments[4]);
   Frame frames[kBatch];
   uint64_t received = 0;
@@ -315,12 +330,18 @@ int Forward(char** arguments) {
     }
     if (any == 0) poll(fds, 2, 100);
   }
-  printf("{\"received\":%llu,\"sent\":%llu}\n", static_cast<unsigned long long>(received),
-         static_cast<unsigned long long>(sent));
+  rusage used{};
+  getrusage(RUSAGE_SELF, &used);
+  const double cpu = static_cast<double>(used.ru_utime.tv_sec + used.ru_stime.tv_sec) +
+                     static_cast<double>(used.ru_utime.tv_usec + used.ru_stime.tv_usec) / 1e6;
+  printf("{\"received\":%llu,\"sent\":%llu,\"cpuSeconds\":%f}\n",
+         static_cast<unsigned long long>(received), static_cast<unsigned long long>(sent),
+         cpu - cpu_before);
   return 0;
 }
 
 int Generate(char** arguments) {
+  bypass = true;
   Sender sender("ring", arguments[0]);
   alignas(8) static uint8_t memory[kBatch][128];
   Frame frames[kBatch];

@@ -63,6 +63,8 @@ export interface Gateway {
 /** How often control looks for next hops that the worker misses. */
 const HOP_REQUEST_INTERVAL_MS = 10;
 const RATE_INTERVAL_MS = 1000;
+/** A gateway that has moved frames this long has shown that its state file is good. */
+const PROVEN_AFTER_MS = 1000;
 /** How often ended flows, free slots and the host's addresses are looked at. */
 const HOUSEKEEPING_INTERVAL_MS = 5000;
 
@@ -120,6 +122,11 @@ async function compose(
     region.close();
   });
   const { views } = region;
+  // What nobody catches is a defect, and it may have come from what is in the file.
+  process.on("uncaughtExceptionMonitor", region.markDoubtful);
+  undo.push(() => {
+    process.off("uncaughtExceptionMonitor", region.markDoubtful);
+  });
   await requireHost(definition);
 
   const wake = devices.createWake();
@@ -150,7 +157,10 @@ async function compose(
     },
     views,
     wake.wake,
-    (reason) => dieWithWorker(log, reason),
+    (reason) => {
+      region.markDoubtful();
+      dieWithWorker(log, reason);
+    },
   );
   undo.push(() => worker.stop());
 
@@ -270,9 +280,12 @@ async function compose(
   every(WATCHDOG_INTERVAL_MS, () => {
     if (!watchdog.look()) return;
     log.error("worker_hangs", { reason: "the worker has handled no batch for 2 s" });
+    region.markDoubtful();
     process.abort();
   });
 
+  const proven = setTimeout(region.markProven, PROVEN_AFTER_MS);
+  undo.push(() => clearTimeout(proven));
   logStart(definition, view, log);
   return {
     ended: shutdown.ended,

@@ -22,12 +22,7 @@ import type { RegionViews } from "../state/layout.ts";
  *   is no such backend
  */
 export function slotsOfTarget(views: RegionViews, text: string): number[] {
-  const target = parseTarget(text);
-  if (target === null) {
-    const message = `target: expected SERVICE/ADDRESS:PORT, got ${JSON.stringify(text)}`;
-    throw new HeadgateError("HEADGATE_USAGE", message, EXIT.usage);
-  }
-  const slots = findSlots(views, target.service, target.address, target.port);
+  const slots = findSlots(views, parseTarget(text));
   if (slots.length === 0) {
     throw new HeadgateError("HEADGATE_NOT_FOUND", `there is no backend ${text}`, EXIT.failed);
   }

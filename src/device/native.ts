@@ -1,12 +1,8 @@
 import { createRequire } from "node:module";
 import { fileURLToPath } from "node:url";
 import { getSystemErrorName } from "node:util";
-import {
-  BATCH_FRAMES_MAX,
-  INTERFACES_MAX,
-  OUT_FRAMES_MAX,
-} from "../base/limits.ts";
 import { DeviceError, type HeadgateError, PrivilegeError } from "../base/errors.ts";
+import { BATCH_FRAMES_MAX, INTERFACES_MAX, OUT_FRAMES_MAX } from "../base/limits.ts";
 import { DESCRIPTOR_WORDS } from "./device.ts";
 
 /**

@@ -40,7 +40,9 @@ function openRegionFile(file: string): RegionFile {
     if (!nativeAddon().lockFile(fd)) throw inUseError(file, fd);
     const status = fstatSync(fd);
     if (!status.isFile()) {
-      throw new StateError(`state file ${file}: expected a regular file; choose another flows.stateFile`);
+      throw new StateError(
+        `state file ${file}: expected a regular file; choose another flows.stateFile`,
+      );
     }
     bytesAtOpen = status.size;
     const { type } = statfsSync(file);
@@ -146,7 +148,8 @@ function mountOf(file: string): string {
       .split(" ")[4]
       ?.replace(/\\(\d{3})/g, (_, octal: string) => String.fromCharCode(Number.parseInt(octal, 8)));
     if (mount === undefined || mount.length < best.length) continue;
-    if (folder === mount || folder.startsWith(mount.endsWith("/") ? mount : `${mount}/`)) best = mount;
+    if (folder === mount || folder.startsWith(mount.endsWith("/") ? mount : `${mount}/`))
+      best = mount;
   }
   return best;
 }

@@ -40,7 +40,12 @@ export function openTun(options: TunOptions): NativeFrameDevice {
  */
 export function assertInterfaceName(name: string): void {
   // dev_valid_name(), net/core/dev.c: shorter than IFNAMSIZ, no '/', ':' or white space.
-  if (!/^[^\s/:%]{1,15}$/.test(name) || name === "." || name === ".." || Buffer.byteLength(name) > 15) {
+  if (
+    !/^[^\s/:%]{1,15}$/.test(name) ||
+    name === "." ||
+    name === ".." ||
+    Buffer.byteLength(name) > 15
+  ) {
     throw new DeviceError(
       `interface name: expected 1-15 bytes without spaces, "/", ":" or "%", got ${JSON.stringify(name)}`,
       "open",

@@ -35,7 +35,7 @@ export interface HealthResult {
 }
 
 export interface HealthMonitorOptions {
-  /** A backend has another health. */
+  /** A backend has another health; never called from within `apply`. */
   readonly onChange: (change: HealthChange) => void;
   /** Every check that came to an end; called before `onChange`. */
   readonly onResult?: (result: HealthResult) => void;

@@ -1,4 +1,5 @@
 import { type ChildProcessWithoutNullStreams, spawn } from "node:child_process";
+import { setTimeout as sleep } from "node:timers/promises";
 import { formatIpv4 } from "../base/address.ts";
 import { HostError } from "../base/errors.ts";
 import { reasonOf } from "../base/log.ts";
@@ -41,6 +42,13 @@ const PORT_SETS: readonly (readonly [name: string, kind: number])[] = [
 
 /** How long `nft` may take for one transaction. */
 const ANSWER_MS = 10_000;
+
+/** How long a table of a process that has just ended may take to go. */
+const LEFT_TRIES = 20;
+const LEFT_MS = 50;
+
+/** Between two attempts to bring a lost table back. */
+const RETRY_MS = 1000;
 
 /** Names of the tables of guards in this network namespace. */
 async function listTables(): Promise<string[]> {
@@ -101,44 +109,72 @@ export async function createNftablesGuard(settings: GuardSettings): Promise<Guar
   const names = interfaces.map(({ name }) => name);
   const owned = mode === "process";
   const session = owned ? createSession(table) : null;
-  let current: GuardEntries = { vips: [], backends: [], snat: [], hosts: [] };
-  let built = false;
+  let wanted: Elements = NOTHING;
+  /** What the table holds; null when there is no table of ours. */
+  let held: Elements | null = null;
+  let retry: NodeJS.Timeout | undefined;
   let closed = false;
 
   async function apply(commands: readonly string[]): Promise<void> {
-    if (session === null) await runCommand("nft", [commands.join("; ")]);
+    if (commands.length === 0) return;
+    if (session === null) await runCommand("nft", ["-f", "-"], `${commands.join("\n")}\n`);
     else await session.run(commands);
   }
 
-  /** Make the table anew, in one transaction, in the place of one that a dead process left. */
+  /** Make the table anew, in one transaction, in the place of ours or one that is left. */
   async function build(): Promise<void> {
-    const stale = (await listTables()).includes(table) ? [`delete table netdev ${table}`] : [];
-    const others = (await leftTables(names)).filter((name) => name !== table);
-    await apply([
-      ...stale,
-      ...others.map((name) => `delete table netdev ${name}`),
+    const elements = wanted;
+    const make = [
       ...tableCommands(table, names, owned),
-      ...elementCommands(table, current),
-    ]);
-    built = true;
+      ...(additions(table, NOTHING, elements) ?? []),
+    ];
+    for (let tries = 1; ; tries++) {
+      const left = await leftTables(table, names);
+      try {
+        await apply([...left.map((name) => `delete table netdev ${name}`), ...make]);
+        break;
+      } catch (error) {
+        // The table of a process that was killed goes a moment later, and until then is its own.
+        if (left.length === 0 || held !== null || tries === LEFT_TRIES) throw error;
+        await sleep(LEFT_MS);
+      }
+    }
+    held = elements;
   }
 
-  session?.onEnd(() => {
+  /** The child ended, and the table with it. */
+  async function rebuild(): Promise<void> {
+    held = null;
     if (closed) return;
-    built = false;
-    log?.warn("guard_lost", { kind: "nftables", reason: "nft ended; starting it again" });
-    build().catch((error) => log?.error("guard_failed", { reason: reasonOf(error) }));
+    try {
+      await build();
+      log?.info("guard_restored", { kind: "nftables" });
+    } catch (error) {
+      log?.error("guard_failed", { kind: "nftables", reason: reasonOf(error) });
+      retry = setTimeout(rebuild, RETRY_MS);
+    }
+  }
+  session?.onEnd(() => {
+    log?.warn("guard_lost", { kind: "nftables", reason: "nft ended" });
+    void rebuild();
   });
 
   async function update(entries: GuardEntries): Promise<void> {
     if (closed) throw new HostError("the guard is closed");
-    const before = current;
-    current = entries;
+    const before = wanted;
+    wanted = elementsOf(entries);
     try {
-      if (built) await apply([...flushCommands(table), ...elementCommands(table, entries)]);
-      else await build();
+      // Taking elements out of a large set of ranges costs seconds (net/netfilter/nft_set_pipapo.c
+      // walks the set for each); a whole new table in the place of the old one, some 0.1 ms each.
+      const added = held === null ? null : additions(table, held, wanted);
+      if (added === null) {
+        await build();
+      } else {
+        await apply(added);
+        held = wanted;
+      }
     } catch (error) {
-      current = before;
+      wanted = before;
       throw error;
     }
   }
@@ -146,6 +182,7 @@ export async function createNftablesGuard(settings: GuardSettings): Promise<Guar
   async function close(options: { readonly remove?: boolean } = {}): Promise<void> {
     if (closed) return;
     closed = true;
+    clearTimeout(retry);
     if (session !== null) await session.close();
     else if (options.remove === true) await tryCommand("nft", ["delete", "table", "netdev", table]);
   }
@@ -153,7 +190,7 @@ export async function createNftablesGuard(settings: GuardSettings): Promise<Guar
   // Without this, a kernel without the hook would be found at the first update only. A persistent
   // guard that is there already stays until the first update brings its entries.
   try {
-    if (owned && (await leftTables(names)).length === 0) await build();
+    if (owned && (await leftTables(table, names)).length === 0) await build();
     else await checkHook(table, names);
   } catch (error) {
     closed = true;
@@ -163,10 +200,12 @@ export async function createNftablesGuard(settings: GuardSettings): Promise<Guar
   return { kind: "nftables", update, close };
 }
 
-async function leftTables(interfaces: readonly string[]): Promise<string[]> {
+/** Tables of an earlier process: of this name, or on one of these interfaces. */
+async function leftTables(own: string, interfaces: readonly string[]): Promise<string[]> {
   const left: string[] = [];
   for (const table of await listTables()) {
-    if ((await interfacesOf(table)).some((name) => interfaces.includes(name))) left.push(table);
+    const devices = table === own ? interfaces : await interfacesOf(table);
+    if (devices.some((name) => interfaces.includes(name))) left.push(table);
   }
   return left;
 }
@@ -174,7 +213,7 @@ async function leftTables(interfaces: readonly string[]): Promise<string[]> {
 /** Ask the kernel whether it would take the table, and change nothing (`nft --check`). */
 async function checkHook(table: string, names: readonly string[]): Promise<void> {
   const commands = tableCommands(`${table}_check`, names, false);
-  await runCommand("nft", ["--check", commands.join("; ")]);
+  await runCommand("nft", ["--check", "-f", "-"], `${commands.join("\n")}\n`);
 }
 
 /**
@@ -225,46 +264,45 @@ function tableCommands(table: string, interfaces: readonly string[], owned: bool
   ];
 }
 
-function flushCommands(table: string): string[] {
-  return [...ADDRESS_SETS, ...PORT_SETS].flatMap(([name]) => [
-    `flush set netdev ${table} ${name}`,
-    `flush set netdev ${table} quoted_${name}`,
-  ]);
-}
+/** Elements by set: what the rules look up. */
+type Elements = ReadonlyMap<string, ReadonlySet<string>>;
 
-function elementCommands(table: string, entries: GuardEntries): string[] {
+function elementsOf(entries: GuardEntries): Elements {
   const { addresses, ranges } = compileGuard(entries);
-  const add = (set: string, elements: readonly string[]): string[] =>
-    elements.length === 0 ? [] : [`add element netdev ${table} ${set} { ${elements.join(", ")} }`];
-  const rawAddress = (address: number): string => `0x${(address >>> 0).toString(16)}`;
-  const commands: string[] = [];
+  const raw = (address: number): string => `0x${(address >>> 0).toString(16)}`;
+  const elements = new Map<string, ReadonlySet<string>>();
   for (const [name, flag] of ADDRESS_SETS) {
     const members = [...addresses].filter(([, flags]) => (flags & flag) !== 0);
-    commands.push(
-      ...add(
-        name,
-        members.map(([address]) => formatIpv4(address)),
-      ),
-    );
-    commands.push(
-      ...add(
-        `quoted_${name}`,
-        members.map(([address]) => rawAddress(address)),
-      ),
-    );
+    elements.set(name, new Set(members.map(([address]) => formatIpv4(address))));
+    elements.set(`quoted_${name}`, new Set(members.map(([address]) => raw(address))));
   }
-  const ports = ({ low, high }: PortRangeEntry): string =>
-    low === high ? `${low}` : `${low}-${high}`;
   for (const [name, kind] of PORT_SETS) {
     const members = ranges.filter((range) => range.kind === kind);
-    const text = (range: PortRangeEntry): string =>
-      `${formatIpv4(range.address)} . ${range.protocol} . ${ports(range)}`;
-    const raw = (range: PortRangeEntry): string =>
-      `${rawAddress(range.address)} . ${range.protocol} . ${ports(range)}`;
-    commands.push(...add(name, members.map(text)), ...add(`quoted_${name}`, members.map(raw)));
+    const rest = ({ protocol, low, high }: PortRangeEntry): string =>
+      `${protocol} . ${low === high ? low : `${low}-${high}`}`;
+    const text = (range: PortRangeEntry): string => `${formatIpv4(range.address)} . ${rest(range)}`;
+    const quoted = (range: PortRangeEntry): string => `${raw(range.address)} . ${rest(range)}`;
+    elements.set(name, new Set(members.map(text)));
+    elements.set(`quoted_${name}`, new Set(members.map(quoted)));
+  }
+  return elements;
+}
+
+/** `add element` for what is new; null when something has to go. */
+function additions(table: string, before: Elements, after: Elements): string[] | null {
+  const commands: string[] = [];
+  for (const [set, wanted] of after) {
+    const had = before.get(set) ?? NO_ELEMENTS;
+    for (const element of had) if (!wanted.has(element)) return null;
+    const fresh = [...wanted].filter((element) => !had.has(element));
+    if (fresh.length === 0) continue;
+    commands.push(`add element netdev ${table} ${set} { ${fresh.join(", ")} }`);
   }
   return commands;
 }
+
+const NO_ELEMENTS: ReadonlySet<string> = new Set();
+const NOTHING: Elements = new Map();
 
 interface Session {
   /** One transaction. @throws HostError with nft's complaint */

@@ -95,6 +95,7 @@ export function createHopPlanner(options: HopPlannerOptions): HopPlanner {
   let closed = false;
   let retry: NodeJS.Timeout | undefined;
   let gather: NodeJS.Timeout | undefined;
+  let again: NodeJS.Timeout | undefined;
   let becomeReady: () => void = () => {};
   const ready = new Promise<void>((resolve) => {
     becomeReady = resolve;
@@ -143,14 +144,22 @@ export function createHopPlanner(options: HopPlannerOptions): HopPlanner {
     // A backend that came after the reading has no path yet: it is being read again.
     if ([...backends.values()].some((address) => !facts.paths.has(address))) return;
     const plan = planHops(interfaces, backends, facts);
-    for (const hop of plan.backends.values())
-      if (hop.mac === null) request(hop.address, hop.interface);
+    requestUnresolved(plan);
     const text = JSON.stringify({ ...plan, backends: [...plan.backends] });
     if (text !== last) {
       last = text;
       options.onChange(plan);
     }
     becomeReady();
+  }
+
+  /** Backends without a MAC are asked for until they have one: no packet may be there to ask. */
+  function requestUnresolved(plan: HostHopPlan): void {
+    clearTimeout(again);
+    const unresolved = [...plan.backends.values()].filter(({ mac }) => mac === null);
+    if (isTun || unresolved.length === 0) return;
+    for (const hop of unresolved) request(hop.address, hop.interface);
+    again = setTimeout(() => requestUnresolved(plan), REQUEST_AGAIN_MS);
   }
 
   function request(address: number, index: number): void {
@@ -239,6 +248,7 @@ export function createHopPlanner(options: HopPlannerOptions): HopPlanner {
       clearInterval(timer);
       clearTimeout(retry);
       clearTimeout(gather);
+      clearTimeout(again);
       becomeReady();
     },
   };

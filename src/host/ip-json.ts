@@ -23,9 +23,9 @@ interface Outcome {
 /** Nothing of the caller's locale: messages are matched and shown in English. */
 const ENVIRONMENT = { ...process.env, LC_ALL: "C" };
 
-function outcome(file: string, args: readonly string[]): Promise<Outcome> {
+function outcome(file: string, args: readonly string[], input = ""): Promise<Outcome> {
   return new Promise((resolve, reject) => {
-    execFile(
+    const child = execFile(
       file,
       [...args],
       { encoding: "utf8", maxBuffer: OUTPUT_BYTES_MAX, timeout: IP_TIMEOUT_MS, env: ENVIRONMENT },
@@ -35,6 +35,9 @@ function outcome(file: string, args: readonly string[]): Promise<Outcome> {
         else reject(commandError(file, args, error));
       },
     );
+    // A command that does not read its input closes it: its exit code tells the story.
+    child.stdin?.on("error", () => {});
+    child.stdin?.end(input);
   });
 }
 
@@ -65,12 +68,17 @@ export function firstComplaint(stderr: string): string {
 /**
  * Run a command to its end.
  *
+ * @param input - what it reads on standard input
  * @returns what it printed on standard output
  * @throws HostError - not installed, no answer within IP_TIMEOUT_MS, or an exit code but 0; the
  *   message names the command and the first line of its complaint
  */
-export async function runCommand(file: string, args: readonly string[]): Promise<string> {
-  const { code, stdout, stderr } = await outcome(file, args);
+export async function runCommand(
+  file: string,
+  args: readonly string[],
+  input = "",
+): Promise<string> {
+  const { code, stdout, stderr } = await outcome(file, args, input);
   if (code !== 0) {
     throw new HostError(`\`${[file, ...args].join(" ")}\` failed: ${firstComplaint(stderr)}`);
   }

@@ -283,7 +283,6 @@ function settle(
 }
 
 const WORDS = 2 ** 32;
-const LN_2 = 0.6931471805599453;
 
 /** Finaliser of MurmurHash3: both arguments of the xor are hashes already. */
 function finish(word: number): number {
@@ -310,5 +309,5 @@ function exponential(drawn: number): number {
   const s = (mantissa - 1) / (mantissa + 1);
   const q = s * s;
   const series = 1 + q * (1 / 3 + q * (1 / 5 + q * (1 / 7 + q * (1 / 9 + q / 11))));
-  return ((zeros + 1) * LN_2 - 2 * s * series) * WORDS;
+  return ((zeros + 1) * Math.LN2 - 2 * s * series) * WORDS;
 }

@@ -36,6 +36,8 @@ export const B_FLOWS = 12;
 export const B_ACTIVE = 13;
 /** PLAN: 1 when the configuration that runs has it. */
 export const B_CONFIGURED = 14;
+/** PLAN: state that control last saw the backend in, 1 + its place in BACKEND_STATES; 0: none yet. */
+export const B_STATE = 15;
 /**
  * PLAN: what `existingFlows` says for this backend, kept here because it must outlast the
  * configuration: EXISTING_… for drained, removed << 2, down << 4, disabled << 6.
@@ -45,6 +47,8 @@ export const B_RULES = 26;
 export const B_RULES_DEADLINE_MS = 27;
 /** PLAN: deadline in ms that the operator gave with drain or disable; -1: none. */
 export const B_ADMIN_DEADLINE_MS = 28;
+/** PLAN: tick at which control first applied the rule of B_STATE; deadlines run from here. */
+export const B_STATE_SINCE = 29;
 /** RUN, doubles: index (slot bytes / 8) + these. */
 export const BF_CONNECTIONS = 8;
 export const BF_PACKETS_IN = 9;

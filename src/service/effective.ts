@@ -11,6 +11,8 @@ import {
   B_HEALTH,
   B_RULES,
   B_RULES_DEADLINE_MS,
+  B_STATE,
+  B_STATE_SINCE,
   B_WEIGHT,
   B_WEIGHT_OVERRIDE,
   EXISTING_DEADLINE,
@@ -27,53 +29,65 @@ import {
   usedBackendSlots,
 } from "./slots.ts";
 
-/** What a backend is, all things considered: configuration, operator, health. */
-export type BackendStateName = "up" | "starting" | "draining" | "down" | "disabled" | "removed";
+/** What a backend is, all things considered: configuration, operator, health, in this order. */
+export const BACKEND_STATES = [
+  "up",
+  "starting",
+  "draining",
+  "down",
+  "disabled",
+  "removed",
+] as const;
+export type BackendStateName = (typeof BACKEND_STATES)[number];
 
 export interface BackendState {
   readonly state: BackendStateName;
-  /** Up; `starting` counts only where no backend of the service is up. */
+  /** It is up. A starting one takes flows too where no backend of the service is up. */
   readonly takesNewFlows: boolean;
   /** The override, or the configuration's. */
   readonly weight: number;
-  /** Why, for people; "" where health alone decides. */
+  /** Why, for people; "" where health alone decides: the monitor knows what its checks found. */
   readonly reason: string;
 }
 
 /** The state of the backend in a slot in use. */
 export function backendState(views: RegionViews, slot: number): BackendState {
-  const at = backendSlotWord(views, slot);
   const { i32 } = views;
+  const at = backendSlotWord(views, slot);
   const override = i32[at + B_WEIGHT_OVERRIDE]!;
   const weight = override >= 0 ? override : i32[at + B_WEIGHT]!;
-  const not = (state: BackendStateName, reason: string): BackendState => ({
+  const is = (state: BackendStateName, reason: string): BackendState => ({
     state,
-    takesNewFlows: false,
+    takesNewFlows: state === "up",
     weight,
     reason,
   });
-  if (i32[at + B_CONFIGURED] === 0) return not("removed", "not in the configuration");
-  if (i32[at + B_ADMIN] === ADMIN_DISABLED) return not("disabled", "disabled by operator");
-  if (i32[at + B_ADMIN] === ADMIN_DRAINED) return not("draining", "drained by operator");
-  if (weight === 0) return not("draining", override === 0 ? "weight 0 (override)" : "weight 0");
-  if (i32[at + B_HEALTH] === HEALTH_DOWN) return not("down", "");
-  if (i32[at + B_HEALTH] === HEALTH_STARTING) return not("starting", "");
-  return { state: "up", takesNewFlows: true, weight, reason: "" };
+  if (i32[at + B_CONFIGURED] === 0) return is("removed", "not in the configuration");
+  if (i32[at + B_ADMIN] === ADMIN_DISABLED) return is("disabled", "disabled by operator");
+  if (i32[at + B_ADMIN] === ADMIN_DRAINED) return is("draining", "drained by operator");
+  if (weight === 0) return is("draining", override === 0 ? "weight 0 (override)" : "weight 0");
+  if (i32[at + B_HEALTH] === HEALTH_DOWN) return is("down", "");
+  if (i32[at + B_HEALTH] === HEALTH_STARTING) return is("starting", "");
+  return is("up", "");
 }
 
-/** A backend that takes new flows, in the order of the list. */
+/** A backend that takes new flows. */
 export interface Eligible {
   readonly slot: number;
+  /** int32, host order. */
   readonly address: number;
+  /** 0: the packet's. */
   readonly port: number;
+  /** At least 1. */
   readonly weight: number;
-  /** It is down, and here because of panic. */
+  /** In panic: it takes flows all the same. */
   readonly isDown: boolean;
 }
 
 /**
- * The backends of a service that take new flows: those that are up; where none is, those that are
- * starting; where none is either and `noBackend` says panic, all that the operator has not taken out.
+ * The backends of a service that take new flows, in the order of the list: those that are up; where
+ * none is, those that are starting; where none is either and `noBackend` says panic, those that are
+ * down. What an operator has taken out stays out: panic mistrusts health checks, not people.
  */
 export function eligibleBackends(views: RegionViews, service: AssignedService): Eligible[] {
   const all = service.backends.map(({ slot, definition }) => ({
@@ -82,15 +96,15 @@ export function eligibleBackends(views: RegionViews, service: AssignedService): 
     port: definition.port,
     ...backendState(views, slot),
   }));
-  const inState = (...states: BackendStateName[]): Eligible[] =>
+  const inState = (wanted: BackendStateName): Eligible[] =>
     all
-      .filter((backend) => states.includes(backend.state))
-      .map(({ slot, address, port, weight, state }) => ({
+      .filter(({ state }) => state === wanted)
+      .map(({ slot, address, port, weight }) => ({
         slot,
         address,
         port,
         weight,
-        isDown: state === "down",
+        isDown: wanted === "down",
       }));
   const up = inState("up");
   if (up.length > 0) return up;
@@ -100,23 +114,25 @@ export function eligibleBackends(views: RegionViews, service: AssignedService): 
 }
 
 export interface ExistingReport {
-  /** Some flows have to end now: the worker must walk the table. */
+  /** Flows of some backend have to end that had not before: the worker must walk the table. */
   readonly sweep: boolean;
-  /** Tick of the next deadline, or null. */
+  /** Tick of the next deadline, when this has to be called again; null: none is running. */
   readonly nextDeadline: number | null;
 }
 
-/** Where in B_RULES a state's rule lies; the other states keep their flows. */
-const RULE_SHIFT: Partial<Record<BackendStateName, number>> = {
+/** Where in B_RULES the rule of a state lies; the other states keep their flows. */
+const RULE_SHIFTS: Partial<Record<BackendStateName, number>> = {
   draining: 0,
   removed: 2,
   down: 4,
   disabled: 6,
 };
+const RULE_MASK = 3;
 
 /**
- * Decide what becomes of the flows of every slot (`existingFlows`). A deadline runs from the first
- * call that finds the state, and is not moved by later ones.
+ * Decide what becomes of the flows of every slot (`existingFlows`). A deadline runs from the call
+ * that first finds the backend in its state, in this process or one before; later calls move it
+ * only when its length has changed. Whoever stores EXISTING_KEEP in B_EXISTING has it begin anew.
  *
  * @param now - tick
  */
@@ -127,48 +143,65 @@ export function applyExistingRules(
   now: number,
 ): ExistingReport {
   const { i32 } = views;
+  const panicking = downButUsed(views, assignment);
   let sweep = false;
   let nextDeadline: number | null = null;
-  const panicking = downButUsed(views, assignment);
   for (const slot of usedBackendSlots(views)) {
     const at = backendSlotWord(views, slot);
     const before = i32[at + B_EXISTING]!;
-    const { rule, deadlineMs } = panicking.has(slot) ? KEEP : ruleOf(views, slot);
-    let existing = rule;
-    if (rule === EXISTING_DEADLINE) {
-      const runs = before === EXISTING_DEADLINE || before === EXISTING_RESET;
-      if (!runs) i32[at + B_DEADLINE] = (now + deadlineMs) | 0;
-      const left = (i32[at + B_DEADLINE]! - now) | 0;
-      if (left <= 0) existing = EXISTING_RESET;
-      else if (nextDeadline === null || ((i32[at + B_DEADLINE]! - nextDeadline) | 0) < 0) {
-        nextDeadline = i32[at + B_DEADLINE]!;
-      }
-    }
+    const existing = panicking.has(slot) ? EXISTING_KEEP : decide(views, slot, now);
     i32[at + B_EXISTING] = existing;
     if (existing === EXISTING_RESET && before !== EXISTING_RESET) sweep = true;
+    if (existing !== EXISTING_DEADLINE) continue;
+    const deadline = i32[at + B_DEADLINE]!;
+    if (nextDeadline === null || ((deadline - nextDeadline) | 0) < 0) nextDeadline = deadline;
   }
   return { sweep, nextDeadline };
 }
 
-const KEEP = { rule: EXISTING_KEEP, deadlineMs: 0 } as const;
-
 /** Backends that take new flows although they are down: what panic opens must not be reset. */
 function downButUsed(views: RegionViews, assignment: SlotAssignment): Set<number> {
-  const panics = assignment.services.filter(
-    ({ definition }) => definition.noBackend.action === "panic",
-  );
-  const used = panics.flatMap((service) => eligibleBackends(views, service));
-  return new Set(used.filter((backend) => backend.isDown).map((backend) => backend.slot));
+  const used = assignment.services
+    .filter(({ definition }) => definition.noBackend.action === "panic")
+    .flatMap((service) => eligibleBackends(views, service));
+  return new Set(used.filter(({ isDown }) => isDown).map(({ slot }) => slot));
 }
 
-function ruleOf(views: RegionViews, slot: number): { rule: number; deadlineMs: number } {
-  const at = backendSlotWord(views, slot);
+/** @returns EXISTING_…; writes B_STATE, B_STATE_SINCE and B_DEADLINE */
+function decide(views: RegionViews, slot: number, now: number): number {
   const { i32 } = views;
+  const at = backendSlotWord(views, slot);
   const { state } = backendState(views, slot);
-  const shift = RULE_SHIFT[state];
-  if (shift === undefined) return KEEP;
+  const stateCode = 1 + BACKEND_STATES.indexOf(state);
+  const isNew = i32[at + B_STATE] !== stateCode || i32[at + B_EXISTING] === EXISTING_KEEP;
+  if (isNew) {
+    i32[at + B_STATE] = stateCode;
+    i32[at + B_STATE_SINCE] = now;
+  }
+  const { rule, deadlineMs } = ruleOf(views, at, state);
+  if (rule !== EXISTING_DEADLINE) return rule;
+  const deadline = (i32[at + B_STATE_SINCE]! + deadlineMs) | 0;
+  const isSame = !isNew && i32[at + B_DEADLINE] === deadline;
+  i32[at + B_DEADLINE] = deadline;
+  // Half a round of the clock later a deadline that is over would look like one to come.
+  if (isSame && i32[at + B_EXISTING] === EXISTING_RESET) return EXISTING_RESET;
+  return ((deadline - now) | 0) <= 0 ? EXISTING_RESET : EXISTING_DEADLINE;
+}
+
+function ruleOf(
+  views: RegionViews,
+  at: number,
+  state: BackendStateName,
+): { rule: number; deadlineMs: number } {
+  const { i32 } = views;
+  const shift = RULE_SHIFTS[state];
+  if (shift === undefined) return { rule: EXISTING_KEEP, deadlineMs: 0 };
+  // A deadline that the operator gave with drain or disable beats the configuration's rule.
   const byOperator = i32[at + B_ADMIN] !== ADMIN_ENABLED && state !== "removed";
   const given = i32[at + B_ADMIN_DEADLINE_MS]!;
   if (byOperator && given >= 0) return { rule: EXISTING_DEADLINE, deadlineMs: given };
-  return { rule: (i32[at + B_RULES]! >>> shift) & 3, deadlineMs: i32[at + B_RULES_DEADLINE_MS]! };
+  return {
+    rule: (i32[at + B_RULES]! >>> shift) & RULE_MASK,
+    deadlineMs: i32[at + B_RULES_DEADLINE_MS]!,
+  };
 }

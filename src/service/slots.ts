@@ -1,20 +1,11 @@
 import { assert } from "../base/assert.ts";
 import { EXIT, HeadgateError } from "../base/errors.ts";
 import { PROTOCOL_TCP, PROTOCOL_UDP } from "../flow/flow-record.ts";
+import { KEY_BYTES, type RegionViews, type Section } from "../state/layout.ts";
 import {
-  BACKEND_SLOT_BYTES,
-  KEY_BYTES,
-  type RegionViews,
-  SERVICE_SLOT_BYTES,
-  type Section,
-} from "../state/layout.ts";
-import {
-  ADMIN_ENABLED,
   B_ADDRESS,
-  B_ADMIN,
   B_ADMIN_DEADLINE_MS,
   B_CONFIGURED,
-  B_EXISTING,
   B_FLOWS,
   B_GENERATION,
   B_HEALTH,
@@ -23,6 +14,7 @@ import {
   B_RULES,
   B_RULES_DEADLINE_MS,
   B_SERVICE,
+  B_STATE_SINCE,
   B_USED,
   B_WEIGHT,
   B_WEIGHT_OVERRIDE,
@@ -43,13 +35,18 @@ import type {
   ProtocolName,
   ServiceDefinition,
 } from "./definition.ts";
+import type { BackendTarget } from "./target.ts";
 
 /**
  * Numbers for services and backends that outlast reload, restart and take-over (design 1.4).
  *
- * A service has a slot per protocol, and a backend one per service and protocol; the key of each
- * lies in the region beside it, as text. A slot is used again only when the configuration that runs
- * has not named it since the call before, and no flow refers to it; its generation then goes up.
+ * A service has a slot per protocol, and a backend one per service and protocol. The key of each
+ * lies in the region beside it, as text with its length before it: whoever has the region finds the
+ * same numbers again.
+ *
+ * A slot is taken away from its key only when neither this configuration nor the one before names
+ * it and no flow refers to it: the bank in use is the one before's, and its worker may open a flow
+ * to any backend of that bank. The next user gets another generation, which old flows do not have.
  */
 
 export interface AssignedBackend {
@@ -72,9 +69,13 @@ export interface SlotAssignment {
   readonly services: readonly AssignedService[];
 }
 
-const decoder = new TextDecoder();
 const PROTOCOL_NUMBERS = { tcp: PROTOCOL_TCP, udp: PROTOCOL_UDP } as const;
 
+export function serviceKey(service: string, protocol: ProtocolName): string {
+  return `${service} ${protocol}`;
+}
+
+/** Names and addresses have no blanks, so no two backends have one key. */
 export function backendKey(
   service: string,
   protocol: ProtocolName,
@@ -84,10 +85,6 @@ export function backendKey(
   return `${service} ${protocol} ${address}:${port}`;
 }
 
-export function serviceKey(service: string, protocol: ProtocolName): string {
-  return `${service} ${protocol}`;
-}
-
 /** The sorry server of a service is no backend of it, also when it has the address of one. */
 function sorryKey(service: string, protocol: ProtocolName, address: string, port: number): string {
   return `${service} ${protocol} sorry ${address}:${port}`;
@@ -95,32 +92,33 @@ function sorryKey(service: string, protocol: ProtocolName, address: string, port
 
 /** First word of a backend slot. */
 export function backendSlotWord(views: RegionViews, slot: number): number {
-  return (views.layout.backendSlots.at + slot * BACKEND_SLOT_BYTES) >> 2;
+  return (views.layout.backendSlots.at >> 2) + slot * BACKEND_WORDS;
 }
 
 /** First word of a service slot. */
 export function serviceSlotWord(views: RegionViews, slot: number): number {
-  return (views.layout.serviceSlots.at + slot * SERVICE_SLOT_BYTES) >> 2;
+  return (views.layout.serviceSlots.at >> 2) + slot * SERVICE_SLOT_WORDS;
 }
+
+/** Bytes of a key's length: uint16. */
+const LENGTH_BYTES = 2;
+const decoder = new TextDecoder();
+const encoder = new TextEncoder();
 
 /** Text of a key, or "" where none was written. */
 export function readKey(views: RegionViews, keys: Section, slot: number): string {
   const at = keys.at + slot * KEY_BYTES;
-  const bytes = Math.min(views.u16[at >> 1]!, KEY_BYTES - 2);
-  return decoder.decode(views.u8.slice(at + 2, at + 2 + bytes));
+  const bytes = Math.min(views.u16[at >> 1]!, KEY_BYTES - LENGTH_BYTES);
+  // A copy: TextDecoder does not take memory that threads share.
+  return decoder.decode(views.u8.slice(at + LENGTH_BYTES, at + LENGTH_BYTES + bytes));
 }
 
 function writeKey(views: RegionViews, keys: Section, slot: number, key: string): void {
   const at = keys.at + slot * KEY_BYTES;
-  const bytes = new TextEncoder().encode(key);
-  assert(bytes.length <= KEY_BYTES - 2, "a key fits its slot");
+  const bytes = encoder.encode(key);
   views.u8.fill(0, at, at + KEY_BYTES);
   views.u16[at >> 1] = bytes.length;
-  views.u8.set(bytes, at + 2);
-}
-
-function limitError(message: string): HeadgateError {
-  return new HeadgateError("HEADGATE_CONFIG", message, EXIT.configuration);
+  views.u8.set(bytes, at + LENGTH_BYTES);
 }
 
 /** Key of a backend slot in use: service, protocol, address and port. */
@@ -128,7 +126,9 @@ export interface BackendSlotKey {
   readonly service: string;
   readonly protocol: ProtocolName;
   readonly address: string;
+  /** 0: the packet's. */
   readonly port: number;
+  /** A service's sorry server. */
   readonly sorry: boolean;
 }
 
@@ -155,6 +155,22 @@ export function usedBackendSlots(views: RegionViews): number[] {
   return used;
 }
 
+/**
+ * The slots of a configured backend that an operator means: one a protocol of its service.
+ *
+ * @returns empty when there is none
+ */
+export function findSlots(views: RegionViews, target: BackendTarget): number[] {
+  const { i32 } = views;
+  return usedBackendSlots(views).filter((slot) => {
+    const at = backendSlotWord(views, slot);
+    if (i32[at + B_CONFIGURED] === 0) return false;
+    if (i32[at + B_ADDRESS] !== target.address || i32[at + B_PORT] !== target.port) return false;
+    const key = readBackendKey(views, slot);
+    return key !== null && !key.sorry && key.service === target.service;
+  });
+}
+
 interface WantedBackend {
   readonly key: string;
   readonly backend: BackendDefinition;
@@ -170,9 +186,10 @@ interface WantedService {
 
 /**
  * Give every service and backend of a definition its slot, and write the PLAN words that the
- * definition decides. Overrides and health of a backend that stays are left as they are.
+ * definition decides. Overrides, health and counters of what stays are left as they are; a slot
+ * that is new has none, and starts as `starting`, or as up where nobody checks.
  *
- * @param now - tick; unused by slots that stay
+ * @param now - tick
  * @throws HeadgateError when there are too few slots (`limits`), or a name is too long for its key;
  *   nothing has changed then
  */
@@ -181,69 +198,38 @@ export function assignSlots(
   definition: GatewayDefinition,
   now: number,
 ): SlotAssignment {
-  void now;
-  const { layout } = views;
+  const { i32, layout } = views;
   const wanted = definition.services.flatMap(wantedServices);
-  const unneeded = findUnneeded(views);
-  const services = slotsByKey(
-    views,
-    layout.serviceKeys,
-    layout.services,
-    (slot) => isServiceUsed(views, slot) && !unneeded.services.has(slot),
-  );
-  const backends = slotsByKey(
-    views,
-    layout.backendKeys,
-    layout.backends,
-    (slot) => isBackendUsed(views, slot) && !unneeded.backends.has(slot),
-  );
-  checkRoom(views, wanted, services, backends);
-  for (const slot of unneeded.services) views.i32[serviceSlotWord(views, slot) + V_USED] = 0;
-  for (const slot of unneeded.backends) views.i32[backendSlotWord(views, slot) + B_USED] = 0;
+  const services = serviceSlotsByKey(views);
+  const backends = backendSlotsByKey(views);
+  const unneeded = takeUnneeded(views, wanted, services, backends);
+  checkRoom(layout, wanted, services, backends);
+  for (const slot of unneeded.services) i32[serviceSlotWord(views, slot) + V_USED] = 0;
+  for (const slot of unneeded.backends) i32[backendSlotWord(views, slot) + B_USED] = 0;
 
-  const before = new Set([...services.values()]);
-  const backendsBefore = new Set([...backends.values()]);
-  const freeServices = freeSlots(layout.services, (slot) => isServiceUsed(views, slot));
-  const freeBackends = freeSlots(layout.backends, (slot) => isBackendUsed(views, slot));
-
+  const leftServices = new Set(services.values());
+  const leftBackends = new Set(backends.values());
+  const nextService = freeSlots(layout.services, leftServices);
+  const nextBackend = freeSlots(layout.backends, leftBackends);
   const assigned = wanted.map((service): AssignedService => {
-    let slot = services.get(service.key);
-    if (slot === undefined) {
-      slot = freeServices();
-      takeServiceSlot(views, slot, service.key);
-      services.set(service.key, slot);
-    }
-    before.delete(slot);
+    const { protocol, definition: one } = service;
+    const slot = services.get(service.key) ?? takeServiceSlot(views, nextService(), service.key);
+    leftServices.delete(slot);
+    i32[serviceSlotWord(views, slot) + V_CONFIGURED] = 1;
     const list: AssignedBackend[] = [];
     let sorry = -1;
-    for (const one of service.backends) {
-      let taken = backends.get(one.key);
-      if (taken === undefined) {
-        taken = freeBackends();
-        takeBackendSlot(views, taken, one.key);
-        backends.set(one.key, taken);
-      }
-      backendsBefore.delete(taken);
-      planBackend(views, taken, slot, service, one);
-      if (one.sorry) sorry = taken;
-      else list.push({ slot: taken, definition: one.backend });
+    for (const backend of service.backends) {
+      const { key } = backend;
+      const own = backends.get(key) ?? takeBackendSlot(views, nextBackend(), key, now);
+      leftBackends.delete(own);
+      planBackend(views, own, slot, service, backend);
+      if (backend.sorry) sorry = own;
+      else list.push({ slot: own, definition: backend.backend });
     }
-    list.sort(
-      (a, b) =>
-        (a.definition.address.value >>> 0) - (b.definition.address.value >>> 0) ||
-        a.definition.port - b.definition.port,
-    );
-    views.i32[serviceSlotWord(views, slot) + V_CONFIGURED] = 1;
-    return {
-      slot,
-      protocol: service.protocol,
-      definition: service.definition,
-      backends: list,
-      sorry,
-    };
+    return { slot, protocol, definition: one, backends: list.sort(byEndpoint), sorry };
   });
-  for (const slot of before) views.i32[serviceSlotWord(views, slot) + V_CONFIGURED] = 0;
-  for (const slot of backendsBefore) views.i32[backendSlotWord(views, slot) + B_CONFIGURED] = 0;
+  for (const slot of leftServices) i32[serviceSlotWord(views, slot) + V_CONFIGURED] = 0;
+  for (const slot of leftBackends) i32[backendSlotWord(views, slot) + B_CONFIGURED] = 0;
   return { services: assigned };
 }
 
@@ -266,118 +252,140 @@ function wantedServices(definition: ServiceDefinition): WantedService[] {
     });
 }
 
-function isBackendUsed(views: RegionViews, slot: number): boolean {
-  return views.i32[backendSlotWord(views, slot) + B_USED] !== 0;
+function byEndpoint(
+  { definition: a }: AssignedBackend,
+  { definition: b }: AssignedBackend,
+): number {
+  return (a.address.value >>> 0) - (b.address.value >>> 0) || a.port - b.port;
 }
 
-function isServiceUsed(views: RegionViews, slot: number): boolean {
-  return views.i32[serviceSlotWord(views, slot) + V_USED] !== 0;
-}
-
-function slotsByKey(
-  views: RegionViews,
-  keys: Section,
-  count: number,
-  isWanted: (slot: number) => boolean,
-): Map<string, number> {
+function serviceSlotsByKey(views: RegionViews): Map<string, number> {
+  const { i32, layout } = views;
   const found = new Map<string, number>();
-  for (let slot = 0; slot < count; slot++) {
-    if (isWanted(slot)) found.set(readKey(views, keys, slot), slot);
+  for (let slot = 0; slot < layout.services; slot++) {
+    if (i32[serviceSlotWord(views, slot) + V_USED] === 0) continue;
+    found.set(readKey(views, layout.serviceKeys, slot), slot);
   }
   return found;
 }
 
-/** The slots that are free, lowest first; only as many are asked for as checkRoom found. */
-function freeSlots(count: number, isUsed: (slot: number) => boolean): () => number {
+function backendSlotsByKey(views: RegionViews): Map<string, number> {
+  return new Map(
+    usedBackendSlots(views).map((slot) => [readKey(views, views.layout.backendKeys, slot), slot]),
+  );
+}
+
+/**
+ * Take what nobody names or refers to (see above) out of the maps.
+ *
+ * @returns slots that are to be freed
+ */
+function takeUnneeded(
+  views: RegionViews,
+  wanted: readonly WantedService[],
+  services: Map<string, number>,
+  backends: Map<string, number>,
+): { services: number[]; backends: number[] } {
+  const { i32 } = views;
+  const names = new Set(
+    wanted.flatMap(({ key, backends: own }) => [key, ...own.map((b) => b.key)]),
+  );
+  const unneeded = { services: [] as number[], backends: [] as number[] };
+  const servicesNeeded = new Set<number>();
+  for (const [key, slot] of backends) {
+    const at = backendSlotWord(views, slot);
+    if (names.has(key) || i32[at + B_CONFIGURED] !== 0 || i32[at + B_FLOWS] !== 0) {
+      servicesNeeded.add(i32[at + B_SERVICE]!);
+    } else {
+      unneeded.backends.push(slot);
+      backends.delete(key);
+    }
+  }
+  for (const [key, slot] of services) {
+    const isConfigured = i32[serviceSlotWord(views, slot) + V_CONFIGURED] !== 0;
+    if (names.has(key) || isConfigured || servicesNeeded.has(slot)) continue;
+    unneeded.services.push(slot);
+    services.delete(key);
+  }
+  return unneeded;
+}
+
+function checkRoom(
+  limits: { readonly services: number; readonly backends: number },
+  wanted: readonly WantedService[],
+  services: ReadonlyMap<string, number>,
+  backends: ReadonlyMap<string, number>,
+): void {
+  const check = (
+    kind: "services" | "backends",
+    keys: readonly string[],
+    used: ReadonlyMap<string, number>,
+  ): void => {
+    const long = keys.find((key) => Buffer.byteLength(key) > KEY_BYTES - LENGTH_BYTES);
+    if (long !== undefined) throw limitError(`the name "${long}" is too long for a slot`);
+    const needed = used.size + keys.filter((key) => !used.has(key)).length;
+    if (needed <= limits[kind]) return;
+    throw limitError(
+      `limits.${kind}: expected room for ${needed} (a service or backend counts once per protocol, and removed ones as long as they have flows), got ${limits[kind]}`,
+    );
+  };
+  const serviceNames = wanted.map((service) => service.key);
+  check("services", serviceNames, services);
+  const backendNames = wanted.flatMap((service) => service.backends.map(({ key }) => key));
+  check("backends", backendNames, backends);
+}
+
+function limitError(message: string): HeadgateError {
+  return new HeadgateError("HEADGATE_CONFIG", message, EXIT.configuration);
+}
+
+/** Gives out the numbers below `count` that are not taken, lowest first. */
+function freeSlots(count: number, taken: ReadonlySet<number>): () => number {
+  const takenAtFirst = new Set(taken);
   let next = 0;
   return () => {
-    while (next < count && isUsed(next)) next++;
+    while (takenAtFirst.has(next)) next++;
     assert(next < count, "room was checked before the first slot was taken");
     return next++;
   };
 }
 
-/**
- * Slots that the configuration which runs does not name, and no flow refers to. Looked for before
- * anything is assigned: what an assignment takes away may still be in the bank in use.
- */
-function findUnneeded(views: RegionViews): { services: Set<number>; backends: Set<number> } {
-  const { i32, layout } = views;
-  const services = new Set<number>();
-  const backends = new Set<number>();
-  const referred = new Set<number>();
-  for (let slot = 0; slot < layout.backends; slot++) {
-    const at = backendSlotWord(views, slot);
-    if (i32[at + B_USED] === 0) continue;
-    if (i32[at + B_CONFIGURED] === 0 && i32[at + B_FLOWS] === 0) backends.add(slot);
-    else referred.add(i32[at + B_SERVICE]!);
-  }
-  for (let slot = 0; slot < layout.services; slot++) {
-    const at = serviceSlotWord(views, slot);
-    if (i32[at + V_USED] === 0) continue;
-    if (i32[at + V_CONFIGURED] === 0 && !referred.has(slot)) services.add(slot);
-  }
-  return { services, backends };
-}
-
-function checkRoom(
-  views: RegionViews,
-  wanted: readonly WantedService[],
-  services: ReadonlyMap<string, number>,
-  backends: ReadonlyMap<string, number>,
-): void {
-  const { layout } = views;
-  const wantedBackends = wanted.flatMap((service) => service.backends);
-  const newServices = wanted.filter((service) => !services.has(service.key)).length;
-  const newBackends = wantedBackends.filter((backend) => !backends.has(backend.key)).length;
-  for (const { key } of [...wanted, ...wantedBackends]) {
-    if (Buffer.byteLength(key) <= KEY_BYTES - 2) continue;
-    throw limitError(`the name "${key}" is too long for a slot`);
-  }
-  const check = (kind: string, used: number, more: number, limit: number): void => {
-    if (used + more <= limit) return;
-    throw limitError(
-      `limits.${kind}: expected room for ${used + more} (a service or backend counts once per protocol, and removed ones as long as they have flows), got ${limit}`,
-    );
-  };
-  check("services", services.size, newServices, layout.services);
-  check("backends", backends.size, newBackends, layout.backends);
-}
-
-function takeServiceSlot(views: RegionViews, slot: number, key: string): void {
+function takeServiceSlot(views: RegionViews, slot: number, key: string): number {
   const at = serviceSlotWord(views, slot);
   views.i32.fill(0, at, at + SERVICE_SLOT_WORDS);
   writeKey(views, views.layout.serviceKeys, slot, key);
   views.i32[at + V_USED] = 1;
+  return slot;
 }
 
-function takeBackendSlot(views: RegionViews, slot: number, key: string): void {
+/** The generation stays in a free slot, so that the next user can have the next one. */
+function takeBackendSlot(views: RegionViews, slot: number, key: string, now: number): number {
   const { i32 } = views;
   const at = backendSlotWord(views, slot);
-  const generation = (i32[at + B_GENERATION]! + 1) & 0xffff;
-  i32.fill(0, at, at + BACKEND_WORDS);
-  i32[at + B_GENERATION] = generation;
+  i32[at + B_GENERATION] = (i32[at + B_GENERATION]! + 1) & 0xffff;
+  for (let word = 0; word < BACKEND_WORDS; word++) {
+    if (word !== B_GENERATION) i32[at + word] = 0;
+  }
   i32[at + B_WEIGHT_OVERRIDE] = -1;
-  i32[at + B_ADMIN] = ADMIN_ENABLED;
   i32[at + B_ADMIN_DEADLINE_MS] = -1;
-  i32[at + B_EXISTING] = EXISTING_KEEP;
   i32[at + B_HEALTH] = HEALTH_STARTING;
+  i32[at + B_STATE_SINCE] = now;
   writeKey(views, views.layout.backendKeys, slot, key);
   i32[at + B_USED] = 1;
+  return slot;
 }
 
 function planBackend(
   views: RegionViews,
   slot: number,
   serviceSlot: number,
-  service: WantedService,
+  { protocol, definition: { existingFlows, health } }: WantedService,
   { backend, sorry }: WantedBackend,
 ): void {
   const { i32 } = views;
   const at = backendSlotWord(views, slot);
-  const { existingFlows, health } = service.definition;
   i32[at + B_SERVICE] = serviceSlot;
-  i32[at + B_PROTOCOL] = PROTOCOL_NUMBERS[service.protocol];
+  i32[at + B_PROTOCOL] = PROTOCOL_NUMBERS[protocol];
   i32[at + B_ADDRESS] = backend.address.value;
   i32[at + B_PORT] = backend.port;
   i32[at + B_WEIGHT] = backend.weight;
@@ -387,7 +395,7 @@ function planBackend(
     (ruleCode(existingFlows.down) << 4) |
     (ruleCode(existingFlows.disabled) << 6);
   i32[at + B_RULES_DEADLINE_MS] = existingFlows.deadlineMs;
-  // Nobody checks it, so nothing would ever raise it again.
+  // Nobody checks a sorry server, nor a backend without `health`: nothing else could raise it.
   if (health === null || sorry) i32[at + B_HEALTH] = HEALTH_UP;
   i32[at + B_CONFIGURED] = 1;
 }
@@ -395,29 +403,4 @@ function planBackend(
 function ruleCode(rule: ExistingRule): number {
   if (rule === "reset") return EXISTING_RESET;
   return rule === "drain" ? EXISTING_DEADLINE : EXISTING_KEEP;
-}
-
-/**
- * Find the configured backends that an operator means.
- *
- * @param port - 0: any port that the backend has
- * @returns slots, one a protocol; empty when there is none
- */
-export function findSlots(
-  views: RegionViews,
-  service: string,
-  address: string,
-  port: number,
-): number[] {
-  return usedBackendSlots(views).filter((slot) => {
-    if (views.i32[backendSlotWord(views, slot) + B_CONFIGURED] === 0) return false;
-    const key = readBackendKey(views, slot);
-    return (
-      key !== null &&
-      !key.sorry &&
-      key.service === service &&
-      key.address === address &&
-      (port === 0 || key.port === port)
-    );
-  });
 }

@@ -94,8 +94,15 @@ export const H_READY = 11;
 /** Process that holds the file, and its start tick. */
 export const H_OWNER_PID = 12;
 export const H_STARTED_TICK = 13;
-/** 1 after an orderly end; 0 while running or after a death. */
-export const H_CLEAN = 14;
+/**
+ * How far the owner has come, RUN_…. Who finds it at RUN_BEGUN knows that the owner died before the
+ * file was seen to be good, or died of itself: either may be the file's fault. A death at
+ * RUN_PROVEN is not: somebody killed the process.
+ */
+export const H_RUN = 14;
+export const RUN_BEGUN = 0;
+export const RUN_ENDED = 1;
+export const RUN_PROVEN = 2;
 /** Ticks of the last deaths found at start, newest first, 2 words; 0: none. */
 export const H_DEATHS = 15;
 /** Number of the bank that control has published; the bank is number & 1. */

@@ -1,12 +1,12 @@
 import { StateError } from "../base/errors.ts";
 import { examineHeader, layoutHash, writeHeader } from "./header.ts";
 import {
-  H_CLEAN,
   H_DEATHS,
   H_LAYOUT_HASH,
   H_MAGIC,
   H_OWNER_PID,
   H_READY,
+  H_RUN,
   H_SECRET,
   H_STARTED_TICK,
   HEADER_WORDS,
@@ -14,6 +14,9 @@ import {
   planRegion,
   type RegionSize,
   type RegionViews,
+  RUN_BEGUN,
+  RUN_ENDED,
+  RUN_PROVEN,
   viewRegion,
 } from "./layout.ts";
 import type { MappedRegion, RegionFile, RegionMapper } from "./mapper.ts";
@@ -31,9 +34,12 @@ import { moveFlows, type TakeOverCounts, takeOverFlows } from "./take-over.ts";
  *           flows of another release: neither is touched, and a StateError says what to do.
  * Set aside A file with our magic and version but a header that contradicts itself, and a file on
  *           which processes keep dying, is renamed to PATH.bad-TIME; a new one is made.
- * Deaths    H_CLEAN is 0 from the take-over on, before any record is looked at, until markClean().
- *           So who finds 0 knows that its predecessor died, also when the take-over itself was what
- *           killed it. The ticks of the last two finds are kept in H_DEATHS.
+ * Deaths    H_RUN is RUN_BEGUN from the take-over on, before any record is looked at, until
+ *           markProven() or markClean(). So who finds it knows that its predecessor died before the
+ *           file had proved good, also when the take-over itself was what killed it. The ticks of
+ *           the last two such finds are kept in H_DEATHS. A gateway that was killed from outside
+ *           after that has done the file no wrong, however often it happens; one that fails by
+ *           itself says so (markDoubtful) before it ends.
  * Resized   With other capacities a new region is made at PATH.new, filled, made ready, and renamed
  *           over PATH. Until that rename the old file is as it was.
  * Lock      Held with the file (RegionFile), by one process; each other thread of it attaches.
@@ -74,6 +80,10 @@ export interface Region {
   readonly file: RegionFile;
   readonly path: string;
   readonly report: TakeOverReport;
+  /** Say that the gateway works on this file: a death from here on is not the file's fault. */
+  markProven(): void;
+  /** Take that back: the gateway is about to end by a defect of its own. */
+  markDoubtful(): void;
   /** Say that the process ends in order: the last store into the region. */
   markClean(): void;
   /** Unmap, and give lock and descriptor back. The views are empty afterwards. Twice is fine. */
@@ -167,7 +177,7 @@ function openExisting(mapper: RegionMapper, held: Held, options: RegionOptions):
   if (found.kind === "damaged") return setAside(mapper, held, options, found.reason);
   const old = viewRegion(held.mapped.buffer, found.layout);
   const previousProcessId = old.i32[H_OWNER_PID]!;
-  const previousClean = old.i32[H_CLEAN] === 1;
+  const previousClean = old.i32[H_RUN] === RUN_ENDED;
   if (recordStart(old, options)) {
     const seconds = (options.deathWindowMs ?? DEATH_WINDOW_MS) / 1000;
     const reason = `two processes died on it within ${seconds} s`;
@@ -193,14 +203,14 @@ function isSameSize(a: RegionSize, b: RegionSize): boolean {
 }
 
 /**
- * Note that a process begins to use the file, and whether the one before it died.
+ * Note that a process begins to use the file, and whether the one before it may have died of it.
  *
  * @returns whether two deaths lie within the window
  */
 function recordStart(views: RegionViews, options: RegionOptions): boolean {
   const { i32 } = views;
-  const died = i32[H_CLEAN] !== 1;
-  i32[H_CLEAN] = 0;
+  const died = i32[H_RUN] === RUN_BEGUN;
+  i32[H_RUN] = RUN_BEGUN;
   if (!died) return false;
   const before = i32[H_DEATHS]!;
   const tick = options.tick === 0 ? 1 : options.tick; // 0 says: none
@@ -293,7 +303,7 @@ function clearRunWords(views: RegionViews): void {
 function writeOwner(views: RegionViews, options: RegionOptions): void {
   views.i32[H_OWNER_PID] = options.processId ?? process.pid;
   views.i32[H_STARTED_TICK] = options.tick;
-  views.i32[H_CLEAN] = 0;
+  views.i32[H_RUN] = RUN_BEGUN;
 }
 
 function region(held: Held, views: RegionViews, path: string, report: TakeOverReport): Region {
@@ -302,8 +312,15 @@ function region(held: Held, views: RegionViews, path: string, report: TakeOverRe
     file: held.file,
     path,
     report,
+    markProven() {
+      Atomics.store(views.i32, H_RUN, RUN_PROVEN);
+    },
+    markDoubtful() {
+      // After close() the views are empty, and so is the question.
+      if (views.i32.length > 0) Atomics.store(views.i32, H_RUN, RUN_BEGUN);
+    },
     markClean() {
-      Atomics.store(views.i32, H_CLEAN, 1);
+      Atomics.store(views.i32, H_RUN, RUN_ENDED);
     },
     close() {
       release(held);

@@ -31,7 +31,9 @@ function mappings(part: string): number {
 }
 
 function descriptors(): number {
-  return Number(execFileSync("sh", ["-c", `ls /proc/${process.pid}/fd | wc -l`], { encoding: "utf8" }));
+  return Number(
+    execFileSync("sh", ["-c", `ls /proc/${process.pid}/fd | wc -l`], { encoding: "utf8" }),
+  );
 }
 
 test("a new file is 0600, of the size asked for, zero, and lies on tmpfs", () => {
@@ -112,12 +114,15 @@ test("the size can grow and shrink, and what stays is kept", () => {
 test("a second opener is told who has the file", () => {
   const file = freshPath();
   const region = mapper.open(file);
-  assert.throws(() => mapper.open(file), (error: unknown) => {
-    assert.ok(error instanceof AlreadyRunningError);
-    assert.match(error.message, /a process that is starting/);
-    assert.equal(error.exitCode, 75);
-    return true;
-  });
+  assert.throws(
+    () => mapper.open(file),
+    (error: unknown) => {
+      assert.ok(error instanceof AlreadyRunningError);
+      assert.match(error.message, /a process that is starting/);
+      assert.equal(error.exitCode, 75);
+      return true;
+    },
+  );
   region.allocate(4096);
   const mapped = region.map();
   new Int32Array(mapped.buffer)[H_OWNER_PID] = process.pid;
@@ -173,11 +178,17 @@ test("no room: bytes needed, bytes free and the mount; the file keeps its size",
   const file = freshPath();
   const region = mapper.open(file);
   region.allocate(4096);
-  assert.throws(() => region.allocate(2 ** 45), (error: unknown) => {
-    assert.ok(error instanceof StateError);
-    assert.match(error.message, /needs 35184372088832 bytes .* \d+ bytes are free on \/dev\/shm;/);
-    return true;
-  });
+  assert.throws(
+    () => region.allocate(2 ** 45),
+    (error: unknown) => {
+      assert.ok(error instanceof StateError);
+      assert.match(
+        error.message,
+        /needs 35184372088832 bytes .* \d+ bytes are free on \/dev\/shm;/,
+      );
+      return true;
+    },
+  );
   assert.equal(statSync(file).size, 4096);
   region.close();
 });

@@ -33,11 +33,14 @@ test("a closed wake says so, and closing twice is fine", () => {
   const wake = createWake();
   wake.close();
   wake.close();
-  assert.throws(() => wake.wake(), (error: unknown) => {
-    assert.ok(error instanceof DeviceError);
-    assert.match(error.message, /closed/);
-    return true;
-  });
+  assert.throws(
+    () => wake.wake(),
+    (error: unknown) => {
+      assert.ok(error instanceof DeviceError);
+      assert.match(error.message, /closed/);
+      return true;
+    },
+  );
 });
 
 test("the descriptor of another thread's wake works here, and goes with that thread", async () => {

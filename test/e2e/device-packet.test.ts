@@ -148,12 +148,15 @@ function insideTests(): void {
     const shown = JSON.parse(run("ip", "-json", "link", "show"));
     for (const [i, name] of ["in0", "in1"].entries()) {
       const link = shown.find((entry: { ifname: string }) => entry.ifname === name);
-      assert.deepEqual({ ...device.interfaces[i] }, {
-        name,
-        index: link.ifindex,
-        mac: link.address,
-        mtu: 1500,
-      });
+      assert.deepEqual(
+        { ...device.interfaces[i] },
+        {
+          name,
+          index: link.ifindex,
+          mac: link.address,
+          mtu: 1500,
+        },
+      );
     }
     assert.ok(device.spareCount >= 64);
     assert.ok(device.spareBytes >= 2048);
@@ -224,7 +227,16 @@ function insideTests(): void {
     setMtu(9000);
     const device = open();
     // B sees the frames' numbers in the order that they came, by a capture of its own.
-    const capture = pair.b.start("tcpdump", "-i", "e0", "-nn", "-c", "60", "-x", "ether proto 0x88b5");
+    const capture = pair.b.start(
+      "tcpdump",
+      "-i",
+      "e0",
+      "-nn",
+      "-c",
+      "60",
+      "-x",
+      "ether proto 0x88b5",
+    );
     await new Promise((resolve) => capture.child.stderr?.once("data", resolve));
     const view = new DataView(device.memory);
     for (let i = 0; i < 60; i += 1) {
@@ -247,7 +259,18 @@ function insideTests(): void {
     const device = open();
     assert.equal(device.interfaces[0]?.mtu, 9000);
     assert.ok(device.spareBytes >= 9014);
-    const ping = pair.a.start("ping", "-c", "10", "-i", "0.02", "-s", "8900", "-W", "5", "10.0.0.2");
+    const ping = pair.a.start(
+      "ping",
+      "-c",
+      "10",
+      "-i",
+      "0.02",
+      "-s",
+      "8900",
+      "-W",
+      "5",
+      "10.0.0.2",
+    );
     const seen = await pump(device, ping.done, across(device));
     assert.match(seen.value, /10 received/);
     assert.equal(seen.received, 20);
@@ -319,7 +342,21 @@ function insideTests(): void {
   });
 
   test("a send queue that is full: every frame is sent or TX_FULL, and the sent ones arrive", async () => {
-    run("tc", "qdisc", "add", "dev", "in1", "root", "tbf", "rate", "8mbit", "burst", "4kb", "limit", "20kb");
+    run(
+      "tc",
+      "qdisc",
+      "add",
+      "dev",
+      "in1",
+      "root",
+      "tbf",
+      "rate",
+      "8mbit",
+      "burst",
+      "4kb",
+      "limit",
+      "20kb",
+    );
     const device = open();
     const { tx } = device.batch;
     const already = counter(pair.b, "rx");

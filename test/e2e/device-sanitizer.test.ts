@@ -16,10 +16,14 @@ import { skipUnlessRoot, start } from "./device-world.ts";
 const root = fileURLToPath(new URL("../../../", import.meta.url));
 
 function compiler(...args: string[]): Promise<string> {
-  return start("g++", ...args.map((arg) => arg.replace(/^addon\//, path.join(root, "addon/")))).done;
+  return start("g++", ...args.map((arg) => arg.replace(/^addon\//, path.join(root, "addon/"))))
+    .done;
 }
 
-test("no memory error in a sanitizer build", { skip: skipUnlessRoot, timeout: 240_000 }, async () => {
+test("no memory error in a sanitizer build", {
+  skip: skipUnlessRoot,
+  timeout: 240_000,
+}, async () => {
   const folder = mkdtempSync(path.join(tmpdir(), "headgate-asan-"));
   try {
     const addon = path.join(folder, "frameio.node");
@@ -63,12 +67,7 @@ test("no memory error in a sanitizer build", { skip: skipUnlessRoot, timeout: 24
     ]) {
       const { status, stdout, stderr } = spawnSync(
         "unshare",
-        [
-          "--net",
-          process.execPath,
-          "--test-reporter=tap",
-          path.join(here, file),
-        ],
+        ["--net", process.execPath, "--test-reporter=tap", path.join(here, file)],
         { env: environment, encoding: "utf8", maxBuffer: 1 << 26 },
       );
       assert.doesNotMatch(`${stdout}${stderr}`, /AddressSanitizer|runtime error:/);

@@ -289,11 +289,14 @@ function insideTests(): void {
 
   test("a second open of the name says that it is held", () => {
     const device = open();
-    assert.throws(() => open(), (error: unknown) => {
-      assert.ok(error instanceof DeviceError);
-      assert.match(error.message, /TUN device hg0 .*EBUSY.*another process holds this device/);
-      return true;
-    });
+    assert.throws(
+      () => open(),
+      (error: unknown) => {
+        assert.ok(error instanceof DeviceError);
+        assert.match(error.message, /TUN device hg0 .*EBUSY.*another process holds this device/);
+        return true;
+      },
+    );
     device.close();
     open().close();
   });

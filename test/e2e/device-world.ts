@@ -3,7 +3,14 @@ import { readdirSync, readFileSync } from "node:fs";
 import { test } from "node:test";
 import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
-import { D_AT, D_BYTES, D_CSUM, D_INTERFACE, D_VNET, DESCRIPTOR_WORDS } from "../../src/device/device.ts";
+import {
+  D_AT,
+  D_BYTES,
+  D_CSUM,
+  D_INTERFACE,
+  D_VNET,
+  DESCRIPTOR_WORDS,
+} from "../../src/device/device.ts";
 import type { NativeFrameDevice } from "../../src/device/frame-device.ts";
 
 /**

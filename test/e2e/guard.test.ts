@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { mkdtempSync, rmdirSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmdirSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { after, before, describe, type TestContext, test } from "node:test";
@@ -17,8 +17,9 @@ import {
   snmp,
   type Topology,
   type Wire,
+  waitGone,
 } from "../host/netns.ts";
-import { addressText } from "../support/frames.ts";
+import { addressNumber, addressText } from "../support/frames.ts";
 import { runSync } from "../support/processes.ts";
 import { waitFor } from "../support/wait.ts";
 
@@ -162,6 +163,53 @@ for (const forward of [true, false]) {
     }
   });
 }
+
+describe("guard under change", { skip: SKIP_UNLESS_ROOT }, () => {
+  let topology: Topology;
+  let wires: Wires;
+  before(async () => {
+    topology = createTopology(true);
+    wires = await openWires(topology);
+  });
+  after(() => topology.stop());
+
+  for (const kind of ["tcx", "nftables"] as const) {
+    test(`${kind}: no packet slips through while entries change 50 times`, async (t) => {
+      const holder = await guard(t, topology, { kind });
+      for (const wire of Object.values(wires) as Wire[]) wire.clear();
+      const stranger = { address: addressNumber("192.0.2.1"), protocol: 6, low: 1, high: 9999 };
+      let count = 0;
+      for (let round = 0; round < 50; round++) {
+        const vips = round % 2 === 0 ? [...ENTRIES.vips, stranger] : ENTRIES.vips;
+        const changed = command(holder, { update: { ...ENTRIES, vips } });
+        // Frames go on while the change is being made.
+        for (let frame = 0; frame < 20; frame++, count++) {
+          wires.client.send(framesOf(OWNED_ROW, 0x4000 + count, 1));
+          await sleep(1);
+        }
+        await changed;
+      }
+      await waitFor("the tap to see all", () => {
+        return wires.gatewayToClient.received().length >= count;
+      });
+      await sleep(SETTLE_MS);
+      assert.deepEqual([...wires.client.received(), ...wires.backend.received()], []);
+    });
+  }
+
+  test("nftables: a table that is lost with its nft comes back", async (t) => {
+    await guard(t, topology, { kind: "nftables" });
+    const nft = runSync(["ip", "netns", "pids", topology.gateway])
+      .split("\n")
+      .filter((id) => id !== "" && readFileSync(`/proc/${id}/comm`, "utf8") === "nft\n");
+    assert.equal(nft.length, 1);
+    process.kill(Number(nft[0]), "SIGKILL");
+    await waitGone(Number(nft[0]));
+    await waitFor("the guard to come back", async () => {
+      return (await reactions(topology, wires, OWNED_ROW)) === 0;
+    });
+  });
+});
 
 /** A row whose reaction can be seen with and without ip_forward. */
 const OWNED_ROW = ROWS.find((row) => row.name === "TCP to a host's VIP") as Row;

@@ -33,7 +33,7 @@ for (const device of ["tun", "packet"] as const) {
         const status = await gateway.get<Status>("/api/v1/status");
         // Every flow takes one turn of the round robin. There can be a few more flows than answers: a
         // backend still in TIME_WAIT refuses a SYN with an older timestamp, the client resets that
-        // and asks again (RFC 9293, 3.6.1 and RFC 6191), and this is a new flow.
+        // and asks again (RFC 6191), and this is a new flow.
         const again = status.flows.created - (requests + 1);
         assert.ok(again >= 0 && again < requests / 100, `${again} more flows than requests`);
         for (const count of Object.values(report.bodies)) {

@@ -5,13 +5,13 @@ import { layoutHash } from "../../src/state/header.ts";
 import {
   H_BANK_PUBLISHED,
   H_BATCHES,
-  H_CLEAN,
   H_DEATHS,
   H_HOP_REQUESTS,
   H_LAYOUT_HASH,
   H_MAGIC,
   H_OWNER_PID,
   H_READY,
+  H_RUN,
   H_SECRET,
   H_SERVICES,
   H_STARTED_TICK,
@@ -21,6 +21,8 @@ import {
   LAYOUT_VERSION,
   MAGIC,
   planRegion,
+  RUN_BEGUN,
+  RUN_ENDED,
 } from "../../src/state/layout.ts";
 import { attachRegion, defaultStateFile } from "../../src/state/region.ts";
 import { createMemoryMapper } from "./memory-mapper.ts";
@@ -62,9 +64,9 @@ test("a new region: header, secret, ready, not clean", () => {
   assert.equal(i32[H_READY], 1);
   assert.equal(i32[H_OWNER_PID], 42);
   assert.equal(i32[H_STARTED_TICK], 5);
-  assert.equal(i32[H_CLEAN], 0);
+  assert.equal(i32[H_RUN], RUN_BEGUN);
   region.markClean();
-  assert.equal(i32[H_CLEAN], 1);
+  assert.equal(i32[H_RUN], RUN_ENDED);
   region.close();
   region.close();
   assert.equal(mapper.held(), 0);
@@ -253,6 +255,25 @@ test("an orderly end between two deaths is none of them", () => {
   assert.equal(openSample(mapper, { tick: 2000 }).report.setAside, null);
   mapper.kill();
   assert.notEqual(openSample(mapper, { tick: 3000 }).report.setAside, null);
+});
+
+test("a gateway that had proved the file good can be killed as often as one likes", () => {
+  const mapper = createMemoryMapper();
+  for (let round = 0; round < 20; round++) {
+    const { report, markProven } = openSample(mapper, { tick: round * 1000 });
+    assert.equal(report.setAside, null);
+    assert.equal(report.previousClean, false);
+    markProven();
+    mapper.kill();
+  }
+  openSample(mapper, { tick: 30_000 }).markDoubtful();
+  mapper.kill();
+  const doubtful = openSample(mapper, { tick: 31_000 });
+  assert.equal(doubtful.report.setAside, null, "the first death that counts");
+  doubtful.markProven();
+  doubtful.markDoubtful();
+  mapper.kill();
+  assert.notEqual(openSample(mapper, { tick: 32_000 }).report.setAside, null);
 });
 
 test("a process that dies while it takes over has died", () => {

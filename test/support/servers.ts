@@ -103,6 +103,23 @@ export async function startHashSink(
   return server;
 }
 
+/** The TCP echo server on every backend, port 7001; it says the backend's name first. */
+export async function startTcpEcho(lab: Lab, port = 7001): Promise<RunningProcess[]> {
+  return Promise.all(
+    LAB_BACKEND_NAMES.map(async (node) => {
+      const server = lab.spawn(node, [
+        process.execPath,
+        labProgram("servers/tcp-echo.js"),
+        node,
+        LAB_BACKENDS[node],
+        String(port),
+      ]);
+      await server.waitLine(/^listening/);
+      return server;
+    }),
+  );
+}
+
 /** iperf3 on one backend, port 5201. */
 export async function startIperf3(lab: Lab, node: LabBackend): Promise<RunningProcess> {
   const server = lab.spawn(node, [

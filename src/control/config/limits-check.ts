@@ -10,10 +10,10 @@ const SOURCE_HASH_SLOTS = 256;
 /** Does everything fit in the room that `limits` takes at start? */
 export function checkLimits({ reading, services, report }: CrossCheck): void {
   const { limits, flows, snat } = reading.values;
-  const limitAt = (key: string): string => {
+  const limitAt = (key: keyof typeof limits): string => {
     const path = ["limits", key];
     const place = reading.source.has(path) ? reading.source.reference(path) : "the default";
-    return `limits.${key} is ${limits[key as keyof typeof limits]} (${place})`;
+    return `limits.${key} is ${limits[key]} (${place})`;
   };
 
   const pool = snat.addresses.reduce((sum, addresses) => sum + (addresses?.length ?? 0), 0);
@@ -21,37 +21,16 @@ export function checkLimits({ reading, services, report }: CrossCheck): void {
     const message = `expected at most ${SNAT_ADDRESSES_MAX} addresses in all, got ${pool}`;
     report(["snat", "addresses"], message);
   }
-  if (services.length > limits.services) {
-    const message = `expected at most ${limits.services} services, got ${services.length}: ${limitAt("services")}`;
-    report(["services", limits.services], message);
-  }
-
   // The first service that does not fit any more is named, once for each limit.
   const size: RegionSize = { flowCapacity: flows.capacity, ...limits };
   const bank = bankSize(size);
-  const room: {
-    key: string;
-    path: string;
-    what: string;
-    most: number;
-    need: (it: CheckedService) => number;
-  }[] = [
-    {
-      key: "backends",
-      path: "backends",
-      what: "backend slots",
-      most: limits.backends,
-      need: backendSlots,
-    },
-    {
-      key: "hashSlots",
-      path: "scheduler",
-      what: "table slots",
-      most: limits.hashSlots,
-      need: tableSlots,
-    },
-  ];
-  for (const { key, path, what, most, need } of room) {
+  const room = [
+    { key: "services", path: "protocol", what: "service slots", need: protocolCount },
+    { key: "backends", path: "backends", what: "backend slots", need: backendSlots },
+    { key: "hashSlots", path: "scheduler", what: "table slots", need: tableSlots },
+  ] as const;
+  for (const { key, path, what, need } of room) {
+    const most = limits[key];
     const all = services.reduce((sum, service) => sum + need(service), 0);
     if (all <= most) continue;
     let used = 0;
@@ -76,14 +55,21 @@ export function checkLimits({ reading, services, report }: CrossCheck): void {
   }
 }
 
-/** One for each protocol and backend, the sorry server included. */
-function backendSlots({ values }: CheckedService): number {
-  const sorry = values.noBackend.action === "sorry" ? 1 : 0;
-  return (values.backends.length + sorry) * (values.protocol?.length ?? 1);
+/** A service has a slot, a backend list and a table for each of its protocols. */
+function protocolCount({ values }: CheckedService): number {
+  return values.protocol?.length ?? 1;
 }
 
-function tableSlots({ values }: CheckedService): number {
-  const protocols = values.protocol?.length ?? 1;
+/** One for each protocol and backend, the sorry server included. */
+function backendSlots(service: CheckedService): number {
+  const { values } = service;
+  const sorry = values.noBackend.action === "sorry" ? 1 : 0;
+  return (values.backends.length + sorry) * protocolCount(service);
+}
+
+function tableSlots(service: CheckedService): number {
+  const { values } = service;
+  const protocols = protocolCount(service);
   if (values.scheduler === "maglev") return values.tableSize * protocols;
   return values.scheduler === "source-hash" ? SOURCE_HASH_SLOTS * protocols : 0;
 }

@@ -122,7 +122,11 @@ export const fileSchema = section(
     ),
     limits: section(
       {
-        services: withDefault(integer(1, 65_535), 1024, "Services at once"),
+        services: withDefault(
+          integer(1, 65_535),
+          1024,
+          "Service slots: one per service and protocol",
+        ),
         backends: withDefault(
           integer(1, 65_535),
           4096,

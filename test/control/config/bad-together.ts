@@ -167,7 +167,7 @@ export const BAD_TOGETHER: readonly BadConfig[] = [
     given:
       "device: { type: packet, interfaces: [eth0] }\nlimits: { services: 1 }\nservices:\n  - name: web\n    vip: 203.0.113.10\n    port: 80\n    protocol: tcp\n    backends: [{ address: 10.20.0.11, port: 8080 }]\n  - name: api\n    vip: 203.0.113.11\n    port: 80\n    protocol: tcp\n    backends: [{ address: 10.20.0.11, port: 8080 }]\n",
     want: [
-      "gw.yaml:9:5: services[1]: expected at most 1 services, got 2: limits.services is 1 (gw.yaml:2:21)",
+      "gw.yaml:12:15: services[1].protocol: expected at most 1 service slots in all services, got 2: limits.services is 1 (gw.yaml:2:21)",
     ],
   },
   {

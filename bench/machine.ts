@@ -1,0 +1,37 @@
+import { readFileSync } from "node:fs";
+import { availableParallelism, cpus, release, totalmem } from "node:os";
+
+/** What a figure was measured on: without it, a rate says nothing. */
+export interface Machine {
+  readonly cpus: number;
+  readonly cpuModel: string;
+  readonly memoryGiB: number;
+  readonly kernel: string;
+  readonly node: string;
+  readonly v8: string;
+}
+
+export function describeMachine(): Machine {
+  return {
+    cpus: availableParallelism(),
+    cpuModel: cpus()[0]?.model ?? "unknown",
+    memoryGiB: Math.round((totalmem() / 1024 ** 3) * 10) / 10,
+    kernel: release().replace(/^(\d+\.\d+\.\d+).*$/, "$1"),
+    node: process.version,
+    v8: process.versions.v8,
+  };
+}
+
+/** One line of it, for the head of a table. */
+export function machineLine(machine: Machine): string {
+  return `${machine.cpus} CPUs (${machine.cpuModel}), ${machine.memoryGiB} GiB, Linux ${machine.kernel}, Node ${machine.node}`;
+}
+
+/** Seconds that the machine's CPUs have been busy since it started, all together (10 ms steps). */
+export function busySeconds(): number {
+  const [, user, nice, system, , , irq, softirq] = readFileSync("/proc/stat", "utf8")
+    .split("\n", 1)[0]!
+    .split(/\s+/)
+    .map(Number);
+  return (user! + nice! + system! + irq! + softirq!) / 100;
+}

@@ -1,0 +1,109 @@
+import {
+  B_ACTIVE,
+  B_FLOWS,
+  B_GENERATION,
+} from "../../src/service/backend-slots.ts";
+import { backendSlotWord } from "../../src/service/slots.ts";
+import {
+  F_BACKEND,
+  F_BACKEND_ADDR,
+  F_BACKEND_REPLY_PORTS,
+  F_CLIENT_ADDR,
+  F_CLIENT_VIP_PORTS,
+  F_REPLY_ADDR,
+  F_STATE,
+  F_VERSION,
+  F_VIP_ADDR,
+  FLOW_WORDS,
+  MODE_FULL_NAT,
+  PROTOCOL_TCP,
+  STATE_ESTABLISHED,
+} from "../../src/flow/flow-record.ts";
+import type { GatewayDefinition } from "../../src/service/definition.ts";
+import {
+  H_BANK_PUBLISHED,
+  H_BANK_TAKEN,
+  H_FLOWS_HIGH_WATER,
+  H_FLOWS_USED,
+  H_SWEEP_DONE,
+  H_SWEEP_REQUESTED,
+  planRegion,
+  type RegionViews,
+  viewRegion,
+} from "../../src/state/layout.ts";
+import { address } from "./definitions.ts";
+
+/** A region in memory, all zero: what a new state file is to the control plane. */
+export function memoryRegion(definition?: GatewayDefinition): RegionViews {
+  const limits = definition?.limits ?? { services: 8, backends: 32, hashSlots: 4096 };
+  const layout = planRegion({ flowCapacity: definition?.flows.capacity ?? 1024, ...limits });
+  return viewRegion(new ArrayBuffer(layout.bytes), layout);
+}
+
+/** Takes over what is published and sweeps when asked, as the worker does between two batches. */
+export interface FakeWorker {
+  /** Numbers of the banks that it took, in order. */
+  readonly taken: number[];
+  sweeps: number;
+  /** While true it takes nothing. */
+  paused: boolean;
+  /** One batch. */
+  wake(): void;
+}
+
+export function fakeWorker(views: RegionViews): FakeWorker {
+  const { i32 } = views;
+  const worker: FakeWorker = {
+    taken: [],
+    sweeps: 0,
+    paused: false,
+    wake() {
+      if (worker.paused) return;
+      if (i32[H_BANK_TAKEN] !== i32[H_BANK_PUBLISHED]) {
+        i32[H_BANK_TAKEN] = i32[H_BANK_PUBLISHED]!;
+        worker.taken.push(i32[H_BANK_TAKEN]!);
+      }
+      if (i32[H_SWEEP_DONE] !== i32[H_SWEEP_REQUESTED]) {
+        i32[H_SWEEP_DONE] = i32[H_SWEEP_REQUESTED]!;
+        worker.sweeps++;
+      }
+    },
+  };
+  return worker;
+}
+
+export interface TestFlow {
+  readonly slot: number;
+  readonly vip: string;
+  readonly vipPort: number;
+  readonly backend: string;
+  readonly backendPort: number;
+  readonly client?: string;
+  readonly snat?: string;
+  readonly state?: number;
+  readonly protocol?: number;
+}
+
+/** Write a live flow into the next row, and count it in its slot. */
+export function addFlow(views: RegionViews, flow: TestFlow): void {
+  const { i32, layout } = views;
+  const row = i32[H_FLOWS_HIGH_WATER]!;
+  const at = (layout.flows.at >> 2) + row * FLOW_WORDS;
+  const slot = backendSlotWord(views, flow.slot);
+  const protocol = flow.protocol ?? PROTOCOL_TCP;
+  const mode = flow.snat === undefined ? 0 : MODE_FULL_NAT;
+  const client = address(flow.client ?? "198.51.100.2").value;
+  i32[at + F_STATE] = (flow.state ?? STATE_ESTABLISHED) | (protocol << 8) | (mode << 16);
+  i32[at + F_CLIENT_ADDR] = client;
+  i32[at + F_VIP_ADDR] = address(flow.vip).value;
+  i32[at + F_CLIENT_VIP_PORTS] = (40_000 << 16) | flow.vipPort;
+  i32[at + F_BACKEND_ADDR] = address(flow.backend).value;
+  i32[at + F_REPLY_ADDR] = flow.snat === undefined ? client : address(flow.snat).value;
+  i32[at + F_BACKEND_REPLY_PORTS] = (flow.backendPort << 16) | 40_000;
+  i32[at + F_BACKEND] = flow.slot | (i32[slot + B_GENERATION]! << 16);
+  i32[at + F_VERSION] = 2;
+  i32[H_FLOWS_HIGH_WATER] = row + 1;
+  i32[H_FLOWS_USED] = i32[H_FLOWS_USED]! + 1;
+  i32[slot + B_FLOWS] = i32[slot + B_FLOWS]! + 1;
+  i32[slot + B_ACTIVE] = i32[slot + B_ACTIVE]! + 1;
+}

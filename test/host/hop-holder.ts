@@ -1,0 +1,28 @@
+import { createInterface } from "node:readline";
+import { createHopPlanner } from "../../src/host/hop-planner.ts";
+import { findInterfaces } from "../../src/host/interfaces.ts";
+
+/**
+ * Plans next hops for the tests, in a namespace of its own, for the interfaces that are its arguments.
+ * Prints `plan JSON` for each plan (backends as a list of entries), and answers a command a line:
+ *
+ *   {"backends": [[slot, address]]}   {"request": [address, interfaceIndex]}   {"monitor": true}
+ */
+const interfaces = await findInterfaces(process.argv.slice(2));
+const planner = createHopPlanner({
+  interfaces,
+  onChange: (plan) =>
+    console.log(`plan ${JSON.stringify({ ...plan, backends: [...plan.backends] })}`),
+});
+await planner.ready;
+console.log("ready");
+for await (const line of createInterface({ input: process.stdin })) {
+  const command = JSON.parse(line) as {
+    backends?: [number, number][];
+    request?: [number, number];
+    monitor?: true;
+  };
+  if (command.backends !== undefined) planner.setBackends(new Map(command.backends));
+  if (command.request !== undefined) planner.request(...command.request);
+  if (command.monitor === true) console.log(`monitor ${planner.monitorProcessId()}`);
+}
