@@ -1,7 +1,7 @@
+import { execFileSync } from "node:child_process";
 import { mkdirSync, renameSync, statSync } from "node:fs";
 import path from "node:path";
 import { LAB_BACKEND_NAMES, LAB_CLIENT, type Lab, type LabNode, PROJECT_ROOT } from "../test/support/lab.ts";
-import { runSync } from "../test/support/processes.ts";
 import { waitFor } from "../test/support/wait.ts";
 
 /**
@@ -47,7 +47,9 @@ export function compileBench(source: string, name: string): string {
   if (built === undefined || built.mtimeMs < statSync(from).mtimeMs) {
     mkdirSync(path.dirname(to), { recursive: true });
     const fresh = `${to}.${process.pid}`;
-    runSync(["g++", "-std=c++20", "-O2", "-D_GNU_SOURCE", from, "-o", fresh]);
+    execFileSync("g++", ["-std=c++20", "-O2", "-D_GNU_SOURCE", from, "-o", fresh], {
+      timeout: 120_000,
+    });
     renameSync(fresh, to);
   }
   return to;

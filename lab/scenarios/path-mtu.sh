@@ -24,7 +24,7 @@ scenario() {
   path_servers
   gateway_up
   # shellcheck disable=SC2016 # for the shell over there
-  on client sh -c 'socat -t 20 - TCP:$1:9000 <"$2"' upload $LAB_VIP "$LAB_STATE/files/some" >"$LAB_DIR/got"
+  on client timeout 30 sh -c 'socat -t 20 - TCP:$1:9000 <"$2"' upload $LAB_VIP "$LAB_STATE/files/some" >"$LAB_DIR/got"
   check 'the backend received the same bytes' \
     [ "$(cat "$LAB_DIR/got")" = "$(sha256sum <"$LAB_STATE/files/some" | cut -d' ' -f1)" ]
   on client ip route get $LAB_VIP | tee "$LAB_DIR/route"

@@ -19,8 +19,8 @@ import { firstComplaint, runCommand, tryCommand } from "./ip-json.ts";
 
 /**
  * The guard for kernels without TCX: a netdev table with an ingress chain. The hook runs after the
- * AF_PACKET tap, as TCX does. One table belongs to one gateway and is named by its first interface;
- * a change of entries is one transaction.
+ * AF_PACKET tap, as TCX does. A table belongs to one gateway and is named by its first interface and
+ * a number; new entries are added to it, and where some have to go, the next table takes its place.
  *
  * `process` mode: the table has `flags owner`, so that the kernel removes it when the netlink socket
  * that made it closes. That socket is a long-running `nft -i`, our child: its commands come through
@@ -105,10 +105,11 @@ export async function createNftablesGuard(settings: GuardSettings): Promise<Guar
   const { interfaces, mode, log } = settings;
   const first = interfaces[0];
   if (first === undefined) throw new HostError("a guard needs an interface");
-  const table = `${TABLE_PREFIX}${first.index}`;
+  const base = `${TABLE_PREFIX}${first.index}_`;
+  let table = `${base}0`;
   const names = interfaces.map(({ name }) => name);
   const owned = mode === "process";
-  const session = owned ? createSession(table) : null;
+  const session = owned ? createSession() : null;
   let wanted: Elements = NOTHING;
   /** What the table holds; null when there is no table of ours. */
   let held: Elements | null = null;
@@ -121,25 +122,37 @@ export async function createNftablesGuard(settings: GuardSettings): Promise<Guar
     else await session.run(commands);
   }
 
-  /** Make the table anew, in one transaction, in the place of ours or one that is left. */
+  /**
+   * Make a new table, and then remove ours or those that are left. In one transaction, a packet could
+   * meet the new chain without its rules yet, and the old one without its rules any more.
+   */
   async function build(): Promise<void> {
     const elements = wanted;
-    const make = [
-      ...tableCommands(table, names, owned),
-      ...(additions(table, NOTHING, elements) ?? []),
-    ];
+    const known = await listTables();
+    let number = 0;
+    while (known.includes(`${base}${number}`)) number++;
+    const made = `${base}${number}`;
+    await apply([
+      ...tableCommands(made, names, owned),
+      ...(additions(made, NOTHING, elements) ?? []),
+    ]);
+    const left = (await leftTables(base, names)).filter((name) => name !== made);
+    table = made;
+    held = elements;
+    for (const name of left) await removeLeft(name);
+  }
+
+  async function removeLeft(name: string): Promise<void> {
     for (let tries = 1; ; tries++) {
-      const left = await leftTables(table, names);
       try {
-        await apply([...left.map((name) => `delete table netdev ${name}`), ...make]);
-        break;
+        return await apply([`delete table netdev ${name}`]);
       } catch (error) {
         // The table of a process that was killed goes a moment later, and until then is its own.
-        if (left.length === 0 || held !== null || tries === LEFT_TRIES) throw error;
-        await sleep(LEFT_MS);
+        if (!(await listTables()).includes(name)) return;
+        if (tries < LEFT_TRIES) await sleep(LEFT_MS);
+        else return log?.warn("guard_left", { table: name, reason: reasonOf(error) });
       }
     }
-    held = elements;
   }
 
   /** The child ended, and the table with it. */
@@ -165,7 +178,7 @@ export async function createNftablesGuard(settings: GuardSettings): Promise<Guar
     wanted = elementsOf(entries);
     try {
       // Taking elements out of a large set of ranges costs seconds (net/netfilter/nft_set_pipapo.c
-      // walks the set for each); a whole new table in the place of the old one, some 0.1 ms each.
+      // walks the set for each); a whole new table costs 0.1 ms an element.
       const added = held === null ? null : additions(table, held, wanted);
       if (added === null) {
         await build();
@@ -190,8 +203,8 @@ export async function createNftablesGuard(settings: GuardSettings): Promise<Guar
   // Without this, a kernel without the hook would be found at the first update only. A persistent
   // guard that is there already stays until the first update brings its entries.
   try {
-    if (owned && (await leftTables(table, names)).length === 0) await build();
-    else await checkHook(table, names);
+    if (owned && (await leftTables(base, names)).length === 0) await build();
+    else await checkHook(`${base}check`, names);
   } catch (error) {
     closed = true;
     await session?.close();
@@ -200,11 +213,11 @@ export async function createNftablesGuard(settings: GuardSettings): Promise<Guar
   return { kind: "nftables", update, close };
 }
 
-/** Tables of an earlier process: of this name, or on one of these interfaces. */
-async function leftTables(own: string, interfaces: readonly string[]): Promise<string[]> {
+/** Tables whose names begin with `base`, or that are on one of these interfaces. */
+async function leftTables(base: string, interfaces: readonly string[]): Promise<string[]> {
   const left: string[] = [];
   for (const table of await listTables()) {
-    const devices = table === own ? interfaces : await interfacesOf(table);
+    const devices = table.startsWith(base) ? interfaces : await interfacesOf(table);
     if (devices.some((name) => interfaces.includes(name))) left.push(table);
   }
   return left;
@@ -212,7 +225,7 @@ async function leftTables(own: string, interfaces: readonly string[]): Promise<s
 
 /** Ask the kernel whether it would take the table, and change nothing (`nft --check`). */
 async function checkHook(table: string, names: readonly string[]): Promise<void> {
-  const commands = tableCommands(`${table}_check`, names, false);
+  const commands = tableCommands(table, names, false);
   await runCommand("nft", ["--check", "-f", "-"], `${commands.join("\n")}\n`);
 }
 
@@ -316,7 +329,7 @@ interface Session {
  * A long-running `nft -i`. A line is a transaction; what it printed for a line ends where the answer
  * to the question behind it begins, so that success and failure can be told apart.
  */
-function createSession(table: string): Session {
+function createSession(): Session {
   let child: ChildProcessWithoutNullStreams | null = null;
   let ended: () => void = () => {};
   let closing = false;
@@ -349,10 +362,10 @@ function createSession(table: string): Session {
     child ??= start();
     complaint = "";
     serial += 1;
-    const marker = `${table}_end_${serial}`;
+    const marker = `headgate_end_${serial}`;
     child.stdin.write(`${commands.join("; ")}\n`);
-    // A set that nobody has: its complaint names it, and stands behind those of the line above.
-    child.stdin.write(`list set netdev ${table} ${marker}\n`);
+    // A table that nobody has: its complaint names it, and stands behind those of the line above.
+    child.stdin.write(`list table netdev ${marker}\n`);
     const deadline = Date.now() + ANSWER_MS;
     while (!complaint.includes(marker)) {
       if (child === null) throw new HostError(`nft ended: ${firstComplaint(complaint)}`);
