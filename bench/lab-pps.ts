@@ -44,9 +44,7 @@ const FLOWS = 1000;
 
 const BALANCE: LabBalance = {
   mode: "nat",
-  services: [
-    { name: "pps", protocol: "udp", port: TRAFFIC_VIP_PORT, backendPort: TRAFFIC_PORT },
-  ],
+  services: [{ name: "pps", protocol: "udp", port: TRAFFIC_VIP_PORT, backendPort: TRAFFIC_PORT }],
 };
 
 interface Contender {
@@ -98,7 +96,15 @@ const CONTENDERS: readonly Contender[] = [
     device: "packet",
     async start(lab) {
       const program = compileBench("packet-io/forward.cc", "bench-forward");
-      lab.spawn("gateway", [program, "forward", "v2", "ring-bypass", "gw-client", "gw-backend", "300"]);
+      lab.spawn("gateway", [
+        program,
+        "forward",
+        "v2",
+        "ring-bypass",
+        "gw-client",
+        "gw-backend",
+        "300",
+      ]);
       await sleep(300);
       // It changes nothing in a frame, so frames have the backend's MAC from the start.
       return LAB_BACKEND_NAMES.map((node) => ({
@@ -174,7 +180,11 @@ export async function runTrial(
 }
 
 /** The flood, and the search for the highest rate with little loss. */
-async function sample(lab: Lab, targets: readonly TrafficTarget[], seconds: number): Promise<PpsSample> {
+async function sample(
+  lab: Lab,
+  targets: readonly TrafficTarget[],
+  seconds: number,
+): Promise<PpsSample> {
   // Flows are made, and the fast path is compiled.
   await runTrial(lab, targets, 20_000, 0.3);
   await runTrial(lab, targets, 0, 1);
@@ -248,7 +258,15 @@ export function formatPps(results: readonly PpsResult[]): string {
     result.samples.map((one) => one.flood.deliveredRate / 1000);
   const reference = results.find(({ contender }) => contender === REFERENCE);
   return table(
-    ["60-byte UDP, 1,000 flows", "PDR, kpps", "x nftables", "flood, kpps", "x nftables", "busy CPU, ns a frame", "busy CPUs"],
+    [
+      "60-byte UDP, 1,000 flows",
+      "PDR, kpps",
+      "x nftables",
+      "flood, kpps",
+      "x nftables",
+      "busy CPU, ns a frame",
+      "busy CPUs",
+    ],
     results.map((result) => {
       const ratio = (pick: (one: PpsResult) => number[]): string =>
         reference === undefined ? "-" : medianRatio(pick(result), pick(reference)).toFixed(2);

@@ -1,6 +1,13 @@
 import { writeFileSync } from "node:fs";
 import path from "node:path";
-import { createLab, LAB_BACKENDS, LAB_VIP, type Lab, type LabBalance, type LabDevice } from "../test/support/lab.ts";
+import {
+  createLab,
+  LAB_BACKENDS,
+  LAB_VIP,
+  type Lab,
+  type LabBalance,
+  type LabDevice,
+} from "../test/support/lab.ts";
 import { IPERF_PORT, startIperf3 } from "../test/support/servers.ts";
 import { waitFor } from "../test/support/wait.ts";
 import { busySeconds } from "./machine.ts";
@@ -25,7 +32,7 @@ const BALANCE: LabBalance = {
 /** HAProxy as one would tune it to pass bytes on: nothing but splice(2), on one thread. */
 export const HAPROXY_CONFIGURATION = `global
   nbthread 1
-  maxconn 20000
+  maxconn 4000
   tune.pipesize 1048576
   tune.bufsize 65536
 defaults
@@ -125,7 +132,20 @@ async function runIperf(
   const { stdout, stderr } = await lab.exec(
     "client",
     // The first half second is not counted: slow start, and the fast path's compiler.
-    ["iperf3", "-J", "-c", address, "-p", String(IPERF_PORT), "-P", String(streams), "-O", "0.5", "-t", String(seconds)],
+    [
+      "iperf3",
+      "-J",
+      "-c",
+      address,
+      "-p",
+      String(IPERF_PORT),
+      "-P",
+      String(streams),
+      "-O",
+      "0.5",
+      "-t",
+      String(seconds),
+    ],
     { check: false, timeoutMs: seconds * 1000 + 30_000 },
   );
   const used = busySeconds() - busy;

@@ -1,7 +1,17 @@
-import { createMemoryGateway, GATEWAY_MACS, CLIENT_MAC } from "../test/support/memory-gateway.ts";
-import { ACK, ethernetFrame, SYN, tcpPacket, udpPacket } from "../test/support/frames.ts";
-import { backendMac } from "../test/support/memory-gateway.ts";
-import { addressNumber } from "../test/support/frames.ts";
+import {
+  ACK,
+  addressNumber,
+  ethernetFrame,
+  SYN,
+  tcpPacket,
+  udpPacket,
+} from "../test/support/frames.ts";
+import {
+  backendMac,
+  CLIENT_MAC,
+  createMemoryGateway,
+  GATEWAY_MACS,
+} from "../test/support/memory-gateway.ts";
 
 /**
  * The whole fast path on frames in memory: nanoseconds a packet, without any device.
@@ -54,12 +64,20 @@ export function measureMemory(
     keepSent: false,
     size: { flowCapacity: Math.max(1024, flows * 2) },
   });
-  const recorder = createMemoryGateway({ yaml: yaml(mode), size: { flowCapacity: Math.max(1024, flows * 2) } });
+  const recorder = createMemoryGateway({
+    yaml: yaml(mode),
+    size: { flowCapacity: Math.max(1024, flows * 2) },
+  });
   const frames: { frame: Uint8Array; side: number }[] = [];
   const first: { frame: Uint8Array; side: number }[] = [];
   for (let index = 0; index < flows; index++) {
     const source = `198.51.${100 + (index >>> 15)}.${2 + ((index >>> 7) & 0x7f)}`;
-    const ends = { source, destination: "203.0.113.10", sourcePort: 1024 + index, destinationPort: 80 };
+    const ends = {
+      source,
+      destination: "203.0.113.10",
+      sourcePort: 1024 + index,
+      destinationPort: 80,
+    };
     const build = (flags: number): Uint8Array =>
       ethernetFrame(
         protocol === "tcp" ? tcpPacket({ ...ends, flags }) : udpPacket({ ...ends, data: [1] }),
@@ -70,7 +88,8 @@ export function measureMemory(
     recorder.device.inject(build(SYN), 0);
     recorder.datapath.runBatch(0);
     const sent = new DataView(recorder.device.sent[0]!.bytes.buffer, 14);
-    const text = (at: number): string => [0, 1, 2, 3].map((byte) => sent.getUint8(at + byte)).join(".");
+    const text = (at: number): string =>
+      [0, 1, 2, 3].map((byte) => sent.getUint8(at + byte)).join(".");
     const back = {
       source: text(16),
       sourcePort: sent.getUint16(22),
@@ -90,7 +109,8 @@ export function measureMemory(
   const run = (list: readonly { frame: Uint8Array; side: number }[], process: boolean): void => {
     for (let at = 0; at < list.length; at += 64) {
       const end = Math.min(at + 64, list.length);
-      for (let index = at; index < end; index++) gateway.device.inject(list[index]!.frame, list[index]!.side);
+      for (let index = at; index < end; index++)
+        gateway.device.inject(list[index]!.frame, list[index]!.side);
       if ((at & 0x3ff) === 0) gateway.device.setTick(now++);
       if (process) gateway.datapath.runBatch(0);
       else gateway.device.receive(0);
@@ -109,7 +129,8 @@ export function measureMemory(
   const whole = Array.from({ length: rounds }, () => timed(true));
   const inject = Array.from({ length: rounds }, () => timed(false));
   const counters = gateway.counters();
-  if (counters["dropped"] !== 0) throw new Error(`frames were dropped: ${JSON.stringify(counters)}`);
+  if (counters["dropped"] !== 0)
+    throw new Error(`frames were dropped: ${JSON.stringify(counters)}`);
   gateway.close();
   return {
     mode,

@@ -1,7 +1,13 @@
 import { execFileSync } from "node:child_process";
 import { mkdirSync, renameSync, statSync } from "node:fs";
 import path from "node:path";
-import { LAB_BACKEND_NAMES, LAB_CLIENT, type Lab, type LabNode, PROJECT_ROOT } from "../test/support/lab.ts";
+import {
+  LAB_BACKEND_NAMES,
+  LAB_CLIENT,
+  type Lab,
+  type LabNode,
+  PROJECT_ROOT,
+} from "../test/support/lab.ts";
 import { waitFor } from "../test/support/wait.ts";
 
 /**
@@ -109,7 +115,15 @@ export function installSinks(lab: Lab): void {
 export async function arrivals(lab: Lab): Promise<number[]> {
   return Promise.all(
     LAB_BACKEND_NAMES.map(async (node) => {
-      const { stdout } = await lab.exec(node, ["nft", "-j", "list", "counter", "netdev", "sink", "hits"]);
+      const { stdout } = await lab.exec(node, [
+        "nft",
+        "-j",
+        "list",
+        "counter",
+        "netdev",
+        "sink",
+        "hits",
+      ]);
       const answer = JSON.parse(stdout) as { nftables: { counter?: { packets: number } }[] };
       const counter = answer.nftables.find((one) => one.counter !== undefined)?.counter;
       if (counter === undefined) throw new Error(`${node}: no counter in ${stdout}`);

@@ -113,7 +113,8 @@ export function endpointText(address: number, port: number): string {
 
 function addressesOf(definition: GatewayDefinition): Set<string> {
   const addresses = new Set<string>();
-  for (const service of definition.services) for (const vip of service.vips) addresses.add(vip.text);
+  for (const service of definition.services)
+    for (const vip of service.vips) addresses.add(vip.text);
   for (const address of definition.snat.addresses) addresses.add(address.text);
   return addresses;
 }

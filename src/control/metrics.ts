@@ -188,9 +188,7 @@ function addFrames({ counter, gauge }: Declarations, source: MetricsSource): voi
 
 function addFlows({ counter, gauge }: Declarations, source: MetricsSource): void {
   gauge("flows", "Live flows.", [], (add) => add(source.status().flows.live));
-  gauge("flow_table_capacity", "Flows that fit.", [], (add) =>
-    add(source.status().flows.capacity),
-  );
+  gauge("flow_table_capacity", "Flows that fit.", [], (add) => add(source.status().flows.capacity));
   const plain = (name: string, help: string, index: number): void => {
     counter(name, help, [], (add) => add(source.counter(index)));
   };
@@ -257,9 +255,14 @@ function addServices(declare: Declarations, source: MetricsSource): void {
     () => source.services(),
     (row) => ({ service: row.name }),
   );
-  counter("service_drops_total", "Packets to the service that were dropped.", ["service"], (add) => {
-    for (const row of source.services()) add(row.drops, { service: row.name });
-  });
+  counter(
+    "service_drops_total",
+    "Packets to the service that were dropped.",
+    ["service"],
+    (add) => {
+      for (const row of source.services()) add(row.drops, { service: row.name });
+    },
+  );
   gauge("service_backends", "Backends by state.", ["service", "state"], (add) => {
     const counts = new Map<string, number>();
     for (const row of source.backends()) {
@@ -291,8 +294,10 @@ function addBackends(declare: Declarations, source: MetricsSource): void {
   };
   each("backend_connections_active", "Established flows.", (row) => row.active);
   each("backend_connections_inactive", "Flows that open or close.", (row) => row.inactive);
-  each("backend_weight", "Weight in force, overrides included.", (row) =>
-    row.weightOverride ?? row.weight,
+  each(
+    "backend_weight",
+    "Weight in force, overrides included.",
+    (row) => row.weightOverride ?? row.weight,
   );
   each("backend_up", "1 unless the backend is down, disabled or removed.", (row) =>
     row.state === "up" || row.state === "starting" || row.state === "draining" ? 1 : 0,

@@ -116,14 +116,14 @@ export function ownershipOf(
     if (known === undefined) byAddress.set(range.address, [range]);
     else known.push(range);
   }
-  const extraVips = [...flows.vips].map(endpointOf).filter(
-    ({ address, protocol, port }) =>
-      !byAddress
-        .get(address)
-        ?.some(
-          (range) => range.protocol === protocol && range.low <= port && port <= range.high,
-        ),
-  );
+  const extraVips = [...flows.vips]
+    .map(endpointOf)
+    .filter(
+      ({ address, protocol, port }) =>
+        !byAddress
+          .get(address)
+          ?.some((range) => range.protocol === protocol && range.low <= port && port <= range.high),
+    );
   const isOwned = (key: number): boolean => {
     const { address, protocol } = endpointOf(key);
     return backends.has(key) || backends.has(endpointKey(address, protocol, 0));

@@ -115,7 +115,10 @@ export function createReadings(options: ReadingsOptions): Readings {
     slots: readonly number[],
   ): ServiceRow {
     const sum = (word: number): number =>
-      assigned.reduce((total, { slot }) => total + f64[(serviceSlotWord(views, slot) >> 1) + word]!, 0);
+      assigned.reduce(
+        (total, { slot }) => total + f64[(serviceSlotWord(views, slot) >> 1) + word]!,
+        0,
+      );
     const load = { active: 0, flows: 0 };
     for (const slot of slots) {
       load.active += i32[backendSlotWord(views, slot) + B_ACTIVE]!;

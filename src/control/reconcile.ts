@@ -5,13 +5,13 @@ import { writeBank } from "../service/bank-writer.ts";
 import type { GatewayDefinition } from "../service/definition.ts";
 import { applyExistingRules } from "../service/effective.ts";
 import { assignSlots, type SlotAssignment } from "../service/slots.ts";
-import { restorePlan, savePlan } from "./slot-plan.ts";
 import {
   H_BANK_PUBLISHED,
   H_BANK_TAKEN,
   H_SWEEP_REQUESTED,
   type RegionViews,
 } from "../state/layout.ts";
+import { restorePlan, savePlan } from "./slot-plan.ts";
 
 /**
  * The one place that changes what the data plane does. Two inputs, one output:

@@ -1,5 +1,11 @@
 import type { Log } from "../base/log.ts";
-import { F_STATE, FLOW_WORDS, STATE_CLOSE, STATE_FREE, STATE_TIME_WAIT } from "../flow/flow-record.ts";
+import {
+  F_STATE,
+  FLOW_WORDS,
+  STATE_CLOSE,
+  STATE_FREE,
+  STATE_TIME_WAIT,
+} from "../flow/flow-record.ts";
 import {
   H_FLOWS_HIGH_WATER,
   H_FLOWS_USED,

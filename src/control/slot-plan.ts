@@ -38,7 +38,14 @@ export function savePlan(views: RegionViews): SavedPlan {
  */
 export function restorePlan(views: RegionViews, saved: SavedPlan): void {
   const { i32, u8, layout } = views;
-  restore(i32, layout.backendSlots.at >> 2, saved.backendSlots, BACKEND_WORDS, B_USED, isBackendRun);
+  restore(
+    i32,
+    layout.backendSlots.at >> 2,
+    saved.backendSlots,
+    BACKEND_WORDS,
+    B_USED,
+    isBackendRun,
+  );
   restore(
     i32,
     layout.serviceSlots.at >> 2,

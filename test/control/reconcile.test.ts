@@ -24,11 +24,7 @@ import {
   EXISTING_RESET,
   HEALTH_DOWN,
 } from "../../src/service/backend-slots.ts";
-import {
-  BANK_SERVICES_AT,
-  S_BACKENDS_COUNT,
-  SERVICE_WORDS,
-} from "../../src/service/bank.ts";
+import { BANK_SERVICES_AT, S_BACKENDS_COUNT, SERVICE_WORDS } from "../../src/service/bank.ts";
 import type { GatewayDefinition } from "../../src/service/definition.ts";
 import { backendSlotWord } from "../../src/service/slots.ts";
 import { H_BANK_TAKEN, type RegionViews } from "../../src/state/layout.ts";

@@ -1,10 +1,4 @@
 import {
-  B_ACTIVE,
-  B_FLOWS,
-  B_GENERATION,
-} from "../../src/service/backend-slots.ts";
-import { backendSlotWord } from "../../src/service/slots.ts";
-import {
   F_BACKEND,
   F_BACKEND_ADDR,
   F_BACKEND_REPLY_PORTS,
@@ -19,7 +13,9 @@ import {
   PROTOCOL_TCP,
   STATE_ESTABLISHED,
 } from "../../src/flow/flow-record.ts";
+import { B_ACTIVE, B_FLOWS, B_GENERATION } from "../../src/service/backend-slots.ts";
 import type { GatewayDefinition } from "../../src/service/definition.ts";
+import { backendSlotWord } from "../../src/service/slots.ts";
 import {
   H_BANK_PUBLISHED,
   H_BANK_TAKEN,

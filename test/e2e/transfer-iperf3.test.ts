@@ -33,13 +33,17 @@ for (const device of ["tun", "packet"] as const) {
           assert.ok((tcp.end.sum_received?.bytes ?? 0) >= bytes * 0.75);
         }
         for (const direction of [[], ["-R"]]) {
+          // What the receiving socket had no room for has passed the gateway: it is not lost there.
+          const receiver = direction.length === 0 ? "b1" : "client";
+          const before = lab.counters(receiver)["UdpRcvbufErrors"]!;
           const udp = await iperf3(lab, [
-            ...["-u", "-b", "40M", "-l", "1400", "-n", "4M"],
+            ...["-u", "-b", "30M", "-l", "1400", "-n", "4M"],
             ...direction,
           ]);
+          const noRoom = lab.counters(receiver)["UdpRcvbufErrors"]! - before;
           const sum = udp.end.sum;
           assert.ok(sum !== undefined && sum.packets >= 2900, JSON.stringify(sum));
-          assert.equal(sum.lost_packets, 0);
+          assert.ok(sum.lost_packets <= noRoom, `${sum.lost_packets} lost, ${noRoom} had no room`);
           for (const stream of udp.end.streams) assert.equal(stream.udp?.out_of_order, 0);
         }
         assert.deepEqual(lab.checksumErrors(), {});

@@ -1,5 +1,6 @@
 import { type ChildProcessWithoutNullStreams, spawn } from "node:child_process";
 import { once } from "node:events";
+import { readFileSync } from "node:fs";
 import { onExit, runSync } from "../support/processes.ts";
 import { waitFor } from "../support/wait.ts";
 
@@ -229,11 +230,11 @@ export function snmp(topology: Topology, table: string, name: string): number {
   return Number(lines[1]?.[at]);
 }
 
-/** True once a process id is gone or a zombie. */
+/** True once a process has ended, reaped or not. */
 export function isGone(processId: number): boolean {
   try {
-    process.kill(processId, 0);
-    return false;
+    const status = readFileSync(`/proc/${processId}/stat`, "utf8");
+    return status.slice(status.lastIndexOf(")") + 2).startsWith("Z");
   } catch {
     return true;
   }

@@ -13,7 +13,7 @@ export function memoryRegion(size: Partial<RegionSize> = {}): RegionViews {
     flowCapacity: 1,
     services: 32,
     backends: 128,
-    hashSlots: 65_536,
+    hashSlots: 1_100_000,
     ...size,
   });
   return viewRegion(new ArrayBuffer(layout.bytes), layout);

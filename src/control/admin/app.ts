@@ -157,7 +157,11 @@ function parseFlowQuery(query: Record<string, string>): FlowQuery | string {
   return { limit, service: service || null, backend: backend || null, client: prefix };
 }
 
-function fail(c: Context, status: 400 | 401 | 403 | 404 | 405 | 409 | 500, error: string): Response {
+function fail(
+  c: Context,
+  status: 400 | 401 | 403 | 404 | 405 | 409 | 500,
+  error: string,
+): Response {
   return c.json({ error } satisfies AdminError, status);
 }
 

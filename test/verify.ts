@@ -1,0 +1,124 @@
+import { spawn } from "node:child_process";
+import path from "node:path";
+import { fileURLToPath } from "node:url";
+
+/**
+ * The full figures: npm run verify.
+ *
+ * Runs the tests of the figures at their full size, one after the other, and prints a table of what
+ * was to be shown and what came out. Times and ratios are the bench's (npm run bench).
+ */
+const here = path.dirname(fileURLToPath(import.meta.url));
+
+interface Figure {
+  readonly what: string;
+  readonly figure: string;
+  readonly files: readonly string[];
+  readonly environment?: Readonly<Record<string, string>>;
+  /** Lines of the output that say what was measured. */
+  readonly measured: RegExp;
+}
+
+const FIGURES: readonly Figure[] = [
+  {
+    what: "nginx through the VIP, nat and full-nat, TUN and AF_PACKET",
+    figure: "10,000 requests each, 0 failures",
+    files: ["e2e/http-modes.test.js"],
+    measured: /^ok \d+ - (.*)$/,
+  },
+  {
+    what: "1 GiB through the VIP",
+    figure: "compares equal",
+    files: ["e2e/transfer-1gib.test.js"],
+    measured: /^ok \d+ - (.*)$/,
+  },
+  {
+    what: "iperf3 and a UDP echo through the VIP",
+    figure: "all pass",
+    files: ["e2e/transfer-iperf3.test.js", "e2e/udp-echo.test.js"],
+    measured: /^ok \d+ - (.*)$/,
+  },
+  {
+    what: "random frames through nftables and the fast path",
+    figure: "at least 10,000, byte-identical",
+    files: ["e2e/nftables-same-bytes.test.js"],
+    measured: /^# (.* compared)$/,
+  },
+  {
+    what: "checksums on the receiving side, offloads on and off",
+    figure: "0 bad",
+    files: ["e2e/lab-checksums.test.js"],
+    measured: /^ok \d+ - (.*)$/,
+  },
+  {
+    what: "generated sequences against the slow model",
+    figure: "at least 100,000, 0 failures",
+    files: ["datapath/model.test.js"],
+    environment: { HEADGATE_SEQUENCES: "100000" },
+    measured: /^# (\d+ sequences.*)$/,
+  },
+  {
+    what: "reloads at 500 new connections a second with 50 long transfers",
+    figure: "1,000; 0 resets, 0 failed connects, contents equal",
+    files: ["e2e/reload-storm.test.js"],
+    environment: { HEADGATE_RELOADS: "1000" },
+    measured: /^# (\d+ reloads.*)$/,
+  },
+  {
+    what: "kill -9 under 100 open connections, started again",
+    figure: "20 times; all go on, same backends, gap at most 2 s",
+    files: ["e2e/survives-kill.test.js"],
+    environment: { HEADGATE_KILLS: "20" },
+    measured: /^# (.*longest gap.*)$/,
+  },
+  {
+    what: "every store of a flow write interrupted, then taken over",
+    figure: "0 damaged flows followed",
+    files: ["flow/interruption.test.js"],
+    measured: /^ok \d+ - (.*)$/,
+  },
+  {
+    what: "bytes allocated per packet in steady state; malformed frames; full tables",
+    figure: "0; one counted drop each; the written policy",
+    files: ["datapath/datapath.test.js"],
+    measured: /^ok \d+ - (in steady state.*|a full table.*)$/,
+  },
+  {
+    what: "maglev, equal weights, one of 10 removed",
+    figure: "slots differ by at most 1; at most 0.3 % of the others move",
+    files: ["scheduler"],
+    measured: /^# (.*maglev.*|.*moved.*)$/i,
+  },
+];
+
+function run(figure: Figure): Promise<{ code: number; measured: string[] }> {
+  return new Promise((resolve, reject) => {
+    const child = spawn(process.execPath, [path.join(here, "run.js"), ...figure.files], {
+      env: { ...process.env, ...figure.environment, CI: "1" },
+      stdio: ["ignore", "pipe", "inherit"],
+    });
+    let text = "";
+    child.stdout.on("data", (chunk: Buffer) => {
+      text += chunk.toString("utf8");
+    });
+    child.on("error", reject);
+    child.on("close", (code) => {
+      const measured = text.split("\n").flatMap((line) => figure.measured.exec(line)?.[1] ?? []);
+      if (code !== 0) process.stdout.write(text);
+      resolve({ code: code ?? 1, measured });
+    });
+  });
+}
+
+let failed = 0;
+for (const figure of FIGURES) {
+  const { code, measured } = await run(figure);
+  const ok = code === 0 && measured.length > 0;
+  if (!ok) failed++;
+  console.log(`${ok ? "ok    " : "FAILED"} ${figure.what}`);
+  console.log(`         to be shown: ${figure.figure}`);
+  for (const line of measured) console.log(`         ${line}`);
+}
+console.log(`\n${FIGURES.length - failed} of ${FIGURES.length} figures shown`);
+console.log("times and ratios: npm run bench -- lab-tcp, npm run bench -- lab-pps");
+process.exitCode = failed === 0 ? 0 : 1;
