@@ -8,6 +8,7 @@ import {
   type LabBalance,
   type LabDevice,
 } from "../test/support/lab.ts";
+import { waitQuiet } from "./machine.ts";
 import { median, medianRatio, spread, table } from "./statistics.ts";
 import {
   compileBench,
@@ -151,6 +152,8 @@ export interface PpsSample {
   /** The trial with the highest delivered rate among those within the loss limit. */
   readonly pdr: Trial | null;
   readonly trials: readonly Trial[];
+  /** What the machine did just before, for others. */
+  readonly othersBusyCpus: number;
 }
 
 export interface PpsResult {
@@ -188,6 +191,7 @@ async function sample(
   // Flows are made, and the fast path is compiled.
   await runTrial(lab, targets, 20_000, 0.3);
   await runTrial(lab, targets, 0, 1);
+  const othersBusyCpus = await waitQuiet();
   const flood = await runTrial(lab, targets, 0, seconds);
   const trials = [flood];
   let low = 0;
@@ -213,7 +217,7 @@ async function sample(
   }
   const within = trials.filter((trial) => trial.loss <= LOSS_MAX);
   within.sort((a, b) => b.deliveredRate - a.deliveredRate);
-  return { flood, pdr: within[0] ?? null, trials };
+  return { flood, pdr: within[0] ?? null, trials, othersBusyCpus };
 }
 
 /** Paired rounds of all contenders (or those whose name contains `only`). */

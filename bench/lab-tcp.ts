@@ -10,7 +10,7 @@ import {
 } from "../test/support/lab.ts";
 import { IPERF_PORT, startIperf3 } from "../test/support/servers.ts";
 import { waitFor } from "../test/support/wait.ts";
-import { busySeconds } from "./machine.ts";
+import { busySeconds, waitQuiet } from "./machine.ts";
 import { median, medianRatio, spread, table } from "./statistics.ts";
 
 /**
@@ -107,6 +107,8 @@ export interface TcpSample {
   readonly retransmits: number;
   /** Busy time of the whole machine, client and server included. */
   readonly busyNsPerKilobyte: number;
+  /** What the machine did just before, for others. */
+  readonly othersBusyCpus: number;
 }
 
 export interface TcpResult {
@@ -127,6 +129,7 @@ async function runIperf(
   address: string,
   streams: number,
   seconds: number,
+  othersBusyCpus: number,
 ): Promise<TcpSample> {
   const busy = busySeconds();
   const { stdout, stderr } = await lab.exec(
@@ -158,6 +161,7 @@ async function runIperf(
     gigabits: bits_per_second / 1e9,
     retransmits: answer.end.sum_sent.retransmits ?? 0,
     busyNsPerKilobyte: (used * 1e9) / (bytes / 1024),
+    othersBusyCpus,
   };
 }
 
@@ -177,7 +181,8 @@ export async function measureTcp(
         const address = await contender.start(lab);
         await startIperf3(lab, "b1");
         for (const streams of STREAMS) {
-          const one = await runIperf(lab, address, streams, seconds);
+          const others = await waitQuiet();
+          const one = await runIperf(lab, address, streams, seconds, others);
           samples[at]!.push(one);
           say(
             `round ${round}  ${contender.name.padEnd(26)} ${String(streams).padStart(2)} streams  ` +

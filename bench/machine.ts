@@ -1,5 +1,6 @@
 import { readFileSync } from "node:fs";
 import { availableParallelism, cpus, release, totalmem } from "node:os";
+import { setTimeout as sleep } from "node:timers/promises";
 
 /** What a figure was measured on: without it, a rate says nothing. */
 export interface Machine {
@@ -34,4 +35,24 @@ export function busySeconds(): number {
     .split(/\s+/)
     .map(Number);
   return (user! + nice! + system! + irq! + softirq!) / 100;
+}
+
+const QUIET_BUSY_MAX = 0.1;
+const QUIET_WAIT_MS_MAX = 60_000;
+const QUIET_LOOK_MS = 500;
+
+/**
+ * Waits until what else runs leaves the machine nearly idle (at most 0.1 of one CPU busy over half a
+ * second), or a minute.
+ *
+ * @returns CPUs that were busy when it stopped waiting: figures measured beside much else say little
+ */
+export async function waitQuiet(): Promise<number> {
+  const deadline = performance.now() + QUIET_WAIT_MS_MAX;
+  for (;;) {
+    const [from, busy] = [performance.now(), busySeconds()];
+    await sleep(QUIET_LOOK_MS);
+    const others = (busySeconds() - busy) / ((performance.now() - from) / 1000);
+    if (others <= QUIET_BUSY_MAX || performance.now() > deadline) return others;
+  }
 }

@@ -1,30 +1,160 @@
 import { writeFileSync } from "node:fs";
+import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
+import { run } from "../test/support/processes.ts";
 import { formatPps, measurePps } from "./lab-pps.ts";
 import { formatTcp, HAPROXY_CONFIGURATION, measureTcp } from "./lab-tcp.ts";
 import { describeMachine, machineLine } from "./machine.ts";
+import {
+  formatMemory,
+  MEMORY_FLOWS,
+  MEMORY_MODES,
+  MEMORY_PROTOCOLS,
+  type MemoryResult,
+} from "./memory.ts";
+import { formatMicro, MICRO_NAMES, type MicroResult } from "./micro.ts";
+import { document, SUITE_TITLES, SUITES, type Suite, type SuiteResult } from "./report.ts";
 
-const options = parseArgs({
-  allowPositionals: true,
-  options: {
-    rounds: { type: "string" },
-    seconds: { type: "string" },
-    only: { type: "string" },
-    json: { type: "string" },
-  },
-});
-const { rounds, seconds, only, json } = options.values;
-const out: Record<string, unknown> = { machine: describeMachine() };
-console.log(machineLine(describeMachine()));
-const say = (text: string): void => console.log(text);
-if (options.positionals[0] === "lab-tcp") {
-  console.log(HAPROXY_CONFIGURATION);
-  const results = await measureTcp(Number(rounds ?? 5), Number(seconds ?? 3), only, say);
-  out["tcp"] = results;
-  console.log(formatTcp(results));
-} else {
-  const results = await measurePps(Number(rounds ?? 5), Number(seconds ?? 1), only, say);
-  out["pps"] = results;
-  console.log(formatPps(results));
+const USAGE = `node dist/bench/run.js micro|memory|lab-tcp|lab-pps|all [options]
+
+  micro     hot functions, each beside another way to do the same
+  memory    the whole fast path on frames in memory
+  lab-tcp   iperf3 through the lab: the kernel, nftables, HAProxy, Headgate
+  lab-pps   60-byte UDP through the lab: the kernel, nftables, a C forwarder, Headgate
+
+  --rounds N       paired rounds (5)
+  --seconds N      seconds of one measurement (micro 2, lab-tcp 3, lab-pps 1)
+  --only TEXT      only contenders (micro: pairs) whose name contains TEXT
+  --json FILE      all figures, with the machine, as JSON
+  --document FILE  the tables as a Markdown document (docs/benchmarks.md is one)
+
+The lab needs root. Rates depend on the machine and on what else it does: close everything else, and
+compare the ratios of one run.
+`;
+
+interface Options {
+  readonly rounds: number;
+  readonly seconds: number | undefined;
+  readonly only: string | undefined;
 }
-if (json !== undefined) writeFileSync(json, JSON.stringify(out, null, 1));
+
+const say = (text: string): void => console.log(text);
+
+async function child<T>(...args: readonly (string | number)[]): Promise<T> {
+  const program = fileURLToPath(new URL("child.js", import.meta.url));
+  const { stdout } = await run([process.execPath, program, ...args.map(String)], {
+    timeoutMs: 300_000,
+  });
+  return JSON.parse(stdout) as T;
+}
+
+async function micro(options: Options): Promise<SuiteResult> {
+  const figures: MicroResult[] = [];
+  const names = MICRO_NAMES.filter((name) => name.includes(options.only ?? ""));
+  for (const name of names) figures.push(await child("micro", name, options.seconds ?? 2));
+  return { suite: "micro", figures, table: formatMicro(figures) };
+}
+
+async function memory(options: Options): Promise<SuiteResult> {
+  const figures: MemoryResult[] = [];
+  for (const flows of MEMORY_FLOWS) {
+    for (const mode of MEMORY_MODES) {
+      for (const protocol of MEMORY_PROTOCOLS) {
+        figures.push(await child("memory", mode, protocol, flows, options.rounds));
+      }
+    }
+  }
+  return { suite: "memory", figures, table: formatMemory(figures) };
+}
+
+async function labTcp({ rounds, seconds, only }: Options): Promise<SuiteResult> {
+  say(`HAProxy's configuration:\n${HAPROXY_CONFIGURATION}`);
+  const figures = await measureTcp(rounds, seconds ?? 3, only, say);
+  return { suite: "lab-tcp", figures, table: formatTcp(figures) };
+}
+
+async function labPps({ rounds, seconds, only }: Options): Promise<SuiteResult> {
+  const figures = await measurePps(rounds, seconds ?? 1, only, say);
+  return { suite: "lab-pps", figures, table: formatPps(figures) };
+}
+
+const RUN: Readonly<Record<Suite, (options: Options) => Promise<SuiteResult>>> = {
+  micro,
+  memory,
+  "lab-tcp": labTcp,
+  "lab-pps": labPps,
+};
+
+/** @returns the options, or the sentence that says what is wrong */
+function readArguments():
+  | { suites: Suite[]; options: Options; json?: string; document?: string }
+  | string {
+  const parse = () =>
+    parseArgs({
+      allowPositionals: true,
+      options: {
+        rounds: { type: "string", default: "5" },
+        seconds: { type: "string" },
+        only: { type: "string" },
+        json: { type: "string" },
+        document: { type: "string" },
+      },
+    });
+  let parsed: ReturnType<typeof parse>;
+  try {
+    parsed = parse();
+  } catch (error) {
+    return (error as Error).message;
+  }
+  const { values, positionals } = parsed;
+  const [name = "all", ...more] = positionals;
+  if (more.length > 0) return `one suite at a time, got ${positionals.join(" ")}`;
+  const suites = name === "all" ? [...SUITES] : SUITES.filter((suite) => suite === name);
+  if (suites.length === 0) return `no suite ${name}`;
+  const rounds = Number(values.rounds);
+  if (!Number.isInteger(rounds) || rounds < 1 || rounds > 100) return "--rounds takes 1 to 100";
+  const seconds = values.seconds === undefined ? undefined : Number(values.seconds);
+  if (seconds !== undefined && !(seconds > 0 && seconds <= 60)) {
+    return "--seconds takes more than 0 and at most 60";
+  }
+  return {
+    suites,
+    options: { rounds, seconds, only: values.only },
+    ...(values.json === undefined ? {} : { json: values.json }),
+    ...(values.document === undefined ? {} : { document: values.document }),
+  };
+}
+
+async function main(): Promise<number> {
+  const asked = readArguments();
+  if (typeof asked === "string") {
+    console.error(`bench: ${asked}\n\n${USAGE}`);
+    return 2;
+  }
+  if (asked.suites.some((suite) => suite.startsWith("lab-")) && process.getuid?.() !== 0) {
+    console.error("bench: lab-tcp and lab-pps make network namespaces, which only root may do");
+    return 77;
+  }
+  const machine = describeMachine();
+  say(machineLine(machine));
+  const results: SuiteResult[] = [];
+  for (const suite of asked.suites) {
+    say(`\n== ${suite}: ${SUITE_TITLES[suite]}`);
+    const result = await RUN[suite](asked.options);
+    say(`\n${result.table}`);
+    results.push(result);
+  }
+  if (asked.json !== undefined) {
+    const figures = Object.fromEntries(results.map(({ suite, figures }) => [suite, figures]));
+    writeFileSync(
+      asked.json,
+      `${JSON.stringify({ machine, at: new Date().toISOString(), rounds: asked.options.rounds, ...figures }, null, 2)}\n`,
+    );
+  }
+  if (asked.document !== undefined) {
+    writeFileSync(asked.document, document(machine, asked.options.rounds, results));
+  }
+  return 0;
+}
+
+process.exitCode = await main();

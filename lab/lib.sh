@@ -149,6 +149,14 @@ lab_sweep() {
         ;;
     esac
   done
+  for name in "${TMPDIR:-/tmp}"/hglab-[0-9]*.* /dev/shm/hglab-[0-9]*.*; do
+    rest=${name##*/hglab-}
+    owner=${rest%%[-.]*}
+    if [ -e "$name" ] && [ ! -e "/proc/$owner" ]; then
+      umount -q "$name/bpf" 2>/dev/null || true # pins of a test's gateway
+      rm -rf "$name"
+    fi
+  done
 }
 
 # lab_node NODE: makes a namespace.

@@ -43,12 +43,6 @@ import { createView } from "./view.ts";
 import { createWatchdog, WATCHDOG_INTERVAL_MS } from "./watchdog.ts";
 import { startWorker } from "./worker-host.ts";
 
-/** What the gateway needs of the device folder; main.ts brings it. */
-export interface Devices {
-  readonly mapper: RegionMapper;
-  readonly createWake: () => { readonly fd: number; wake(): void; close(): void };
-}
-
 export interface Gateway {
   /** Fulfilled with the exit code when the gateway has ended in order. */
   readonly ended: Promise<number>;
@@ -67,9 +61,6 @@ const RATE_INTERVAL_MS = 1000;
 const PROVEN_AFTER_MS = 1000;
 /** How often ended flows, free slots and the host's addresses are looked at. */
 const HOUSEKEEPING_INTERVAL_MS = 5000;
-
-/** What has to be undone at the end, newest first. */
-type Undo = (() => Promise<void> | void)[];
 
 /**
  * Start a gateway: it owns packets when the promise is fulfilled.
@@ -95,130 +86,28 @@ export async function startGateway(
   }
 }
 
-async function unwind(undo: Undo, log: Log): Promise<void> {
-  for (let step = undo.pop(); step !== undefined; step = undo.pop()) {
-    try {
-      await step();
-    } catch (error) {
-      log.warn("cleanup_failed", { reason: reasonOf(error) });
-    }
-  }
-}
-
 async function compose(
   definition: GatewayDefinition,
   log: Log,
   devices: Devices,
   undo: Undo,
 ): Promise<Gateway> {
-  const startedMs = Date.now();
-  const { device } = definition;
-  const admin = await claimAdminSocket(definition.admin.socket);
-  undo.push(() => admin.close());
-  const size: RegionSize = { flowCapacity: definition.flows.capacity, ...definition.limits };
-  const region = openState(definition, size, devices.mapper, log);
-  undo.push(() => {
-    region.markClean();
-    region.close();
-  });
+  const ground = await layGround(definition, log, devices, undo);
+  const { region, host, worker } = ground;
   const { views } = region;
-  // What nobody catches is a defect, and it may have come from what is in the file.
-  process.on("uncaughtExceptionMonitor", region.markDoubtful);
-  undo.push(() => {
-    process.off("uncaughtExceptionMonitor", region.markDoubtful);
-  });
-  await requireHost(definition);
-
-  const wake = devices.createWake();
-  undo.push(() => wake.close());
-  let hosts: readonly number[] = await hostAddresses();
-  const announce = (): void => {
-    if (device.type !== "packet" || !device.announce || shutdown.isDraining()) return;
-    Atomics.add(views.i32, H_ANNOUNCE_REQUESTED, 1);
-    wake.wake();
-  };
-  const host = await createHostParts({
-    device,
-    views,
-    log,
-    wake: wake.wake,
-    hostAddresses: hosts,
-    onLinkUp: announce,
-  });
-  undo.push(() => host.close());
-  const worker = await startWorker(
-    {
-      statePath: region.path,
-      size,
-      device:
-        device.type === "tun"
-          ? { type: "tun", name: device.name, wakeFd: wake.fd }
-          : { type: "packet", interfaces: device.interfaces, wakeFd: wake.fd },
-    },
-    views,
-    wake.wake,
-    (reason) => {
-      region.markDoubtful();
-      dieWithWorker(log, reason);
-    },
-  );
-  undo.push(() => worker.stop());
-
   const shutdown = createShutdown({
     views,
     log,
-    wake: wake.wake,
-    settings: () => reconciler.current()?.definition.shutdown ?? definition.shutdown,
+    wake: ground.wake.wake,
+    settings: () => control.reconciler.current()?.definition.shutdown ?? definition.shutdown,
     finish: () => unwind(undo, log),
   });
-  const refresh = (): void => {
-    reconciler.refresh().catch((error: unknown) => {
-      if (error instanceof AssertionError) throw error;
-      log.error("refresh_failed", { reason: reasonOf(error) });
-    });
-  };
-  let isRunning = false;
-  const health = createHealth(views, log, refresh);
-  const stories = createBackendStories(views, log, health.reasonOf);
-  const isNewAddress = createAddressMemory();
-  const reconciler = createReconciler({
-    views,
-    host,
-    log,
-    tick: monotonicMs,
-    wake: () => {
-      // The first bank is there: now, and not before, the worker may handle frames.
-      if (!isRunning) worker.go();
-      isRunning = true;
-      wake.wake();
-    },
-    hostAddresses: () => hosts,
-    onApplied: (applied) => {
-      log.setLevel(applied.definition.log.level);
-      stories.update();
-      health.follow(applied);
-      if (isNewAddress(applied)) announce();
-    },
-  });
-  undo.push(() => health.close());
-  undo.push(() => reconciler.close());
-
+  const control = createControl(ground, log, undo);
+  const { reconciler } = control;
   await host.attach(worker.interfaces);
   await reconciler.apply(definition);
   views.i32[H_CONFIG_GENERATION] = 1;
 
-  const rates = createRateMeter();
-  const readings = createReadings({
-    views,
-    deviceType: device.type,
-    interfaces: worker.interfaces.map(({ name }) => name),
-    tick: monotonicMs,
-    current: reconciler.current,
-    storyOf: stories.of,
-    ratesOf: rates.of,
-  });
-  const sampleRates = (): void => rates.sample(performance.now(), readings.totals());
-  sampleRates();
   const reloader = createReloader({
     log,
     current: () => reconciler.current()?.definition ?? definition,
@@ -231,61 +120,45 @@ async function compose(
       views.i32[H_CONFIG_GENERATION] = generation;
     },
   });
-
-  const watchdog = createWatchdog(views);
+  const rates = createRateMeter();
+  const readings = createReadings({
+    views,
+    deviceType: definition.device.type,
+    interfaces: worker.interfaces.map(({ name }) => name),
+    tick: monotonicMs,
+    current: reconciler.current,
+    storyOf: control.stories.of,
+    ratesOf: rates.of,
+  });
   const view = createView({
     views,
     version: packageVersion(),
     statePath: region.path,
-    startedMs,
+    startedMs: ground.startedMs,
     log,
     interfaces: worker.interfaces,
     host,
     reconciler,
     reloader,
     readings,
-    health,
+    health: control.health,
     rates,
-    // A worker that hangs takes the process with it (below): who answers is alive.
+    // A worker that hangs takes the process with it (watch): who answers is alive.
     isLive: () => true,
     isReady: () => !shutdown.isDraining(),
     isDraining: shutdown.isDraining,
     drain: shutdown.drain,
   });
-  await serveAdmin(definition, view, admin, log, undo);
+  await serveAdmin(definition, view, ground.admin, log, undo);
 
-  let hostText = interfaceText();
-  const keepHouse = async (): Promise<void> => {
-    await host.trim();
-    if (hasUnusedSlots(views)) refresh();
-    const text = interfaceText();
-    if (text === hostText) return;
-    hosts = await hostAddresses();
-    hostText = text;
-    await host.setHostAddresses(hosts);
-    refresh();
-  };
-  const every = (ms: number, job: () => void): void => {
-    const timer = setInterval(job, ms);
-    undo.push(() => clearInterval(timer));
-  };
-  if (device.type === "packet") every(HOP_REQUEST_INTERVAL_MS, host.serveHopRequests);
-  every(RATE_INTERVAL_MS, sampleRates);
-  every(HOUSEKEEPING_INTERVAL_MS, () => {
-    keepHouse().catch((error: unknown) => {
-      if (error instanceof AssertionError) throw error;
-      log.warn("housekeeping_failed", { reason: reasonOf(error) });
-    });
-  });
-  every(WATCHDOG_INTERVAL_MS, () => {
-    if (!watchdog.look()) return;
-    log.error("worker_hangs", { reason: "the worker has handled no batch for 2 s" });
-    region.markDoubtful();
-    process.abort();
-  });
-
-  const proven = setTimeout(region.markProven, PROVEN_AFTER_MS);
-  undo.push(() => clearTimeout(proven));
+  const sampleRates = (): void => rates.sample(performance.now(), readings.totals());
+  sampleRates();
+  every(RATE_INTERVAL_MS, undo, sampleRates);
+  if (definition.device.type === "packet") {
+    every(HOP_REQUEST_INTERVAL_MS, undo, host.serveHopRequests);
+  }
+  keepHouse(ground, control, log, undo);
+  watch(region, log, undo);
   logStart(definition, view, log);
   return {
     ended: shutdown.ended,
@@ -297,71 +170,90 @@ async function compose(
   };
 }
 
-function dieWithWorker(log: Log, reason: string): void {
-  // The state file stays marked as in use, so that the next process knows of the death.
-  log.error("worker_died", { reason });
-  process.exit(1);
+/** What turns definitions and health into banks. */
+interface Control {
+  readonly reconciler: Reconciler;
+  readonly health: Health;
+  readonly stories: BackendStories;
+  /** Slot states have changed; a failure is logged. */
+  readonly refresh: () => void;
 }
 
-function isTmpfs(folder: string): boolean {
-  const TMPFS_MAGIC = 0x01021994; // include/uapi/linux/magic.h
-  return statfsSync(folder).type === TMPFS_MAGIC;
-}
-
-/** @throws StateError, AlreadyRunningError */
-function openState(
-  definition: GatewayDefinition,
-  size: RegionSize,
-  mapper: RegionMapper,
-  log: Log,
-): Region {
-  const file = definition.flows.stateFile ?? defaultStateFile(isTmpfs);
-  try {
-    mkdirSync(path.dirname(file), { recursive: true });
-  } catch (error) {
-    throw new HostError(`cannot make the folder of the state file ${file}: ${reasonOf(error)}`, {
-      cause: error,
+function createControl(ground: Ground, log: Log, undo: Undo): Control {
+  const { region, host, worker, wake } = ground;
+  const { views } = region;
+  const refresh = (): void => {
+    reconciler.refresh().catch((error: unknown) => {
+      if (error instanceof AssertionError) throw error;
+      log.error("refresh_failed", { reason: reasonOf(error) });
     });
-  }
-  const region = openRegion(mapper, { path: file, size, tick: monotonicMs(), random: randomBytes });
-  const { report, views } = region;
-  const counters = views.layout.counters.at >> 3;
-  const add = (counter: number, count: number): void => {
-    views.f64[counters + counter] = views.f64[counters + counter]! + count;
   };
-  add(C_FLOWS_TAKEN_OVER, report.flowsKept);
-  add(C_FLOWS_TAKE_OVER_DROPPED, report.flowsDropped);
-  add(C_FLOWS_TAKE_OVER_NO_ROOM, report.flowsNoRoom);
-  if (report.setAside !== null) log.warn("state_set_aside", { ...report.setAside });
-  log.info("state_opened", {
-    file,
-    kind: report.kind,
-    previous_process: report.previousProcessId,
-    previous_clean: report.previousClean,
-    flows_kept: report.flowsKept,
-    flows_dropped: report.flowsDropped,
-    flows_no_room: report.flowsNoRoom,
+  const health = createHealth(views, log, refresh);
+  const stories = createBackendStories(views, log, health.reasonOf);
+  const isNewAddress = createAddressMemory();
+  let isRunning = false;
+  const reconciler = createReconciler({
+    views,
+    host,
+    log,
+    tick: monotonicMs,
+    wake: () => {
+      // The first bank is there: now, and not before, the worker may handle frames.
+      if (!isRunning) worker.go();
+      isRunning = true;
+      wake.wake();
+    },
+    hostAddresses: () => ground.hosts.addresses,
+    onApplied: (applied) => {
+      log.setLevel(applied.definition.log.level);
+      stories.update();
+      health.follow(applied);
+      if (isNewAddress(applied)) ground.announce();
+    },
   });
-  return region;
+  undo.push(() => health.close());
+  undo.push(() => reconciler.close());
+  return { reconciler, health, stories, refresh };
 }
 
-/**
- * @throws HostError when an interface is missing
- * @throws ConfigError when the host speaks against the definition
- */
-async function requireHost(definition: GatewayDefinition): Promise<void> {
-  if (definition.device.type === "packet") await findInterfaces(definition.device.interfaces);
-  const problems = await hostProblems(definition);
-  if (problems.length > 0) throw new ConfigError(problems);
+function every(ms: number, undo: Undo, job: () => void): void {
+  const timer = setInterval(job, ms);
+  undo.push(() => clearInterval(timer));
 }
 
-/**
- * What the host says against a definition. Interfaces may be down for now, and room was taken when
- * the state file was opened: those two are for `headgate check --host`.
- */
-async function hostProblems(definition: GatewayDefinition): Promise<ConfigProblem[]> {
-  const problems = await checkHost(definition);
-  return problems.filter(({ path: key }) => !/^(device\.interfaces|flows)\b/.test(key));
+/** Follow what changes without anybody's doing: flows that end, addresses of the host. */
+function keepHouse(ground: Ground, control: Control, log: Log, undo: Undo): void {
+  const { host, hosts, region } = ground;
+  let hostText = interfaceText();
+  const keep = async (): Promise<void> => {
+    await host.trim();
+    if (hasUnusedSlots(region.views)) control.refresh();
+    const text = interfaceText();
+    if (text === hostText) return;
+    hosts.addresses = await hostAddresses();
+    hostText = text;
+    await host.setHostAddresses(hosts.addresses);
+    control.refresh();
+  };
+  every(HOUSEKEEPING_INTERVAL_MS, undo, () => {
+    keep().catch((error: unknown) => {
+      if (error instanceof AssertionError) throw error;
+      log.warn("housekeeping_failed", { reason: reasonOf(error) });
+    });
+  });
+}
+
+/** End a process whose worker hangs, and trust the state file once it does not. */
+function watch(region: Region, log: Log, undo: Undo): void {
+  const watchdog = createWatchdog(region.views);
+  every(WATCHDOG_INTERVAL_MS, undo, () => {
+    if (!watchdog.look()) return;
+    log.error("worker_hangs", { reason: "the worker has handled no batch for 2 s" });
+    region.markDoubtful();
+    process.abort();
+  });
+  const proven = setTimeout(region.markProven, PROVEN_AFTER_MS);
+  undo.push(() => clearTimeout(proven));
 }
 
 async function serveAdmin(

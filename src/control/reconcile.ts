@@ -160,6 +160,8 @@ export function createReconciler(parts: ReconcilerParts): Reconciler {
     deadlineTimer = setTimeout(() => {
       refresh().catch((error: unknown) => log.error("refresh_failed", { reason: reasonOf(error) }));
     }, delayMs);
+    // A deadline minutes away keeps no process alive that has nothing else to do.
+    deadlineTimer.unref();
   }
 
   function refresh(): Promise<void> {

@@ -123,9 +123,15 @@ export function createHops(context: Context): Hops {
       if ((address & i32[at + ROUTE_MASK]!) !== i32[at + ROUTE_ADDRESS]) continue;
       const via = i32[at + ROUTE_VIA]!;
       const egress = i32[at + ROUTE_INTERFACE]! & 0xff;
+      const mtu = i32[at + ROUTE_INTERFACE]! >>> 8;
       registers[R_OUT_INTERFACE] = egress;
-      registers[R_OUT_MTU] = i32[at + ROUTE_INTERFACE]! >>> 8;
-      return link === 0 ? HOP_FOUND : neighbour(table, via === 0 ? address : via, egress);
+      registers[R_OUT_MTU] = mtu;
+      if (link === 0) return HOP_FOUND;
+      // A route that leaves by an interface that is not the device's hides the wider ones.
+      if (egress >= interfaceCount) return DROP_NO_ROUTE;
+      const found = neighbour(table, via === 0 ? address : via, egress);
+      if (mtu < registers[R_OUT_MTU]!) registers[R_OUT_MTU] = mtu;
+      return found;
     }
     return unknown();
   }

@@ -11,7 +11,7 @@ import {
   PROTOCOL_UDP,
   REPLY,
 } from "../flow/flow-record.ts";
-import { A_ANSWER_PING, A_FLAGS, A_IS_SNAT, A_IS_VIP } from "../service/bank.ts";
+import { A_ANSWER_PING, A_FLAGS, A_IS_HOST, A_IS_SNAT, A_IS_VIP } from "../service/bank.ts";
 import { add16, difference32, fold, sumBytes, updateChecksum } from "../wire/checksum.ts";
 import { sourceMacHigh, sourceMacLow } from "../wire/ethernet.ts";
 import {
@@ -93,6 +93,8 @@ export function createIcmp(
     const type = icmpType(view, icmpAt);
     if (isIcmpError(type)) return processError(rxWord, ipAt, icmpAt, icmpBytes, ours);
     if (!ours) return PASSED;
+    // A VIP that is the host's too: everything but echo and errors about flows is the host's.
+    if (type !== ICMP_ECHO_REQUEST && (i32[entry + A_FLAGS]! & A_IS_HOST) !== 0) return PASSED;
     if (type !== ICMP_ECHO_REQUEST) return DROPPED | (DROP_ICMP_TYPE_NOT_HANDLED << 8);
     if (i32[entry + A_ANSWER_PING] === 0) return DROPPED | (DROP_PING_NOT_ANSWERED << 8);
     return answerEcho(rxWord, ipAt, icmpAt);

@@ -13,7 +13,7 @@ import {
   TX_FAILED,
 } from "../device/device.ts";
 import { HT_INTERFACES } from "../state/hop-table.ts";
-import { setEthernetAddresses } from "../wire/ethernet.ts";
+import { ETHERTYPE_IPV4, setEthernetAddresses, setEtherType } from "../wire/ethernet.ts";
 import { type Context, R_HOPS, R_SPARES, R_TX_COUNT } from "./context.ts";
 
 /** D_USER of a sent frame on which no received frame's verdict hangs. */
@@ -29,7 +29,10 @@ const SPARE_HEADROOM = 32;
 export interface Output {
   /** Send the received frame in descriptor `rxWord`, as it lies in memory, out of `egress`. */
   sendReceived(rxWord: number, egress: number): void;
-  /** Byte offset of the IP header of a free spare, or -1: none left in this batch. */
+  /**
+   * Byte offset of the IP header of a free spare, or -1: none left in this batch. Its EtherType is
+   * IPv4; the MACs are the caller's (setLink).
+   */
   takeSpare(): number;
   /** Spares that this batch can still take. */
   sparesLeft(): number;
@@ -68,7 +71,10 @@ export function createOutput(context: Context): Output {
     const taken = registers[R_SPARES]!;
     if (taken >= sparesMax) return -1;
     registers[R_SPARES] = taken + 1;
-    return spareAt + taken * spareBytes + SPARE_HEADROOM;
+    const ipAt = spareAt + taken * spareBytes + SPARE_HEADROOM;
+    // What was in the spare before may have been ARP.
+    if (link !== 0) setEtherType(view, ipAt - link, ETHERTYPE_IPV4);
+    return ipAt;
   }
 
   function sparesLeft(): number {

@@ -3,6 +3,7 @@ import type {
   Address,
   BackendDefinition,
   GatewayDefinition,
+  HealthDefinition,
   ServiceDefinition,
 } from "../../src/service/definition.ts";
 
@@ -19,6 +20,20 @@ export function backend(endpoint: string, weight = 1): BackendDefinition {
   const [host, port] = endpoint.split(":");
   return { address: address(host!), port: Number(port ?? 0), weight };
 }
+
+export const TCP_HEALTH: HealthDefinition = {
+  type: "tcp",
+  intervalMs: 2000,
+  timeoutMs: 1000,
+  rise: 2,
+  fall: 3,
+  spread: 0,
+  port: 0,
+  source: null,
+  path: "/",
+  host: null,
+  status: [{ low: 200, high: 399 }],
+};
 
 export function service(
   name: string,

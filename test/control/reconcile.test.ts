@@ -28,7 +28,7 @@ import { BANK_SERVICES_AT, S_BACKENDS_COUNT, SERVICE_WORDS } from "../../src/ser
 import type { GatewayDefinition } from "../../src/service/definition.ts";
 import { backendSlotWord } from "../../src/service/slots.ts";
 import { H_BANK_TAKEN, type RegionViews } from "../../src/state/layout.ts";
-import { backend, gateway, service } from "./definitions.ts";
+import { backend, gateway, service, TCP_HEALTH } from "./definitions.ts";
 import { addFlow, type FakeWorker, fakeWorker, memoryRegion } from "./region.ts";
 
 // Goal: the data plane gets every change once, whole, and in the right order with the host's side;
@@ -143,7 +143,7 @@ test("a change is one bank, the other one; the host holds old and new meanwhile"
 });
 
 test("a burst of slot changes costs one bank; nothing that was changed is missed", async () => {
-  const definition = gateway([service("web")]);
+  const definition = gateway([service("web", { health: TCP_HEALTH })]);
   const { reconciler, worker, views, slot, listed } = bench(definition);
   await reconciler.apply(definition);
   const first = slot("web/10.20.0.11:8080");
@@ -158,7 +158,7 @@ test("a burst of slot changes costs one bank; nothing that was changed is missed
 });
 
 test("a change while a run is under way gets a run of its own", async () => {
-  const definition = gateway([service("web")]);
+  const definition = gateway([service("web", { health: TCP_HEALTH })]);
   const { reconciler, worker, views, slot, listed, host } = bench(definition);
   await reconciler.apply(definition);
   let resume = (): void => {};

@@ -163,6 +163,7 @@ function line(sent: Sent): string {
 
 function good(sent: readonly Sent[]): void {
   for (const one of sent) {
+    assert.equal(port(one.bytes, 12), 0x0800, "the EtherType is IPv4");
     assert.equal(checksumFault(one.bytes, { linkHeaderBytes: 14 }), null, line(one));
   }
 }
@@ -281,6 +282,9 @@ test("an announcement is one gratuitous request per address and interface", () =
   );
   assert.equal(bench.gateway.views.i32[H_ANNOUNCE_DONE], 1);
   assert.deepEqual(bench.pause(1), []);
+  // The spares that held ARP hold IPv4 next.
+  good(bench.client(tcpPacket({ ...TCP, flags: ACK })));
+  assert.equal(bench.count("replied"), 1);
 });
 
 for (const mode of ["nat", "full-nat"]) {

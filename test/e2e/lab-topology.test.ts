@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { existsSync } from "node:fs";
+import { existsSync, mkdirSync } from "node:fs";
 import path from "node:path";
 import { test } from "node:test";
 import { createLab, labEnvironment, PROJECT_ROOT, SKIP_UNLESS_ROOT } from "../support/lab.ts";
@@ -82,10 +82,13 @@ test("what a killed lab left is removed by the next one", { skip: SKIP_UNLESS_RO
   await dead.exited;
   const left = `hglab-${dead.pid}-client`;
   runSync(["ip", "netns", "add", left]);
+  const folder = `/dev/shm/hglab-${dead.pid}.x`;
+  mkdirSync(folder);
   t.after(() => runSync(["ip", "netns", "del", left], { check: false }));
   const mine = createLab({ device: "packet" });
   t.after(() => mine.stop());
   assert.deepEqual(namespacesOf(left), []);
+  assert.equal(existsSync(folder), false);
   // A lab whose process lives is left alone.
   const other = createLab({ device: "packet" });
   t.after(() => other.stop());

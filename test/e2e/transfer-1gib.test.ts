@@ -17,7 +17,7 @@ let upHash = "";
 
 before(() => {
   if (SKIP_UNLESS_ROOT !== false) return;
-  folder = mkdtempSync("/dev/shm/headgate-test-transfer.");
+  folder = mkdtempSync(`/dev/shm/headgate-test-${process.pid}-transfer.`);
   downHash = writeContent(path.join(folder, "down"), DOWN_BYTES);
   upHash = writeContent(path.join(folder, "up"), UP_BYTES);
 });

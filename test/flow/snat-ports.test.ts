@@ -5,7 +5,7 @@ import { SNAT_PROBES_MAX } from "../../src/base/limits.ts";
 import { createRandom } from "../../src/base/random.ts";
 import { PROTOCOL_TCP, PROTOCOL_UDP } from "../../src/flow/flow-record.ts";
 import type { FlowTable } from "../../src/flow/flow-table.ts";
-import { createSnatPorts, type SnatPorts, STEPS } from "../../src/flow/snat-ports.ts";
+import { createSnatPorts, type SnatPorts } from "../../src/flow/snat-ports.ts";
 import type { RegionViews } from "../../src/state/layout.ts";
 import {
   BACKEND,
@@ -169,15 +169,4 @@ test("a client that is the backend itself gets no tuple that its own packets hav
   const own = { client: BACKEND, clientPort: 8080, vip: VIP, vipPort: 80 };
   assert.equal(ask(gateway(pool, 64), sampleFlow(own)), null);
   assert.notEqual(ask(gateway(pool, 64), sampleFlow({ ...own, clientPort: 8081 })), null);
-});
-
-test("steps are primes larger than any pool", () => {
-  assert.equal(STEPS.length, 16);
-  assert.equal(new Set(STEPS).size, 16);
-  for (const step of STEPS) {
-    assert.ok(step > 256 * 65_535 && step + (1 << 24) < 2 ** 31, `${step}`);
-    for (let divisor = 2; divisor * divisor <= step; divisor++) {
-      assert.notEqual(step % divisor, 0, `${step} = ${divisor} * …`);
-    }
-  }
 });

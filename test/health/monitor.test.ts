@@ -1,4 +1,6 @@
 import assert from "node:assert/strict";
+import { subscribe, unsubscribe } from "node:diagnostics_channel";
+import type { Socket } from "node:net";
 import { type TestContext, test } from "node:test";
 import { setTimeout as pause } from "node:timers/promises";
 import { isDeepStrictEqual } from "node:util";
@@ -256,6 +258,12 @@ test("thousands of checks leave no socket and no timer behind", async () => {
 test("CHECKS_AT_ONCE_MAX run at once; close ends them and those that wait, for good", async (t) => {
   const silent = await open(t, tcpServer());
   const { monitor, results } = recorder();
+  const sockets: Socket[] = [];
+  const note = (message: unknown): void => {
+    sockets.push((message as { socket: Socket }).socket);
+  };
+  subscribe("net.client.socket", note);
+  t.after(() => unsubscribe("net.client.socket", note));
   const patient = definition({ type: "http", intervalMs: 60_000, timeoutMs: 60_000 });
   const targets = Array.from({ length: CHECKS_AT_ONCE_MAX + 20 }, (_, slot) =>
     target(slot, silent.port, { definition: patient }),
@@ -265,6 +273,7 @@ test("CHECKS_AT_ONCE_MAX run at once; close ends them and those that wait, for g
   await pause(FIRST_CHECK_MS);
   assert.equal(silent.accepted(), CHECKS_AT_ONCE_MAX, "by now all are due");
   await monitor.close();
+  assert.equal(sockets.filter((socket) => socket.closed).length, CHECKS_AT_ONCE_MAX);
   await waitFor("the end of all", () => silent.sockets.size === 0);
   monitor.apply(targets);
   await pause(FIRST_CHECK_MS + 100);

@@ -63,8 +63,9 @@ test("maglev: one of ten leaves: how many slots of the others move, over seeds",
   const most = Math.max(...shares);
   const mean = shares.reduce((sum, share) => sum + share, 0) / shares.length;
   t.diagnostic(`${shares.length} tables: mean ${percent(mean)}, most ${percent(most)}`);
-  assert.ok(mean <= 0.0025, `mean ${percent(mean)}`);
-  assert.ok(most <= 0.003, `most ${percent(most)}`);
+  // Of 600 tables the mean was 0.18 %, 1 % were above 0.3 %, and the worst was 0.36 %.
+  assert.ok(mean <= 0.002, `mean ${percent(mean)}`);
+  assert.ok(most <= 0.004, `most ${percent(most)}`);
 });
 
 /**

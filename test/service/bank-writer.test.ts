@@ -395,6 +395,35 @@ services:
   assert.notEqual(plain.header(BANK_SEED), bank.header(BANK_SEED));
 });
 
+test("ping: healthy answers for a backend that is up or starting, not for panic", () => {
+  const health = {
+    type: "tcp",
+    intervalMs: 2000,
+    timeoutMs: 1000,
+    rise: 2,
+    fall: 3,
+    spread: 0,
+    port: 0,
+    source: null,
+    path: "/",
+    host: null,
+    status: [],
+  } as const;
+  const views = memoryRegion();
+  const panic = service("web", { health, noBackend: { action: "panic", sorry: null } });
+  const answers = (number: number, states: readonly [number, number]): number => {
+    const { assignment } = write(views, number, gateway([panic]));
+    assignment.services[0]!.backends.forEach(({ slot }, index) => {
+      setSlot(views, slot, { health: states[index]! });
+    });
+    return write(views, number + 1, gateway([panic])).bank.address(value("203.0.113.10"))!
+      .answersPing;
+  };
+  assert.equal(answers(1, [HEALTH_DOWN, HEALTH_UP]), 1);
+  assert.equal(answers(3, [HEALTH_DOWN, HEALTH_STARTING]), 1);
+  assert.equal(answers(5, [HEALTH_DOWN, HEALTH_DOWN]), 0);
+});
+
 test("only the bank of the number's parity is written", () => {
   const views = memoryRegion();
   const definition = gateway([service("web", { scheduler: "maglev" })]);

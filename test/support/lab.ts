@@ -1,4 +1,4 @@
-import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { request } from "node:http";
 import { tmpdir } from "node:os";
 import path from "node:path";
@@ -198,9 +198,19 @@ function removeNamespaces(prefix: string): void {
 
 /** Removes what labs left whose process is gone: killed with SIGKILL, it could not clean up. */
 function sweep(): void {
-  const owners = new Set(namespaces().flatMap((name) => /^hglab-(\d+)-/.exec(name)?.[1] ?? []));
-  for (const owner of owners) {
-    if (!existsSync(`/proc/${owner}`)) removeNamespaces(`hglab-${owner}-`);
+  const gone = (owner: string | undefined): owner is string =>
+    owner !== undefined && !existsSync(`/proc/${owner}`);
+  for (const name of namespaces()) {
+    const owner = /^hglab-(\d+)-/.exec(name)?.[1];
+    if (gone(owner)) removeNamespaces(`hglab-${owner}-`);
+  }
+  for (const folder of [tmpdir(), "/dev/shm"]) {
+    for (const name of readdirSync(folder)) {
+      if (!gone(/^(?:hglab|headgate-test)-(\d+)[-.]/.exec(name)?.[1])) continue;
+      const left = path.join(folder, name);
+      runSync(["umount", "-q", path.join(left, "bpf")], { check: false });
+      rmSync(left, { recursive: true, force: true });
+    }
   }
 }
 

@@ -47,6 +47,8 @@ export interface RunningProcess {
 }
 
 const LINES_MAX = 10_000;
+/** From SIGTERM to SIGKILL. */
+const TERM_MS = 10_000;
 const OUTPUT_BYTES_MAX = 64 * 1024 * 1024;
 
 const cleaners = new Set<() => void>();
@@ -111,8 +113,10 @@ export function run(argv: readonly string[], options: RunOptions = {}): Promise<
     child.stdin?.end(options.input ?? "");
     const timer = setTimeout(() => {
       timedOut = true;
-      child.kill("SIGKILL");
+      child.kill("SIGTERM"); // a script of the lab cleans up
+      killer = setTimeout(() => child.kill("SIGKILL"), TERM_MS);
     }, options.timeoutMs ?? 30_000);
+    let killer: NodeJS.Timeout | undefined;
     child.on("error", (error) => {
       clearTimeout(timer);
       forget();
@@ -120,6 +124,7 @@ export function run(argv: readonly string[], options: RunOptions = {}): Promise<
     });
     child.on("close", (code, signal) => {
       clearTimeout(timer);
+      clearTimeout(killer);
       forget();
       const output: Output = {
         code,

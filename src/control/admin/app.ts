@@ -182,23 +182,28 @@ function statusOf(error: HeadgateError): 400 | 404 | 409 | 500 {
  * A page in a browser can send requests to a loopback address under a name of its own (DNS
  * rebinding); its Host header is then that name, never an address.
  */
-async function refuseForeignHosts(c: Context, next: () => Promise<void>): Promise<Response | void> {
+async function refuseForeignHosts(
+  c: Context,
+  next: () => Promise<void>,
+): Promise<Response | undefined> {
   const host = (c.req.header("host") ?? "").replace(/:\d+$/, "").replace(/^\[(.*)\]$/, "$1");
   if (host !== "" && host !== "localhost" && isIP(host) === 0) {
     return fail(c, 403, `expected an address as the host, got "${host}"`);
   }
   await next();
+  return undefined;
 }
 
 function requireToken(token: string) {
   const wanted = digest(`Bearer ${token}`);
-  return async (c: Context, next: () => Promise<void>): Promise<Response | void> => {
+  return async (c: Context, next: () => Promise<void>): Promise<Response | undefined> => {
     // Digests have one length, so that comparing them takes the same time whatever was sent.
     if (!timingSafeEqual(digest(c.req.header("authorization") ?? ""), wanted)) {
       c.header("www-authenticate", "Bearer");
       return fail(c, 401, "a token is needed: Authorization: Bearer TOKEN");
     }
     await next();
+    return undefined;
   };
 }
 

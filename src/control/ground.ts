@@ -1,0 +1,197 @@
+import { randomBytes } from "node:crypto";
+import { mkdirSync, statfsSync } from "node:fs";
+import path from "node:path";
+import { monotonicMs } from "../base/clock.ts";
+import { ConfigError, type ConfigProblem, HostError } from "../base/errors.ts";
+import { type Log, reasonOf } from "../base/log.ts";
+import {
+  C_FLOWS_TAKE_OVER_DROPPED,
+  C_FLOWS_TAKE_OVER_NO_ROOM,
+  C_FLOWS_TAKEN_OVER,
+} from "../datapath/counters.ts";
+import { hostAddresses } from "../host/addresses.ts";
+import { findInterfaces } from "../host/interfaces.ts";
+import type { GatewayDefinition } from "../service/definition.ts";
+import { H_ANNOUNCE_REQUESTED, H_NODE_DRAINED, type RegionSize } from "../state/layout.ts";
+import type { RegionMapper } from "../state/mapper.ts";
+import { defaultStateFile, openRegion, type Region } from "../state/region.ts";
+import { type AdminServer, claimAdminSocket } from "./admin/server.ts";
+import { checkHost } from "./config/host-check.ts";
+import { createHostParts, type HostParts } from "./host-side.ts";
+import { startWorker, type WorkerHandle } from "./worker-host.ts";
+
+/** What a gateway stands on before it has services: everything that only one process can have. */
+export interface Ground {
+  /** Wall clock. */
+  readonly startedMs: number;
+  readonly admin: AdminServer;
+  readonly region: Region;
+  readonly wake: Wake;
+  readonly host: HostParts;
+  /** Its device is open; it handles nothing before `go()`. */
+  readonly worker: WorkerHandle;
+  /** The host's addresses, int32 in host order, as last read. */
+  readonly hosts: { addresses: readonly number[] };
+  /** Have the neighbours hear of our addresses; nothing where `announce` is off or no ARP is. */
+  announce(): void;
+}
+
+/** What the gateway needs of the device folder; main.ts brings it. */
+export interface Devices {
+  readonly mapper: RegionMapper;
+  readonly createWake: () => Wake;
+}
+
+export interface Wake {
+  readonly fd: number;
+  wake(): void;
+  close(): void;
+}
+
+/** What has to be undone at the end, newest first. */
+export type Undo = (() => Promise<void> | void)[];
+
+/**
+ * Take all that only one process can have, in the order that leaves a running gateway alone: admin
+ * socket, state file, then the guard (before the first frame is handled), then the device.
+ *
+ * @param undo - gets a step for everything taken, also when this is rejected half-way
+ * @throws HeadgateError
+ */
+export async function layGround(
+  definition: GatewayDefinition,
+  log: Log,
+  devices: Devices,
+  undo: Undo,
+): Promise<Ground> {
+  const startedMs = Date.now();
+  const { device } = definition;
+  const admin = await claimAdminSocket(definition.admin.socket);
+  undo.push(() => admin.close());
+  const size: RegionSize = { flowCapacity: definition.flows.capacity, ...definition.limits };
+  const region = openState(definition, size, devices.mapper, log);
+  undo.push(() => {
+    region.markClean();
+    region.close();
+  });
+  const { views } = region;
+  // What nobody catches is a defect, and it may have come from what is in the file.
+  process.on("uncaughtExceptionMonitor", region.markDoubtful);
+  undo.push(() => {
+    process.off("uncaughtExceptionMonitor", region.markDoubtful);
+  });
+  await requireHost(definition);
+
+  const wake = devices.createWake();
+  undo.push(() => wake.close());
+  const announce = (): void => {
+    if (device.type !== "packet" || !device.announce || views.i32[H_NODE_DRAINED] !== 0) return;
+    Atomics.add(views.i32, H_ANNOUNCE_REQUESTED, 1);
+    wake.wake();
+  };
+  const hosts = { addresses: await hostAddresses() };
+  const host = await createHostParts({
+    device,
+    views,
+    log,
+    wake: wake.wake,
+    hostAddresses: hosts.addresses,
+    onLinkUp: announce,
+  });
+  undo.push(() => host.close());
+  const worker = await startWorker(
+    {
+      statePath: region.path,
+      size,
+      device:
+        device.type === "tun"
+          ? { type: "tun", name: device.name, wakeFd: wake.fd }
+          : { type: "packet", interfaces: device.interfaces, wakeFd: wake.fd },
+    },
+    views,
+    wake.wake,
+    (reason) => dieWithWorker(region, log, reason),
+  );
+  undo.push(() => worker.stop());
+  return { startedMs, admin, region, wake, host, worker, hosts, announce };
+}
+
+/** Give everything back, newest first; what fails is logged. */
+export async function unwind(undo: Undo, log: Log): Promise<void> {
+  for (let step = undo.pop(); step !== undefined; step = undo.pop()) {
+    try {
+      await step();
+    } catch (error) {
+      log.warn("cleanup_failed", { reason: reasonOf(error) });
+    }
+  }
+}
+
+function dieWithWorker(region: Region, log: Log, reason: string): void {
+  // The state file stays marked as in use, so that the next process knows of the death.
+  region.markDoubtful();
+  log.error("worker_died", { reason });
+  process.exit(1);
+}
+
+function isTmpfs(folder: string): boolean {
+  const TMPFS_MAGIC = 0x01021994; // include/uapi/linux/magic.h
+  return statfsSync(folder).type === TMPFS_MAGIC;
+}
+
+/** @throws StateError, AlreadyRunningError */
+function openState(
+  definition: GatewayDefinition,
+  size: RegionSize,
+  mapper: RegionMapper,
+  log: Log,
+): Region {
+  const file = definition.flows.stateFile ?? defaultStateFile(isTmpfs);
+  try {
+    mkdirSync(path.dirname(file), { recursive: true });
+  } catch (error) {
+    throw new HostError(`cannot make the folder of the state file ${file}: ${reasonOf(error)}`, {
+      cause: error,
+    });
+  }
+  const region = openRegion(mapper, { path: file, size, tick: monotonicMs(), random: randomBytes });
+  const { report, views } = region;
+  const counters = views.layout.counters.at >> 3;
+  const add = (counter: number, count: number): void => {
+    views.f64[counters + counter] = views.f64[counters + counter]! + count;
+  };
+  add(C_FLOWS_TAKEN_OVER, report.flowsKept);
+  add(C_FLOWS_TAKE_OVER_DROPPED, report.flowsDropped);
+  add(C_FLOWS_TAKE_OVER_NO_ROOM, report.flowsNoRoom);
+  if (report.setAside !== null) log.warn("state_set_aside", { ...report.setAside });
+  log.info("state_opened", {
+    file,
+    kind: report.kind,
+    previous_process: report.previousProcessId,
+    previous_clean: report.previousClean,
+    flows_kept: report.flowsKept,
+    flows_dropped: report.flowsDropped,
+    flows_no_room: report.flowsNoRoom,
+  });
+  return region;
+}
+
+/**
+ * @throws HostError when an interface is missing
+ * @throws ConfigError when the host speaks against the definition
+ */
+async function requireHost(definition: GatewayDefinition): Promise<void> {
+  if (definition.device.type === "packet") await findInterfaces(definition.device.interfaces);
+  const problems = await hostProblems(definition);
+  if (problems.length > 0) throw new ConfigError(problems);
+}
+
+/**
+ * What the host says against a definition. Interfaces may be down for now, and room was taken when
+ * the state file was opened: those two are for `headgate check --host`.
+ */
+export async function hostProblems(definition: GatewayDefinition): Promise<ConfigProblem[]> {
+  const problems = await checkHost(definition);
+  return problems.filter(({ path: key }) => !/^(device\.interfaces|flows)\b/.test(key));
+}
+
