@@ -33,8 +33,7 @@ import {
  * Kernel forwarding over veth happens in the sender's own softirq, so the generator, the kernel
  * contender and the sink share one CPU, and the generator slows down with them; a gateway in user
  * space has a CPU of its own. Both are what a user of that gateway on this machine gets; the busy
- * time of the whole machine per frame, and the row with RPS (receive packet steering moves the
- * kernel's forwarding to the other CPU), are there to compare what it costs.
+ * time of the whole machine per frame is there to compare what it costs.
  */
 
 const LOSS_MAX = 0.005;
@@ -59,11 +58,6 @@ function throughVip(lab: Lab): TrafficTarget[] {
   return [{ mac: macOf(lab, "gateway", "gw-client"), address: LAB_VIP, port: TRAFFIC_VIP_PORT }];
 }
 
-async function steer(lab: Lab): Promise<void> {
-  const queue = "/sys/class/net/gw-client/queues/rx-0/rps_cpus";
-  await lab.exec("gateway", ["sh", "-c", `echo 2 > ${queue}`]);
-}
-
 const CONTENDERS: readonly Contender[] = [
   {
     name: "kernel ip_forward, no NAT",
@@ -80,15 +74,6 @@ const CONTENDERS: readonly Contender[] = [
     device: "nftables",
     async start(lab) {
       lab.peerNftables(BALANCE);
-      return throughVip(lab);
-    },
-  },
-  {
-    name: "nftables DNAT, RPS",
-    device: "nftables",
-    async start(lab) {
-      lab.peerNftables(BALANCE);
-      await steer(lab);
       return throughVip(lab);
     },
   },

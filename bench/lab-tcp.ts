@@ -12,6 +12,7 @@ import { IPERF_PORT, startIperf3 } from "../test/support/servers.ts";
 import { waitFor } from "../test/support/wait.ts";
 import { busySeconds, waitQuiet } from "./machine.ts";
 import { median, medianRatio, spread, table } from "./statistics.ts";
+import { plainSwitch } from "./traffic.ts";
 
 /**
  * TCP throughput with iperf3 from the client to a backend through the two-arm lab, all offloads on
@@ -178,6 +179,7 @@ export async function measureTcp(
     for (const [at, contender] of chosen.entries()) {
       const lab = createLab({ device: contender.device });
       try {
+        plainSwitch(lab);
         const address = await contender.start(lab);
         await startIperf3(lab, "b1");
         for (const streams of STREAMS) {

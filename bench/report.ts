@@ -30,7 +30,7 @@ const NOTES: Readonly<Record<Suite, string>> = {
 \`\`\`
 ${HAPROXY_CONFIGURATION}\`\`\``,
   "lab-pps":
-    "One way, 1,000 flows, three backends behind a switch that count and drop. PDR: the highest rate of which at most 0.5 % is lost, searched with trials of a second or so; flood: what arrives of as much as the generator can send. The generator is pinned to CPU 0. The kernel forwards in the sender's own softirq, so kernel rows have one CPU in all, and the generator slows down with them instead of losing frames; with RPS the kernel has the other CPU too. `busy CPU` is that of the whole machine at PDR, generator and sink included.",
+    "One way, 1,000 flows, three backends behind a switch that count and drop. PDR: the highest rate of which at most 0.5 % is lost, searched with trials of a second or so; flood: what arrives of as much as the generator can send. The generator is pinned to CPU 0. The kernel forwards in the sender's own softirq, so kernel rows have one CPU in all, and the generator slows down with them instead of losing frames (RPS, which gives the kernel the other CPU too, makes it slower: an interrupt for every frame). `busy CPU` is that of the whole machine at PDR, generator and sink included.",
 };
 
 /** A Markdown document of some suites' tables. */

@@ -1,47 +1,30 @@
-import { randomBytes } from "node:crypto";
-import { mkdirSync, readFileSync, statfsSync } from "node:fs";
+import { readFileSync } from "node:fs";
 import { networkInterfaces } from "node:os";
-import path from "node:path";
 import { AssertionError } from "../base/assert.ts";
 import { monotonicMs } from "../base/clock.ts";
-import { ConfigError, type ConfigProblem, HostError } from "../base/errors.ts";
 import { type Log, reasonOf } from "../base/log.ts";
-import {
-  C_FLOWS_TAKE_OVER_DROPPED,
-  C_FLOWS_TAKE_OVER_NO_ROOM,
-  C_FLOWS_TAKEN_OVER,
-} from "../datapath/counters.ts";
 import { hostAddresses } from "../host/addresses.ts";
-import { findInterfaces } from "../host/interfaces.ts";
 import { requirePrivileges } from "../host/privileges.ts";
 import { B_CONFIGURED, B_FLOWS } from "../service/backend-slots.ts";
 import type { GatewayDefinition } from "../service/definition.ts";
 import { backendSlotWord, usedBackendSlots } from "../service/slots.ts";
-import {
-  H_ANNOUNCE_REQUESTED,
-  H_CONFIG_GENERATION,
-  type RegionSize,
-  type RegionViews,
-} from "../state/layout.ts";
-import type { RegionMapper } from "../state/mapper.ts";
-import { defaultStateFile, openRegion, type Region } from "../state/region.ts";
+import { H_CONFIG_GENERATION, type RegionViews } from "../state/layout.ts";
+import type { Region } from "../state/region.ts";
 import { createAdminApp } from "./admin/app.ts";
 import type { GatewayView } from "./admin/gateway-view.ts";
-import { claimAdminSocket, readToken, serveTcp } from "./admin/server.ts";
-import { createBackendStories } from "./backend-stories.ts";
-import { checkHost } from "./config/host-check.ts";
+import { type AdminServer, readToken, serveTcp } from "./admin/server.ts";
+import { type BackendStories, createBackendStories } from "./backend-stories.ts";
 import { loadConfig } from "./config/load.ts";
 import { restartProblems } from "./config/restart-keys.ts";
-import { createHealth } from "./health.ts";
-import { createHostParts } from "./host-side.ts";
+import { type Devices, type Ground, hostProblems, layGround, type Undo, unwind } from "./ground.ts";
+import { createHealth, type Health } from "./health.ts";
 import { createRateMeter } from "./rates.ts";
 import { createReadings } from "./readings.ts";
-import { type Applied, createReconciler } from "./reconcile.ts";
+import { type Applied, createReconciler, type Reconciler } from "./reconcile.ts";
 import { createReloader } from "./reload.ts";
 import { createShutdown } from "./shutdown.ts";
 import { createView } from "./view.ts";
 import { createWatchdog, WATCHDOG_INTERVAL_MS } from "./watchdog.ts";
-import { startWorker } from "./worker-host.ts";
 
 export interface Gateway {
   /** Fulfilled with the exit code when the gateway has ended in order. */
@@ -259,7 +242,7 @@ function watch(region: Region, log: Log, undo: Undo): void {
 async function serveAdmin(
   definition: GatewayDefinition,
   view: GatewayView,
-  socket: { setHandler(handler: (request: Request) => Response | Promise<Response>): void },
+  socket: AdminServer,
   log: Log,
   undo: Undo,
 ): Promise<void> {
@@ -274,6 +257,10 @@ async function serveAdmin(
   }
   const app = createAdminApp(view, { access: "all", token: null, onDefect });
   socket.setHandler((request) => app.fetch(request));
+  // The first step of the end: what an answer reads is given back from here on.
+  undo.push(() =>
+    socket.setHandler(() => Response.json({ error: "the gateway is stopping" }, { status: 503 })),
+  );
 }
 
 /** Says whether a definition has an address to announce that the one before had not. */

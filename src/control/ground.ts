@@ -194,4 +194,3 @@ export async function hostProblems(definition: GatewayDefinition): Promise<Confi
   const problems = await checkHost(definition);
   return problems.filter(({ path: key }) => !/^(device\.interfaces|flows)\b/.test(key));
 }
-

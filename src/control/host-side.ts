@@ -156,7 +156,12 @@ export async function createHostParts(options: HostOptions): Promise<HostParts> 
     async attach(interfaces) {
       deviceInterfaces = interfaces;
       if (device.type === "tun") {
-        tunRoutes = await createTunRoutes({ device: device.name, mode: device.routes, log });
+        tunRoutes = await createTunRoutes({
+          device: device.name,
+          mode: device.routes,
+          persistent: device.guard === "persistent",
+          log,
+        });
       }
       planner = createHopPlanner({
         interfaces,

@@ -69,8 +69,9 @@ export function createArp(
     return (flags & (A_IS_VIP | A_IS_SNAT)) !== 0 && (flags & A_IS_HOST) === 0;
   }
 
-  function isSilent(): boolean {
-    return i32[registers[R_BANK]! + BANK_ANNOUNCE] === 0 || i32[H_NODE_DRAINED] !== 0;
+  /** A standby (`announce: false`) says nothing of the addresses. */
+  function isStandby(): boolean {
+    return i32[registers[R_BANK]! + BANK_ANNOUNCE] === 0;
   }
 
   function process(rxWord: number): number {
@@ -85,7 +86,7 @@ export function createArp(
     const sender = arpSenderAddress(view, arpAt);
     const entry = addresses.find(target);
     // Who asks for its own address announces it (RFC 5227): nothing to answer.
-    if (entry < 0 || !isAnnounced(entry) || isSilent() || sender === target) return PASSED;
+    if (entry < 0 || !isAnnounced(entry) || isStandby() || sender === target) return PASSED;
     const ingress = rx[rxWord + D_INTERFACE]!;
     const senderMacHigh = arpSenderMacHigh(view, arpAt);
     const senderMacLow = arpSenderMacLow(view, arpAt);
@@ -140,7 +141,8 @@ export function createArp(
     const entries = registers[R_ADDRESSES_MASK]! + 1;
     let next = registers[R_ANNOUNCE_NEXT]!;
     const last = Math.min(next + ANNOUNCE_ENTRIES_PER_BATCH, entries);
-    const silent = isSilent();
+    // A node that is being drained answers, since its flows still need it, but calls nobody.
+    const silent = isStandby() || i32[H_NODE_DRAINED] !== 0;
     for (; next < last; next++) {
       const entry = registers[R_ADDRESSES]! + next * ADDRESS_WORDS;
       if (silent || !isAnnounced(entry)) continue;

@@ -27,7 +27,9 @@ import {
  * reverse path filtering is on (net/ipv4/fib_frontend.c, __fib_validate_source).
  *
  * Everything is marked with a routing protocol number, by which cleanup finds what a crash left. A
- * leftover rule leads to an empty table (the device went with its process) and does nothing.
+ * leftover rule leads to an empty table (the device went with its process) and does nothing; with
+ * `persistent` it leads to a route that drops, and so do those to VIPs and SNAT addresses, until the
+ * next process brings the device again or `headgate cleanup` removes them.
  */
 
 /** Preference of the jump, of the rules, and of the jump's goal: before all ordinary rules. */
@@ -95,8 +97,16 @@ export interface TunRouteOptions {
   readonly device: string;
   /** `none`: the operator routes; nothing is changed, and update() does nothing. */
   readonly mode: "auto" | "none";
+  /**
+   * Leave rules, and routes that drop, when the process ends, however it ends (`device.guard:
+   * persistent`): the kernel would otherwise forward replies as they are, and clients reset them.
+   */
+  readonly persistent?: boolean | undefined;
   readonly log?: Log | undefined;
 }
+
+/** The last resort among routes to one destination: it counts when the device's route is gone. */
+const METRIC_LAST = 4_294_967_295;
 
 /**
  * Prepare the device and remove what a crashed process with the same device left.
@@ -105,7 +115,7 @@ export interface TunRouteOptions {
  *   or another device uses the same table
  */
 export async function createTunRoutes(options: TunRouteOptions): Promise<TunRoutes> {
-  const { device, mode, log } = options;
+  const { device, mode, log, persistent = false } = options;
   requireForwarding();
   if (mode === "none") {
     return { warnings: [], update: () => Promise.resolve(), close: () => Promise.resolve() };
@@ -113,7 +123,8 @@ export async function createTunRoutes(options: TunRouteOptions): Promise<TunRout
   const table = TABLE_BASE + deviceNumber(device);
   const own = `${formatIpv4(deviceAddress(device))}/32`;
   await requireFreeTable(table, device);
-  await removeRules((rule) => belongsTo(rule, table, device));
+  await removeRules((rule) => belongsTo(rule, table, device) && textOf(rule, "iif") === device);
+  silenceIpv6(device);
   const warnings = setReversePathFilter(device);
   for (const warning of warnings) log?.warn("reverse_path_filter", { reason: warning });
 
@@ -121,6 +132,11 @@ export async function createTunRoutes(options: TunRouteOptions): Promise<TunRout
     add: [
       `address replace ${own} dev ${device} scope link`,
       `link set dev ${device} up`,
+      ...(persistent
+        ? [
+            `route replace blackhole default table ${table} metric ${METRIC_LAST} protocol ${ROUTE_PROTOCOL}`,
+          ]
+        : []),
       `route replace default dev ${device} table ${table} protocol ${ROUTE_PROTOCOL}`,
       `rule add pref ${RULE_GOAL_PREFERENCE} iif ${device} nop protocol ${ROUTE_PROTOCOL}`,
       `rule add pref ${RULE_JUMP_PREFERENCE} iif ${device} goto ${RULE_GOAL_PREFERENCE} ` +
@@ -129,20 +145,24 @@ export async function createTunRoutes(options: TunRouteOptions): Promise<TunRout
     remove: [
       `rule del pref ${RULE_JUMP_PREFERENCE} iif ${device} goto ${RULE_GOAL_PREFERENCE}`,
       `rule del pref ${RULE_GOAL_PREFERENCE} iif ${device} nop`,
-      `route flush table ${table}`,
+      ...(persistent ? [] : [`route flush table ${table}`]),
       `address del ${own} dev ${device}`,
     ],
   };
   await runAll(base.add);
 
-  /** What is in the kernel now: the command that removes it, by the one that made it. */
-  const made = new Map<string, string>();
+  /**
+   * What is in the kernel now: the command that removes it, by the one that made it. Rules that
+   * another process left are part of it: they go in the first update, when the new ones are there,
+   * so that no reply meets the time between.
+   */
+  const made = await leftoverRules(table);
   let closed = false;
 
   async function update(entries: TunRouteEntries): Promise<void> {
     if (closed) throw new HostError(`the routes of ${device} are closed`);
     await refuseHostAddresses(entries);
-    const next = commandsFor(entries, device, table);
+    const next = commandsFor(entries, device, table, persistent);
     const fresh = [...next].filter(([add]) => !made.has(add));
     for (const [add, remove] of fresh) made.set(add, remove);
     await runAll(fresh.map(([add]) => add));
@@ -155,7 +175,7 @@ export async function createTunRoutes(options: TunRouteOptions): Promise<TunRout
     if (closed) return;
     closed = true;
     // The device may be gone, and its routes with it: what is not there need not be removed.
-    await ipBatch([...made.values(), ...base.remove]);
+    await ipBatch([...(persistent ? [] : made.values()), ...base.remove]);
     made.clear();
   }
 
@@ -167,6 +187,7 @@ function commandsFor(
   entries: TunRouteEntries,
   device: string,
   table: number,
+  persistent: boolean,
 ): ReadonlyMap<string, string> {
   const commands = new Map<string, string>();
   for (const address of [...entries.vips, ...entries.snat]) {
@@ -174,6 +195,12 @@ function commandsFor(
     commands.set(
       `route replace ${route} protocol ${ROUTE_PROTOCOL}`,
       `route del ${route} protocol ${ROUTE_PROTOCOL}`,
+    );
+    if (!persistent) continue;
+    const drop = `blackhole ${formatIpv4(address)}/32 metric ${METRIC_LAST}`;
+    commands.set(
+      `route replace ${drop} protocol ${ROUTE_PROTOCOL}`,
+      `route del ${drop} protocol ${ROUTE_PROTOCOL}`,
     );
   }
   for (const { address, protocol, port } of entries.backends) {
@@ -210,6 +237,16 @@ function requireForwarding(): void {
     "device.type: tun needs the kernel to forward, and net.ipv4.ip_forward is 0; " +
       "run `sysctl -w net.ipv4.ip_forward=1`",
   );
+}
+
+/** The kernel's own router solicitations on the device would be drops that tell nobody anything. */
+function silenceIpv6(device: string): void {
+  try {
+    writeFileSync(`/proc/sys/net/ipv6/conf/${device}/disable_ipv6`, "1");
+  } catch (error) {
+    // A kernel without IPv6 says nothing in the first place.
+    if ((error as NodeJS.ErrnoException).code !== "ENOENT") throw error;
+  }
 }
 
 /**
@@ -267,6 +304,21 @@ async function refuseHostAddresses(entries: TunRouteEntries): Promise<void> {
   }
 }
 
+/** The rules for replies that lead to our table, as the commands that make and remove them. */
+async function leftoverRules(table: number): Promise<Map<string, string>> {
+  const rules = (await ipJson(["rule", "show"])).filter(
+    (rule) =>
+      textOf(rule, "protocol") === String(ROUTE_PROTOCOL) &&
+      textOf(rule, "table") === String(table),
+  );
+  return new Map(
+    rules.map((rule) => {
+      const text = `${ruleText(rule)} protocol ${ROUTE_PROTOCOL}`;
+      return [`rule add ${text}`, `rule del ${text}`];
+    }),
+  );
+}
+
 function belongsTo(rule: IpObject, table: number, device: string): boolean {
   return (
     textOf(rule, "protocol") === String(ROUTE_PROTOCOL) &&
@@ -310,7 +362,10 @@ export async function removeTunRoutes(): Promise<string[]> {
   for (const route of await ipJson(["route", "show", "table", "all"])) {
     if (textOf(route, "protocol") !== String(ROUTE_PROTOCOL)) continue;
     const destination = textOf(route, "dst");
-    const words = [destination, `dev ${textOf(route, "dev")}`];
+    const type = textOf(route, "type");
+    const words =
+      type === "blackhole" ? [type, destination] : [destination, `dev ${textOf(route, "dev")}`];
+    if (numberOf(route, "metric") !== 0) words.push(`metric ${numberOf(route, "metric")}`);
     if (textOf(route, "table") !== "") words.push(`table ${textOf(route, "table")}`);
     words.push(`protocol ${ROUTE_PROTOCOL}`);
     if ((await tryCommand("ip", ["route", "del", ...words.join(" ").split(" ")])) !== null) {

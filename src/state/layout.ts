@@ -149,6 +149,9 @@ export const BANK_SERVICE_BYTES = 256;
 /** One entry of a service's backend list. */
 export const BANK_BACKEND_BYTES = 16;
 
+/** Port intervals that the VIPs of a service may need, on average. */
+export const VIP_INTERVALS_PER_SERVICE = 32;
+
 /** Sizes of the tables of a bank, all derived from the region's size. */
 export interface BankSize {
   /** Entries of the address hash; a power of two, at most half full. */
@@ -162,8 +165,8 @@ export interface BankSize {
 /** How many entries each table of a bank has. */
 export function bankSize(size: RegionSize): BankSize {
   return {
-    addressEntries: powerOfTwoAtLeast(16 * size.services + 2048),
-    intervals: 32 * size.services,
+    addressEntries: powerOfTwoAtLeast(16 * size.services + 2 * size.backends + 2048),
+    intervals: VIP_INTERVALS_PER_SERVICE * size.services + 2 * size.backends,
     services: size.services,
     backendEntries: 2 * size.backends,
     hashSlots: size.hashSlots,

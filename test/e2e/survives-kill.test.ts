@@ -29,6 +29,10 @@ for (const device of ["packet", "tun"] as const) {
       const config = lab.config({
         mode,
         services: [{ name: "echo", protocol: "tcp", port: 7000, backendPort: 7001 }],
+        // On TUN the kernel forwards, and would give clients replies that they must reset.
+        ...(device === "tun"
+          ? { more: { device: { type: "tun", name: "hg0", guard: "persistent" } } }
+          : {}),
       });
       let gateway = await lab.startGateway(config);
       const holder = lab.spawn("client", [

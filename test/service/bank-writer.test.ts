@@ -493,7 +493,11 @@ test("a definition that does not fit is refused with the key to raise", () => {
     low: 2 * index + 1,
     high: 2 * index + 1,
   }));
-  refuse(/^limits\.services: expected room for/, { services: 1 }, service("web", { ports }));
+  refuse(
+    /^limits\.services: expected room for/,
+    { services: 1, backends: 2 },
+    service("web", { ports }),
+  );
 });
 
 test("1,000 services with 100 backends each: how long a bank takes", (t) => {

@@ -218,6 +218,31 @@ test("a new user of a slot finds nothing of the one before, but the next generat
   assert.equal(views.f64[(at >> 1) + BF_CONNECTIONS], 0);
 });
 
+test("a definition that could not be published: the one that is put back finds its slots again", () => {
+  const views = memoryRegion();
+  const web = service("web");
+  const running = assign(views, web).services[0]!;
+  const slots = running.backends.map(({ slot }) => slot);
+  setSlot(views, slots[0]!, { weightOverride: 3 });
+  const words = (slot: number): Int32Array => {
+    const at = backendSlotWord(views, slot);
+    return views.i32.slice(at, at + 32);
+  };
+  const before = slots.map(words);
+  // The bank in use still names the slots of `web`: they may be nobody else's.
+  const failed = assign(views, service("shop")).services[0]!;
+  assert.ok(
+    failed.slot !== running.slot && !failed.backends.some(({ slot }) => slots.includes(slot)),
+  );
+  const back = assign(views, web).services[0]!;
+  assert.equal(back.slot, running.slot);
+  assert.deepEqual(
+    back.backends.map(({ slot }) => slot),
+    slots,
+  );
+  assert.deepEqual(slots.map(words), before);
+});
+
 test("a generation wraps at 16 bits, which is what flows carry", () => {
   const views = memoryRegion({ backends: 1 });
   views.i32[backendSlotWord(views, 0) + B_GENERATION] = 0xffff;

@@ -1,11 +1,9 @@
 import { SNAT_ADDRESSES_MAX } from "../../base/limits.ts";
+import { sourceHashSize } from "../../scheduler/source-hash-table.ts";
 import type { PortRange } from "../../service/definition.ts";
-import { bankSize, type RegionSize } from "../../state/layout.ts";
+import { bankSize, type RegionSize, VIP_INTERVALS_PER_SERVICE } from "../../state/layout.ts";
 import type { CheckedService, CrossCheck } from "./cross-check.ts";
 import { precisionOf } from "./overlap-check.ts";
-
-/** Buckets of a source-hash table, as LVS has them (ip_vs_sh.c: 2^8). */
-const SOURCE_HASH_SLOTS = 256;
 
 /** Does everything fit in the room that `limits` takes at start? */
 export function checkLimits({ reading, services, report }: CrossCheck): void {
@@ -40,8 +38,9 @@ export function checkLimits({ reading, services, report }: CrossCheck): void {
   }
 
   const intervals = countIntervals(services);
-  if (intervals > bank.intervals) {
-    const message = `expected at most ${bank.intervals} port intervals in all VIPs (32 a service), got ${intervals}: ${limitAt("services")}`;
+  const intervalsMost = VIP_INTERVALS_PER_SERVICE * limits.services;
+  if (intervals > intervalsMost) {
+    const message = `expected at most ${intervalsMost} port intervals in all VIPs (${VIP_INTERVALS_PER_SERVICE} a service), got ${intervals}: ${limitAt("services")}`;
     report(["services"], message);
   }
   const addresses = new Set(
@@ -71,7 +70,9 @@ function tableSlots(service: CheckedService): number {
   const { values } = service;
   const protocols = protocolCount(service);
   if (values.scheduler === "maglev") return values.tableSize * protocols;
-  return values.scheduler === "source-hash" ? SOURCE_HASH_SLOTS * protocols : 0;
+  if (values.scheduler !== "source-hash") return 0;
+  const weights = values.backends.map((backend) => Math.max(1, backend.weight));
+  return sourceHashSize(weights) * protocols;
 }
 
 /** Port intervals that the VIPs become once an exact port is cut out of the range around it. */
