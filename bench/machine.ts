@@ -1,4 +1,4 @@
-import { readFileSync } from "node:fs";
+import { readdirSync, readFileSync } from "node:fs";
 import { availableParallelism, cpus, release, totalmem } from "node:os";
 import { setTimeout as sleep } from "node:timers/promises";
 
@@ -35,6 +35,35 @@ export function busySeconds(): number {
     .split(/\s+/)
     .map(Number);
   return (user! + nice! + system! + irq! + softirq!) / 100;
+}
+
+/** Seconds of CPU that some processes have used so far, all their threads; 0 for one that is gone. */
+export function cpuSeconds(pids: readonly number[]): number {
+  let ticks = 0;
+  for (const pid of pids) {
+    try {
+      // Behind the name, which may hold anything: utime and stime are fields 14 and 15 (proc(5)).
+      const fields = readFileSync(`/proc/${pid}/stat`, "utf8").split(") ").at(-1)!.split(" ");
+      ticks += Number(fields[11]) + Number(fields[12]);
+    } catch {
+      // It ended.
+    }
+  }
+  return ticks / 100;
+}
+
+/** The kernel's softirq threads, where this process can see them: one a CPU. */
+export function softirqThreads(): number[] {
+  return readdirSync("/proc")
+    .filter((name) => /^\d+$/.test(name))
+    .map(Number)
+    .filter((pid) => {
+      try {
+        return readFileSync(`/proc/${pid}/comm`, "utf8").startsWith("ksoftirqd/");
+      } catch {
+        return false;
+      }
+    });
 }
 
 const QUIET_BUSY_MAX = 0.1;

@@ -41,6 +41,8 @@ export interface TrafficSent {
   /** Of the offered: refused by the next hop's queue, so lost at once. */
   readonly refused: number;
   readonly seconds: number;
+  /** CPU time of the generator, with what the kernel did in its context. */
+  readonly cpuSeconds: number;
   /** Busy time of all CPUs of the machine meanwhile. */
   readonly busySeconds: number;
 }

@@ -5,9 +5,10 @@
 //     UDP frames of 60 bytes, FLOWS source ports from 1024 on in turn; flow i goes to TARGET i modulo
 //     their number, each MAC/ADDRESS/PORT. RATE: frames a second, paced in bursts of at most 32;
 //     0: as fast as it goes. It ends after SECONDS, or COUNT frames when COUNT is not 0. Prints
-//     {offered, refused, seconds, busySeconds}: refused are those of the offered that the sending
-//     side's kernel dropped at once (the next hop's queue was full); busySeconds is the busy time of
-//     the whole machine meanwhile (/proc/stat: all but idle and iowait, all CPUs).
+//     {offered, refused, seconds, cpuSeconds, busySeconds}: refused are those of the offered that the
+//     sending side's kernel dropped at once (the next hop's queue was full); cpuSeconds is its own CPU
+//     time, with what the kernel does in its context; busySeconds is the busy time of the whole machine
+//     meanwhile (/proc/stat: all but idle and iowait, all CPUs).
 //   traffic receive INTERFACE PORT
 //     Counts the frames of `generate` to UDP port PORT until it gets SIGTERM (or 60 s are over);
 //     prints "ready" when it listens, then {frames, distinct, flows, badChecksums, otherHost}.
@@ -27,6 +28,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
@@ -77,6 +79,14 @@ double Busy() {
   fclose(file);
   return static_cast<double>(user + nice + system + irq + softirq) /
          static_cast<double>(sysconf(_SC_CLK_TCK));
+}
+
+// Seconds of CPU that this process has used.
+double Used() {
+  rusage used{};
+  getrusage(RUSAGE_SELF, &used);
+  return static_cast<double>(used.ru_utime.tv_sec + used.ru_stime.tv_sec) +
+         static_cast<double>(used.ru_utime.tv_usec + used.ru_stime.tv_usec) / 1e6;
 }
 
 void Set(int fd, int option, int value, const char* name) {
@@ -205,6 +215,7 @@ int Generate(int count, char** arguments) {
   uint64_t put = 0;       // frames in the ring since the start
   uint64_t refused = 0;
   size_t flow = 0;
+  const double used = Used();
   const double busy = Busy();
   const double start = Now();
   double now = start;
@@ -254,9 +265,9 @@ int Generate(int count, char** arguments) {
     auto* slot = reinterpret_cast<tpacket2_hdr*>(slots + i * kSlotBytes);
     if (__atomic_load_n(&slot->tp_status, __ATOMIC_ACQUIRE) == TP_STATUS_SEND_REQUEST) waiting += 1;
   }
-  printf("{\"offered\":%llu,\"refused\":%llu,\"seconds\":%f,\"busySeconds\":%f}\n",
+  printf("{\"offered\":%llu,\"refused\":%llu,\"seconds\":%f,\"cpuSeconds\":%f,\"busySeconds\":%f}\n",
          static_cast<unsigned long long>(put - waiting + refused),
-         static_cast<unsigned long long>(refused), Now() - start, Busy() - busy);
+         static_cast<unsigned long long>(refused), Now() - start, Used() - used, Busy() - busy);
   return 0;
 }
 
