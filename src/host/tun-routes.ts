@@ -18,7 +18,7 @@ import {
  *
  *   VIP/32, SNAT/32          a route in the main table, to the device
  *   replies of nat backends  `ip rule from ADDRESS ipproto P sport N` to a table of our own, whose
- *                            only route is the device; port 0 (any): without sport
+ *                            only route is the device; port 0 (any): without sport; and their ICMP
  *   what the gateway writes  back into the kernel comes in on the device and must not meet those
  *                            rules again: a rule above them jumps over them (`iif DEVICE goto`), to
  *                            a rule that does nothing, so that the host's other rules still count
@@ -202,6 +202,13 @@ function commandsFor(
       `route replace ${drop} protocol ${ROUTE_PROTOCOL}`,
       `route del ${drop} protocol ${ROUTE_PROTOCOL}`,
     );
+  }
+  // A backend's own errors (port unreachable) are about flows too.
+  for (const address of new Set(entries.backends.map((backend) => backend.address))) {
+    const rule =
+      `pref ${RULE_PREFERENCE} from ${formatIpv4(address)} ipproto icmp ` +
+      `lookup ${table} protocol ${ROUTE_PROTOCOL}`;
+    commands.set(`rule add ${rule}`, `rule del ${rule}`);
   }
   for (const { address, protocol, port } of entries.backends) {
     const name = PROTOCOL_NAMES[protocol] ?? String(protocol);

@@ -246,9 +246,9 @@ describe("TUN routes", { skip: SKIP_UNLESS_ROOT }, () => {
       const line = await program.line(/^(removed|failed) /);
       return JSON.parse(line.replace(/^removed /, "")) as string[];
     };
-    // Two rules of backends, jump and goal; routes of VIP, SNAT and table; the device's address.
+    // Two rules of each backend, jump and goal; routes of VIP, SNAT and table; the device's address.
     const removed = await cleanUp();
-    assert.equal(removed.length, 8, removed.join("\n"));
+    assert.equal(removed.length, 10, removed.join("\n"));
     assert.ok(
       removed.includes(
         "removed ip rule pref 4700 from 10.20.0.11 ipproto tcp sport 8080 lookup 47000",
