@@ -2,21 +2,18 @@ import type { DropSample } from "../base/admin-types.ts";
 import { DROP_SAMPLE_BYTES, DROP_SAMPLES } from "../base/limits.ts";
 import { DROP_REASONS } from "../datapath/verdict.ts";
 import { PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP } from "../flow/flow-record.ts";
+import {
+  SAMPLE_CAPTURED_BYTES,
+  SAMPLE_FRAME_BYTES,
+  SAMPLE_HEADER_WORDS,
+  SAMPLE_INTERFACE,
+  SAMPLE_LINK_BYTES,
+  SAMPLE_REASON,
+  SAMPLE_SEQUENCE,
+  SAMPLE_TICK,
+  SAMPLE_WORDS,
+} from "../state/drop-sample.ts";
 import type { RegionViews } from "../state/layout.ts";
-
-/**
- * Samples of dropped frames: a ring that the worker writes and anybody reads. The record of
- * sequence number N lies at N % DROP_SAMPLES; words as below, then the frame's first bytes.
- */
-export const SAMPLE_SEQUENCE = 0; // 1 and up; 0: empty
-export const SAMPLE_TICK = 1;
-export const SAMPLE_REASON = 2; // DROP_…
-export const SAMPLE_INTERFACE = 3; // index in the device's list
-export const SAMPLE_FRAME_BYTES = 4;
-export const SAMPLE_CAPTURED_BYTES = 5;
-export const SAMPLE_LINK_BYTES = 6; // link header before the IP header: 0 or 14
-export const SAMPLE_WORDS = (32 + DROP_SAMPLE_BYTES) / 4;
-const FRAME_AT = 32;
 
 /**
  * Read all samples, newest first. A record that is written while it is read is left out.
@@ -38,7 +35,10 @@ export function readDropSamples(
     const sequence = Atomics.load(i32, word + SAMPLE_SEQUENCE);
     if (sequence === 0) continue;
     const captured = Math.min(i32[word + SAMPLE_CAPTURED_BYTES]! >>> 0, DROP_SAMPLE_BYTES);
-    const frame = u8.slice(word * 4 + FRAME_AT, word * 4 + FRAME_AT + captured);
+    const frame = u8.slice(
+      word * 4 + SAMPLE_HEADER_WORDS * 4,
+      word * 4 + SAMPLE_HEADER_WORDS * 4 + captured,
+    );
     const ageMs = (tick - i32[word + SAMPLE_TICK]!) | 0;
     const sample = {
       at: new Date(nowMs - Math.max(0, ageMs)).toISOString(),

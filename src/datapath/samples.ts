@@ -1,21 +1,17 @@
 import { DROP_SAMPLE_BYTES, DROP_SAMPLES, DROP_SAMPLES_PER_TICK } from "../base/limits.ts";
 import { D_AT, D_BYTES, D_INTERFACE } from "../device/device.ts";
-import { SAMPLE_BYTES } from "../state/layout.ts";
+import {
+  SAMPLE_CAPTURED_BYTES,
+  SAMPLE_FRAME_BYTES,
+  SAMPLE_HEADER_WORDS,
+  SAMPLE_INTERFACE,
+  SAMPLE_LINK_BYTES,
+  SAMPLE_REASON,
+  SAMPLE_SEQUENCE,
+  SAMPLE_TICK,
+  SAMPLE_WORDS,
+} from "../state/drop-sample.ts";
 import { type Context, R_SAMPLE_TICK, R_SAMPLES_TAKEN, R_TICK } from "./context.ts";
-
-/**
- * Samples of dropped frames, a ring in the mapped region: eight words of description, then the
- * first bytes of the frame. Word 0 is the sequence number, from 1; 0 is an empty place.
- */
-export const SAMPLE_SEQUENCE = 0;
-export const SAMPLE_TICK = 1;
-export const SAMPLE_REASON = 2;
-export const SAMPLE_INTERFACE = 3;
-export const SAMPLE_FRAME_BYTES = 4;
-export const SAMPLE_CAPTURED_BYTES = 5;
-export const SAMPLE_LINK_BYTES = 6;
-export const SAMPLE_HEADER_WORDS = 8;
-export const SAMPLE_WORDS = SAMPLE_BYTES >> 2;
 
 export interface Samples {
   /** Keep the first bytes of the frame in `rxWord`; does nothing when enough were taken this tick. */
@@ -44,7 +40,7 @@ export function createSamples(context: Context): Samples {
     const at = first + (sequence % DROP_SAMPLES) * SAMPLE_WORDS;
     const bytes = rx[rxWord + D_BYTES]!;
     const captured = Math.min(bytes, DROP_SAMPLE_BYTES);
-    i32[at + SAMPLE_SEQUENCE] = sequence;
+    i32[at + SAMPLE_SEQUENCE] = 0;
     i32[at + SAMPLE_TICK] = tick;
     i32[at + SAMPLE_REASON] = reason;
     i32[at + SAMPLE_INTERFACE] = rx[rxWord + D_INTERFACE]!;
@@ -57,6 +53,7 @@ export function createSamples(context: Context): Samples {
     for (let word = 0; word < DROP_SAMPLE_BYTES >> 2; word++) {
       i32[to + word] = word * 4 + 4 <= captured ? view.getInt32(from + word * 4, true) : 0;
     }
+    Atomics.store(i32, at + SAMPLE_SEQUENCE, sequence);
   }
 
   return { take };

@@ -1,8 +1,9 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { DROP_SAMPLES } from "../../src/base/limits.ts";
+import { readDropSamples, summarise } from "../../src/control/drop-samples.ts";
+import { DROP_NO_SERVICE, DROP_TTL_EXPIRED } from "../../src/datapath/verdict.ts";
 import {
-  readDropSamples,
   SAMPLE_CAPTURED_BYTES,
   SAMPLE_FRAME_BYTES,
   SAMPLE_INTERFACE,
@@ -11,9 +12,7 @@ import {
   SAMPLE_SEQUENCE,
   SAMPLE_TICK,
   SAMPLE_WORDS,
-  summarise,
-} from "../../src/control/drop-samples.ts";
-import { DROP_NO_SERVICE, DROP_TTL_EXPIRED } from "../../src/datapath/verdict.ts";
+} from "../../src/state/drop-sample.ts";
 import { planRegion, type RegionViews, viewRegion } from "../../src/state/layout.ts";
 
 function region(): RegionViews {

@@ -4,6 +4,7 @@ import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
 import fc from "fast-check";
 import { createRandom } from "../../src/base/random.ts";
+import { readDropSamples } from "../../src/control/drop-samples.ts";
 import { C_ORIGINATED, C_RST_SENT } from "../../src/datapath/counters.ts";
 import {
   TX_FAILED,
@@ -184,6 +185,18 @@ for (const frame of malformedFrames(GATEWAY_MACS[0])) {
     });
   }
 }
+
+test("a drop leaves a sample of its first bytes that control reads back", () => {
+  const bench = new Bench({ yaml: yaml() });
+  const packet = tcpPacket({ ...TCP, destinationPort: 81, flags: SYN });
+  bench.client(packet);
+  const [sample] = readDropSamples(bench.gateway.views, bench.now, 0, ["eth0", "eth1"]);
+  assert.equal(sample!.reason, "no_service");
+  assert.equal(sample!.interface, "eth0");
+  assert.equal(sample!.bytes, 14 + packet.length);
+  assert.match(sample!.summary, /198\.51\.100\.2:40000 > 203\.0\.113\.10:81/);
+  assert.ok(sample!.header.includes(Buffer.from(packet.slice(0, 36)).toString("hex")));
+});
 
 test("random bytes are one verdict each, and never an exception", () => {
   const ethernet = new Bench({ yaml: yaml() });
