@@ -8,7 +8,7 @@ import {
   type LabBalance,
   type LabDevice,
 } from "../test/support/lab.ts";
-import { cpuSeconds, softirqThreads, waitQuiet } from "./machine.ts";
+import { cpuSeconds, quietly, softirqThreads } from "./machine.ts";
 import { median, medianRatio, spread, table } from "./statistics.ts";
 import {
   compileBench,
@@ -41,9 +41,6 @@ const LOSS_MAX = 0.005;
 const PRECISION = 0.03;
 const TRIALS_MAX = 12;
 const FLOWS = 1000;
-/** CPUs that others may use during a trial; with more it is done again, TRIES_MAX times in all. */
-const OTHERS_MAX = 0.15;
-const TRIES_MAX = 4;
 
 const BALANCE: LabBalance = {
   mode: "nat",
@@ -135,7 +132,10 @@ export interface Trial {
   readonly deliveredRate: number;
   /** Share of the offered frames that did not arrive. */
   readonly loss: number;
+  /** Busy time of the whole machine (/proc/stat: sampled by the timer tick, so rough). */
   readonly busyNsPerFrame: number;
+  /** CPU time of the generator, the contender's process and the kernel's softirq threads (exact). */
+  readonly threadNsPerFrame: number;
   /** CPUs that were busy, by all together. */
   readonly busyCpus: number;
   /** CPUs that were busy for neither the generator nor the contender nor the kernel's softirqs. */
@@ -174,26 +174,10 @@ export async function runTrial(
     deliveredRate: arrived / sent.seconds,
     loss: 1 - arrived / sent.offered,
     busyNsPerFrame: (sent.busySeconds * 1e9) / arrived,
+    threadNsPerFrame: (used * 1e9) / arrived,
     busyCpus: sent.busySeconds / sent.seconds,
     othersBusyCpus: Math.max(0, (sent.busySeconds - used) / sent.seconds),
   };
-}
-
-/** A trial that nothing else on the machine disturbed, or the least disturbed of TRIES_MAX. */
-async function runQuietTrial(
-  lab: Lab,
-  started: Started,
-  rate: number,
-  seconds: number,
-): Promise<Trial> {
-  let best: Trial | undefined;
-  for (let tries = 0; tries < TRIES_MAX; tries++) {
-    if (tries > 0) await waitQuiet();
-    const trial = await runTrial(lab, started, rate, seconds);
-    if (best === undefined || trial.othersBusyCpus < best.othersBusyCpus) best = trial;
-    if (trial.othersBusyCpus <= OTHERS_MAX) break;
-  }
-  return best!;
 }
 
 /** The flood, and the search for the highest rate with little loss. */
@@ -201,27 +185,28 @@ async function sample(lab: Lab, started: Started, seconds: number): Promise<PpsS
   // Flows are made, and the fast path is compiled.
   await runTrial(lab, started, 20_000, 0.3);
   await runTrial(lab, started, 0, 1);
-  await waitQuiet();
-  const flood = await runQuietTrial(lab, started, 0, seconds);
+  const trial = (rate: number): Promise<Trial> =>
+    quietly(() => runTrial(lab, started, rate, seconds));
+  const flood = await trial(0);
   const trials = [flood];
   let low = 0;
   let high = flood.offeredRate;
   let rate = flood.deliveredRate;
   if (flood.loss <= LOSS_MAX) low = high;
   while (trials.length < TRIALS_MAX && high - low > PRECISION * high) {
-    let trial = await runQuietTrial(lab, started, rate, seconds);
-    trials.push(trial);
-    if (trial.loss > LOSS_MAX && trials.length < TRIALS_MAX) {
+    let one = await trial(rate);
+    trials.push(one);
+    if (one.loss > LOSS_MAX && trials.length < TRIALS_MAX) {
       // A shared machine can spoil a trial without using its CPUs: it has failed when it fails twice.
-      trial = await runQuietTrial(lab, started, rate, seconds);
-      trials.push(trial);
+      one = await trial(rate);
+      trials.push(one);
     }
-    if (trial.loss > LOSS_MAX) {
+    if (one.loss > LOSS_MAX) {
       high = rate;
     } else {
       low = rate;
       // The generator could not keep up: more than this cannot be offered without loss.
-      if (trial.offeredRate < rate * (1 - PRECISION)) high = rate;
+      if (one.offeredRate < rate * (1 - PRECISION)) high = rate;
     }
     rate = low === 0 ? high * 0.8 : (low + high) / 2;
   }
@@ -278,6 +263,7 @@ export function formatPps(results: readonly PpsResult[]): string {
       "flood, kpps",
       "x nftables",
       "busy CPU, ns a frame",
+      "threads, ns a frame",
       "busy CPUs",
     ],
     results.map((result) => {
@@ -292,6 +278,7 @@ export function formatPps(results: readonly PpsResult[]): string {
         spread(flood(result), 0),
         ratio(flood),
         busy((one) => one.busyNsPerFrame).toFixed(0),
+        busy((one) => one.threadNsPerFrame).toFixed(0),
         busy((one) => one.busyCpus).toFixed(2),
       ];
     }),

@@ -1,17 +1,33 @@
-import { HAPROXY_CONFIGURATION } from "./lab-tcp.ts";
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import { formatPps, type PpsResult } from "./lab-pps.ts";
+import { formatTcp, HAPROXY_SPLICE, type TcpResult } from "./lab-tcp.ts";
 import { type Machine, machineLine } from "./machine.ts";
+import { formatMemory, type MemoryResult } from "./memory.ts";
+import { formatMicro, type MicroResult } from "./micro.ts";
 
-/** Suites of bench/run.ts and the document of their tables. */
+/** The suites of bench/run.ts, the file of their figures and the document of their tables. */
 
 export const SUITES = ["micro", "memory", "lab-tcp", "lab-pps"] as const;
 export type Suite = (typeof SUITES)[number];
 
-/** What a suite gives: its figures, and the table of them. */
-export interface SuiteResult {
-  readonly suite: Suite;
-  readonly figures: unknown;
-  readonly table: string;
+export interface Figures {
+  readonly micro: readonly MicroResult[];
+  readonly memory: readonly MemoryResult[];
+  readonly "lab-tcp": readonly TcpResult[];
+  readonly "lab-pps": readonly PpsResult[];
 }
+
+/** One run of a suite. */
+export interface Measured<Name extends Suite> {
+  readonly machine: Machine;
+  /** ISO 8601, UTC. */
+  readonly at: string;
+  readonly rounds: number;
+  readonly figures: Figures[Name];
+}
+
+/** The latest run of each suite that has been run. */
+export type Results = { readonly [Name in Suite]?: Measured<Name> };
 
 export const SUITE_TITLES: Readonly<Record<Suite, string>> = {
   micro: "hot functions, each beside another way to do the same",
@@ -21,30 +37,67 @@ export const SUITE_TITLES: Readonly<Record<Suite, string>> = {
 };
 
 const NOTES: Readonly<Record<Suite, string>> = {
-  micro:
-    "Operations a second of one function (npm package `benchmark`), both sides over the same changing inputs, each pair in a process of its own.",
-  memory:
-    "Frames of 60 bytes in both directions of every flow, in batches of 64, through parse, look-up, rewrite and send; the memory device's own copying is taken off. Each row is measured in a process of its own.",
-  "lab-tcp": `One client, one backend, all offloads on. In each round every contender runs once, in a lab of its own; the first half second is not counted. Cells are the median (lowest-highest); a ratio is the median of the rounds' own ratios. \`busy CPU\` is that of the whole machine, iperf3 included. HAProxy ran with:
+  micro: `Operations a second of one function (npm package \`benchmark\`), both sides over the same changing
+inputs, each pair in a process of its own.`,
+  memory: `Frames of 60 bytes in both directions of every flow, in batches of 64, through parse, look-up,
+rewrite and send; the memory device's own copying is taken off. Each row is measured in a process of
+its own.`,
+  "lab-tcp": `One client, one backend, all offloads on. In each round every contender runs once, in a lab of its
+own; the first half second is not counted. Cells are the median (lowest-highest); a ratio is the
+median of the rounds' own ratios. \`busy CPU\` is that of the whole machine, iperf3 included. HAProxy
+runs twice: as below, and without splice(2) but with \`tune.bufsize 1048576\`, the fastest found for one
+stream, which takes 2 MiB a connection.
 
 \`\`\`
-${HAPROXY_CONFIGURATION}\`\`\``,
-  "lab-pps":
-    "One way, 1,000 flows, three backends behind a switch that count and drop. PDR: the highest rate of which at most 0.5 % is lost, searched with trials of a second or so; flood: what arrives of as much as the generator can send. The generator is pinned to CPU 0. The kernel forwards in the sender's own softirq, so kernel rows have one CPU in all, and the generator slows down with them instead of losing frames (RPS, which gives the kernel the other CPU too, makes it slower: an interrupt for every frame). `busy CPU` is that of the whole machine at PDR, generator and sink included.",
+${HAPROXY_SPLICE}\`\`\``,
+  "lab-pps": `One way, 1,000 flows, three backends behind a switch, where the kernel counts and drops. PDR: the
+highest rate of which at most 0.5 % is lost; flood: what arrives of as much as the generator can send.
+The generator is pinned to CPU 0. The kernel forwards in the sender's own softirq, so kernel rows have
+one CPU in all, and the generator slows down with them instead of losing frames. \`busy CPU\` is that of
+the whole machine at PDR, generator and sink included (/proc/stat, sampled by the timer tick);
+\`threads\` is the exact CPU time of generator, contender and softirq threads, in whose context the
+kernel's part runs. A trial in which others used more than 0.2 CPU is done again.`,
 };
 
-/** A Markdown document of some suites' tables. */
-export function document(
-  machine: Machine,
-  rounds: number,
-  results: readonly SuiteResult[],
-): string {
-  const parts = results.map(
-    ({ suite, table }) => `## ${suite}: ${SUITE_TITLES[suite]}\n\n${NOTES[suite]}\n\n${table}\n`,
-  );
+/** The table of a suite's figures. */
+export function formatFigures<Name extends Suite>(suite: Name, figures: Figures[Name]): string {
+  const format: { readonly [Key in Suite]: (figures: Figures[Key]) => string } = {
+    micro: formatMicro,
+    memory: formatMemory,
+    "lab-tcp": formatTcp,
+    "lab-pps": formatPps,
+  };
+  return format[suite](figures);
+}
+
+/**
+ * What an earlier run has left in a file; nothing when there is none.
+ *
+ * @throws SyntaxError when it is not JSON
+ */
+export function readResults(file: string): Results {
+  return existsSync(file) ? (JSON.parse(readFileSync(file, "utf8")) as Results) : {};
+}
+
+/** Write the figures; a suite that was not run this time keeps its earlier ones. */
+export function writeResults(file: string, results: Results): void {
+  writeFileSync(file, `${JSON.stringify(results, null, 2)}\n`);
+}
+
+/** A Markdown document of the tables. */
+export function documentOf(results: Results): string {
+  const part = <Name extends Suite>(suite: Name): string[] => {
+    const measured: Measured<Name> | undefined = results[suite];
+    if (measured === undefined) return [];
+    const { machine, at, rounds, figures } = measured;
+    const rows = formatFigures(suite, figures);
+    const run = `${at.slice(0, 10)}, ${rounds} rounds, ${machineLine(machine)}.`;
+    return [`## ${suite}: ${SUITE_TITLES[suite]}\n\n${NOTES[suite]}\n\n${run}\n\n${rows}\n`];
+  };
   return `# Benchmarks
 
-Written by \`npm run bench -- all --document docs/benchmarks.md\`, ${rounds} rounds, on ${machineLine(machine)}. Rates depend on the machine and on what else it does; the ratios of one run are what counts.
+Written by \`npm run bench -- all --json FILE --document docs/benchmarks.md\`. Rates depend on the machine
+and on what else it does; the ratios of one run are what counts.
 
-${parts.join("\n")}`;
+${SUITES.flatMap((suite) => part(suite)).join("\n")}`;
 }

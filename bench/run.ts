@@ -2,18 +2,22 @@ import { writeFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { run } from "../test/support/processes.ts";
-import { formatPps, measurePps } from "./lab-pps.ts";
-import { formatTcp, HAPROXY_CONFIGURATION, measureTcp } from "./lab-tcp.ts";
+import { measurePps } from "./lab-pps.ts";
+import { HAPROXY_BUFFERS, HAPROXY_SPLICE, measureTcp } from "./lab-tcp.ts";
 import { describeMachine, machineLine } from "./machine.ts";
+import { MEMORY_FLOWS, MEMORY_MODES, MEMORY_PROTOCOLS, type MemoryResult } from "./memory.ts";
+import { MICRO_NAMES, type MicroResult } from "./micro.ts";
 import {
-  formatMemory,
-  MEMORY_FLOWS,
-  MEMORY_MODES,
-  MEMORY_PROTOCOLS,
-  type MemoryResult,
-} from "./memory.ts";
-import { formatMicro, MICRO_NAMES, type MicroResult } from "./micro.ts";
-import { document, SUITE_TITLES, SUITES, type Suite, type SuiteResult } from "./report.ts";
+  documentOf,
+  type Figures,
+  formatFigures,
+  type Results,
+  readResults,
+  SUITE_TITLES,
+  SUITES,
+  type Suite,
+  writeResults,
+} from "./report.ts";
 
 const USAGE = `node dist/bench/run.js micro|memory|lab-tcp|lab-pps|all [options]
 
@@ -25,7 +29,7 @@ const USAGE = `node dist/bench/run.js micro|memory|lab-tcp|lab-pps|all [options]
   --rounds N       paired rounds (5)
   --seconds N      seconds of one measurement (micro 2, lab-tcp 3, lab-pps 1)
   --only TEXT      only contenders (micro: pairs) whose name contains TEXT
-  --json FILE      all figures, with the machine, as JSON
+  --json FILE      all figures, with the machine, as JSON; suites of an earlier run stay in it
   --document FILE  the tables as a Markdown document (docs/benchmarks.md is one)
 
 The lab needs root. Rates depend on the machine and on what else it does: close everything else, and
@@ -48,14 +52,14 @@ async function child<T>(...args: readonly (string | number)[]): Promise<T> {
   return JSON.parse(stdout) as T;
 }
 
-async function micro(options: Options): Promise<SuiteResult> {
+async function micro(options: Options): Promise<Figures["micro"]> {
   const figures: MicroResult[] = [];
   const names = MICRO_NAMES.filter((name) => name.includes(options.only ?? ""));
   for (const name of names) figures.push(await child("micro", name, options.seconds ?? 2));
-  return { suite: "micro", figures, table: formatMicro(figures) };
+  return figures;
 }
 
-async function memory(options: Options): Promise<SuiteResult> {
+async function memory(options: Options): Promise<Figures["memory"]> {
   const figures: MemoryResult[] = [];
   for (const flows of MEMORY_FLOWS) {
     for (const mode of MEMORY_MODES) {
@@ -64,21 +68,19 @@ async function memory(options: Options): Promise<SuiteResult> {
       }
     }
   }
-  return { suite: "memory", figures, table: formatMemory(figures) };
+  return figures;
 }
 
-async function labTcp({ rounds, seconds, only }: Options): Promise<SuiteResult> {
-  say(`HAProxy's configuration:\n${HAPROXY_CONFIGURATION}`);
-  const figures = await measureTcp(rounds, seconds ?? 3, only, say);
-  return { suite: "lab-tcp", figures, table: formatTcp(figures) };
+async function labTcp({ rounds, seconds, only }: Options): Promise<Figures["lab-tcp"]> {
+  say(`HAProxy, splice:\n\n${HAPROXY_SPLICE}\nHAProxy, 1 MiB buffers:\n\n${HAPROXY_BUFFERS}`);
+  return measureTcp(rounds, seconds ?? 3, only, say);
 }
 
-async function labPps({ rounds, seconds, only }: Options): Promise<SuiteResult> {
-  const figures = await measurePps(rounds, seconds ?? 1, only, say);
-  return { suite: "lab-pps", figures, table: formatPps(figures) };
+async function labPps({ rounds, seconds, only }: Options): Promise<Figures["lab-pps"]> {
+  return measurePps(rounds, seconds ?? 1, only, say);
 }
 
-const RUN: Readonly<Record<Suite, (options: Options) => Promise<SuiteResult>>> = {
+const RUN: { readonly [Name in Suite]: (options: Options) => Promise<Figures[Name]> } = {
   micro,
   memory,
   "lab-tcp": labTcp,
@@ -125,6 +127,22 @@ function readArguments():
   };
 }
 
+/** Run a suite, print its table, and add its figures to the results. */
+async function measure<Name extends Suite>(
+  suite: Name,
+  options: Options,
+  results: Results,
+): Promise<Results> {
+  say(`\n== ${suite}: ${SUITE_TITLES[suite]}`);
+  const figures: Figures[Name] = await RUN[suite](options);
+  say(`\n${formatFigures(suite, figures)}`);
+  const at = new Date().toISOString();
+  return {
+    ...results,
+    [suite]: { machine: describeMachine(), at, rounds: options.rounds, figures },
+  };
+}
+
 async function main(): Promise<number> {
   const asked = readArguments();
   if (typeof asked === "string") {
@@ -135,24 +153,18 @@ async function main(): Promise<number> {
     console.error("bench: lab-tcp and lab-pps make network namespaces, which only root may do");
     return 77;
   }
-  const machine = describeMachine();
-  say(machineLine(machine));
-  const results: SuiteResult[] = [];
+  let results: Results = {};
+  try {
+    if (asked.json !== undefined) results = readResults(asked.json);
+  } catch (error) {
+    console.error(`bench: ${asked.json}: ${(error as Error).message}; it is not overwritten`);
+    return 2;
+  }
+  say(machineLine(describeMachine()));
   for (const suite of asked.suites) {
-    say(`\n== ${suite}: ${SUITE_TITLES[suite]}`);
-    const result = await RUN[suite](asked.options);
-    say(`\n${result.table}`);
-    results.push(result);
-  }
-  if (asked.json !== undefined) {
-    const figures = Object.fromEntries(results.map(({ suite, figures }) => [suite, figures]));
-    writeFileSync(
-      asked.json,
-      `${JSON.stringify({ machine, at: new Date().toISOString(), rounds: asked.options.rounds, ...figures }, null, 2)}\n`,
-    );
-  }
-  if (asked.document !== undefined) {
-    writeFileSync(asked.document, document(machine, asked.options.rounds, results));
+    results = await measure(suite, asked.options, results);
+    if (asked.json !== undefined) writeResults(asked.json, results);
+    if (asked.document !== undefined) writeFileSync(asked.document, documentOf(results));
   }
   return 0;
 }

@@ -1,12 +1,14 @@
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
-import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
+import { describeMachine } from "../../bench/machine.ts";
 import { measureMemory } from "../../bench/memory.ts";
 import { checkMicro, MICRO_NAMES, measureMicro } from "../../bench/micro.ts";
+import { documentOf, type Results, readResults, writeResults } from "../../bench/report.ts";
 import { median, medianRatio, spread, table } from "../../bench/statistics.ts";
 
 const PROGRAM = fileURLToPath(new URL("../../bench/run.js", import.meta.url));
@@ -86,14 +88,40 @@ test("a run writes its figures as JSON and its tables as a document", (t) => {
   );
   assert.equal(code, 0, stderr);
   assert.match(stdout, /maglev pick/);
-  const figures = JSON.parse(readFileSync(json, "utf8")) as {
-    machine: { cpus: number; kernel: string; node: string };
-    micro: unknown[];
-  };
-  assert.equal(figures.machine.node, process.version);
-  assert.equal(figures.micro.length, 1);
+  const { micro } = JSON.parse(readFileSync(json, "utf8")) as Results;
+  assert.equal(micro?.machine.node, process.version);
+  assert.equal(micro?.rounds, 5);
+  assert.deepEqual(
+    micro?.figures.map(({ name }) => name),
+    ["maglev pick, 10 backends"],
+  );
   const text = readFileSync(document, "utf8");
   assert.match(text, /^# Benchmarks\n/);
   assert.match(text, /^## micro: /m);
   assert.match(text, /^\| maglev pick/m);
+});
+
+test("figures of other suites stay in the file, and a file that is none is left alone", (t) => {
+  const folder = mkdtempSync(path.join(tmpdir(), "headgate-bench-"));
+  t.after(() => rmSync(folder, { recursive: true }));
+  const json = path.join(folder, "figures.json");
+  const memory = {
+    machine: describeMachine(),
+    at: "2026-01-02T03:04:05.000Z",
+    rounds: 1,
+    figures: [measureMemory("nat", "udp", 10, 1)],
+  };
+  writeResults(json, { memory });
+  const args = ["micro", "--only", "state", "--seconds", "0.02", "--json", json];
+  assert.equal(bench(...args).code, 0);
+  const both = readResults(json);
+  assert.deepEqual(both.memory, memory);
+  assert.equal(both.micro?.figures.length, 1);
+  assert.match(documentOf(both), /^2026-01-02, 1 rounds, /m);
+
+  writeFileSync(json, "not JSON");
+  const { code, stderr } = bench(...args);
+  assert.equal(code, 2);
+  assert.match(stderr, /figures\.json: .*not overwritten/);
+  assert.equal(readFileSync(json, "utf8"), "not JSON");
 });
