@@ -9,7 +9,7 @@ import {
   type LabDevice,
 } from "../test/support/lab.ts";
 import { cpuSeconds, quietly, softirqThreads } from "./machine.ts";
-import { median, medianRatio, spread, table } from "./statistics.ts";
+import { isWanted, median, medianRatio, spread, table } from "./statistics.ts";
 import {
   compileBench,
   generate,
@@ -222,7 +222,7 @@ export async function measurePps(
   only: string | undefined,
   say: (text: string) => void,
 ): Promise<PpsResult[]> {
-  const chosen = CONTENDERS.filter((one) => only === undefined || one.name.includes(only));
+  const chosen = CONTENDERS.filter(({ name }) => isWanted(name, only));
   const samples = chosen.map((): PpsSample[] => []);
   for (let round = 1; round <= rounds; round++) {
     for (const [at, contender] of chosen.entries()) {

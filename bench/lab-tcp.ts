@@ -11,7 +11,7 @@ import {
 import { IPERF_PORT, startIperf3 } from "../test/support/servers.ts";
 import { waitFor } from "../test/support/wait.ts";
 import { busySeconds, cpuSeconds, quietly, softirqThreads } from "./machine.ts";
-import { median, medianRatio, spread, table } from "./statistics.ts";
+import { isWanted, median, medianRatio, spread, table } from "./statistics.ts";
 import { plainSwitch } from "./traffic.ts";
 
 /**
@@ -204,7 +204,7 @@ export async function measureTcp(
   only: string | undefined,
   say: (text: string) => void,
 ): Promise<TcpResult[]> {
-  const chosen = CONTENDERS.filter((one) => only === undefined || one.name.includes(only));
+  const chosen = CONTENDERS.filter(({ name }) => isWanted(name, only));
   const samples = chosen.map((): TcpSample[] => []);
   for (let round = 1; round <= rounds; round++) {
     for (const [at, contender] of chosen.entries()) {

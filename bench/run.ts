@@ -18,6 +18,7 @@ import {
   type Suite,
   writeResults,
 } from "./report.ts";
+import { isWanted } from "./statistics.ts";
 
 const USAGE = `node dist/bench/run.js micro|memory|lab-tcp|lab-pps|all [options]
 
@@ -28,7 +29,7 @@ const USAGE = `node dist/bench/run.js micro|memory|lab-tcp|lab-pps|all [options]
 
   --rounds N       paired rounds (5)
   --seconds N      seconds of one measurement (micro 2, lab-tcp 3, lab-pps 1)
-  --only TEXT      only contenders (micro: pairs) whose name contains TEXT
+  --only 'A|B'     only contenders (micro: pairs) whose name contains A or B
   --json FILE      all figures, with the machine, as JSON; suites of an earlier run stay in it
   --document FILE  the tables as a Markdown document (docs/benchmarks.md is one)
 
@@ -54,7 +55,7 @@ async function child<T>(...args: readonly (string | number)[]): Promise<T> {
 
 async function micro(options: Options): Promise<Figures["micro"]> {
   const figures: MicroResult[] = [];
-  const names = MICRO_NAMES.filter((name) => name.includes(options.only ?? ""));
+  const names = MICRO_NAMES.filter((name) => isWanted(name, options.only));
   for (const name of names) figures.push(await child("micro", name, options.seconds ?? 2));
   return figures;
 }

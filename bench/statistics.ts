@@ -36,3 +36,8 @@ export function table(head: readonly string[], rows: readonly (readonly string[]
   );
   return [line(head), line(rule), ...rows.map(line)].join("\n");
 }
+
+/** Whether a name is asked for by `--only`: it contains one of the texts between the bars. */
+export function isWanted(name: string, only: string | undefined): boolean {
+  return only === undefined || only.split("|").some((text) => name.includes(text));
+}

@@ -9,7 +9,7 @@ import { describeMachine } from "../../bench/machine.ts";
 import { measureMemory } from "../../bench/memory.ts";
 import { checkMicro, MICRO_NAMES, measureMicro } from "../../bench/micro.ts";
 import { documentOf, type Results, readResults, writeResults } from "../../bench/report.ts";
-import { median, medianRatio, spread, table } from "../../bench/statistics.ts";
+import { isWanted, median, medianRatio, spread, table } from "../../bench/statistics.ts";
 
 const PROGRAM = fileURLToPath(new URL("../../bench/run.js", import.meta.url));
 
@@ -28,6 +28,12 @@ test("medians, paired ratios and spreads", () => {
   // The second round was disturbed for both: its ratio is as good as the others'.
   assert.equal(medianRatio([20, 2, 22], [10, 1, 10]), 2);
   assert.equal(spread([3, 1, 2], 1), "2.0 (1.0-3.0)");
+});
+
+test("--only takes texts between bars", () => {
+  assert.equal(isWanted("HAProxy, splice", undefined), true);
+  assert.equal(isWanted("HAProxy, splice", "Headgate|splice"), true);
+  assert.equal(isWanted("nftables DNAT", "Headgate|splice"), false);
 });
 
 test("a table is Markdown with aligned columns", () => {

@@ -90,7 +90,9 @@ function checkImports(sources: readonly string[]): Finding[] {
       const to = target.split(path.sep)[1]!;
       if (!target.startsWith("src/")) return [{ file, line, message: `src imports ${target}` }];
       if (to === from || allowed.includes(to)) return [];
-      return [{ file, line, message: `${from} may not import ${to} (docs/architecture.md)` }];
+      return [
+        { file, line, message: `${from} may not import ${to} (see IMPORTS in test/tidy/tidy.ts)` },
+      ];
     });
   });
 }
