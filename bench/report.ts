@@ -91,7 +91,8 @@ export function documentOf(results: Results): string {
     if (measured === undefined) return [];
     const { machine, at, rounds, figures } = measured;
     const rows = formatFigures(suite, figures);
-    const run = `${at.slice(0, 10)}, ${rounds} rounds, ${machineLine(machine)}.`;
+    const times = suite === "micro" ? "" : `${rounds} rounds, `;
+    const run = `${at.slice(0, 10)}, ${times}${machineLine(machine)}.`;
     return [`## ${suite}: ${SUITE_TITLES[suite]}\n\n${NOTES[suite]}\n\n${run}\n\n${rows}\n`];
   };
   return `# Benchmarks
