@@ -24,12 +24,15 @@ async function run(file: string): Promise<number> {
   return gateway.ended;
 }
 
-async function cleanup(): Promise<number> {
-  const [{ cleanUpAfterCrash }, { mapper }] = await Promise.all([
-    import("./control/cleanup.ts"),
-    loadDevices(),
-  ]);
-  const removed = await cleanUpAfterCrash(mapper);
+async function cleanup(file: string | null): Promise<number> {
+  const [{ cleanUpAfterCrash, DEFAULT_PLACES, placesOf }, { loadConfig }, { mapper }] =
+    await Promise.all([
+      import("./control/cleanup.ts"),
+      import("./control/config/load.ts"),
+      loadDevices(),
+    ]);
+  const places = file === null ? DEFAULT_PLACES : placesOf(loadConfig(file));
+  const removed = await cleanUpAfterCrash(mapper, places);
   process.stdout.write(`${removed.length === 0 ? "nothing to remove" : removed.join("\n")}\n`);
   return EXIT.done;
 }

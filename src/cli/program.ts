@@ -11,8 +11,12 @@ import { type CliIo, processIo } from "./io.ts";
 export interface CliActions {
   /** Run a gateway until it ends; fulfilled with the exit code. */
   run(file: string): Promise<number>;
-  /** Remove what a crashed gateway left; fulfilled with the exit code. */
-  cleanup(): Promise<number>;
+  /**
+   * Remove what a crashed gateway left; fulfilled with the exit code.
+   *
+   * @param file - its configuration, or null: it had the default socket and state file
+   */
+  cleanup(file: string | null): Promise<number>;
 }
 
 const DEFAULT_SOCKET = "/run/headgate/admin.sock";
@@ -98,7 +102,10 @@ function createProgram(actions: CliActions, io: CliIo, exitWith: (code: number) 
   program
     .command("cleanup")
     .description("remove what a crashed gateway may have left: rules, routes, guards")
-    .action(async () => exitWith(await actions.cleanup()));
+    .option("-c, --config <file>", "its configuration, for its socket and state file")
+    .action(async (options: { readonly config?: string }) =>
+      exitWith(await actions.cleanup(options.config ?? null)),
+    );
 
   const askSocket = new Set(["status", "get", "backend", "reload", "drain"]);
   for (const command of program.commands) {

@@ -1,6 +1,7 @@
 import { existsSync } from "node:fs";
 import { AlreadyRunningError } from "../base/errors.ts";
 import { cleanUp } from "../host/cleanup.ts";
+import type { GatewayDefinition } from "../service/definition.ts";
 import type { RegionMapper } from "../state/mapper.ts";
 import { answers, removeIfThere } from "./admin/server.ts";
 
@@ -15,6 +16,12 @@ export const DEFAULT_PLACES: CleanupPlaces = {
   stateFiles: ["/run/headgate/state", "/dev/shm/headgate/state"],
 };
 
+/** Where the gateway of a configuration is. */
+export function placesOf({ admin, flows }: GatewayDefinition): CleanupPlaces {
+  const stateFiles = flows.stateFile === null ? DEFAULT_PLACES.stateFiles : [flows.stateFile];
+  return { socket: admin.socket, stateFiles };
+}
+
 /**
  * Remove what a crashed gateway may have left on this host: rules, routes, guards, its admin
  * socket. The state file stays: the flows in it are the next gateway's.
@@ -24,7 +31,7 @@ export const DEFAULT_PLACES: CleanupPlaces = {
  */
 export async function cleanUpAfterCrash(
   mapper: RegionMapper,
-  places: CleanupPlaces = DEFAULT_PLACES,
+  places: CleanupPlaces,
 ): Promise<string[]> {
   if (await answers(places.socket)) {
     throw new AlreadyRunningError(

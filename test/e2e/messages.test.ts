@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { chmodSync, mkdirSync, writeFileSync } from "node:fs";
+import { chmodSync, existsSync, mkdirSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { test } from "node:test";
 import { createLab, gatewayProgram, SKIP_UNLESS_ROOT } from "../support/lab.ts";
@@ -66,6 +66,7 @@ test("messages and exit codes", { skip: SKIP_UNLESS_ROOT, timeout: 120_000 }, as
   await t.test("a second gateway on the same socket, or the same state file", async () => {
     const gateway = await lab.startGateway(good);
     one(await headgate(["run", "-c", gateway.configFile]), 75, /another gateway answers on/);
+    one(await headgate(["cleanup", "-c", gateway.configFile]), 75, /a gateway answers on/);
     const other = write("other.yaml", good.replace(gateway.socket, `${lab.directory}/other.sock`));
     one(await headgate(["run", "-c", other]), 75, /state.*(already|in use|held|runs)|process \d+/);
     const restart = good.replace(/"capacity": \d+/, '"capacity": 4096');
@@ -74,6 +75,21 @@ test("messages and exit codes", { skip: SKIP_UNLESS_ROOT, timeout: 120_000 }, as
     assert.equal(answer.status, 409);
     assert.match(answer.body, /flows\.capacity/);
     await gateway.stop("SIGTERM");
+  });
+
+  await t.test("cleanup after a kill says what it removed, and leaves the flows", async () => {
+    const gateway = await lab.startGateway(good);
+    gateway.kill("SIGKILL");
+    await gateway.exited;
+    const cleaned = await headgate(["cleanup", "-c", gateway.configFile]);
+    assert.equal(cleaned.code, 0, cleaned.stderr);
+    assert.match(cleaned.stdout, /removed socket /);
+    assert.equal(existsSync(gateway.socket), false);
+    assert.equal(existsSync(gateway.stateFile), true);
+    assert.match(
+      (await headgate(["cleanup", "-c", gateway.configFile])).stdout,
+      /nothing to remove/,
+    );
   });
 
   await t.test("no gateway answers", async () => {
