@@ -24,6 +24,7 @@ import {
   PROTOCOL_ICMP,
   PROTOCOL_TCP,
   PROTOCOL_UDP,
+  REPLY,
   STATE_UDP_ONE_WAY,
   STATE_UDP_REPLIED,
 } from "../flow/flow-record.ts";
@@ -112,6 +113,7 @@ import {
   DROP_UDP_HEADER_MALFORMED,
   DROP_VNET_HEADER_INVALID,
   DROPPED,
+  FORWARDED,
   PASSED,
 } from "./verdict.ts";
 
@@ -365,8 +367,11 @@ export function createProcessor(
     const hop = hops.toBackend(slot);
     if (hop !== HOP_FOUND) return drop(hop);
     const bytes = ipv4TotalBytes(view, ipAt);
-    count(flowWord, slot, bytes, BF_PACKETS_IN, BF_BYTES_IN, VF_PACKETS_IN, VF_BYTES_IN);
-    return translator.forward(rxWord, ipAt, flowWord, ORIGINAL, protocol);
+    const verdict = translator.forward(rxWord, ipAt, flowWord, ORIGINAL, protocol);
+    if (verdict === FORWARDED) {
+      count(flowWord, slot, bytes, BF_PACKETS_IN, BF_BYTES_IN, VF_PACKETS_IN, VF_BYTES_IN);
+    }
+    return verdict;
   }
 
   function sendReply(rxWord: number, ipAt: number, protocol: number, flowWord: number): number {
@@ -374,8 +379,11 @@ export function createProcessor(
     if (hop !== HOP_FOUND) return drop(hop);
     const slot = i32[flowWord + F_BACKEND]! & 0xffff;
     const bytes = ipv4TotalBytes(view, ipAt);
-    count(flowWord, slot, bytes, BF_PACKETS_OUT, BF_BYTES_OUT, VF_PACKETS_OUT, VF_BYTES_OUT);
-    return translator.forward(rxWord, ipAt, flowWord, 1, protocol);
+    const verdict = translator.forward(rxWord, ipAt, flowWord, REPLY, protocol);
+    if (verdict === FORWARDED) {
+      count(flowWord, slot, bytes, BF_PACKETS_OUT, BF_BYTES_OUT, VF_PACKETS_OUT, VF_BYTES_OUT);
+    }
+    return verdict;
   }
 
   function count(

@@ -21,6 +21,8 @@ import {
   B_FLOWS,
   B_HEALTH,
   BACKEND_WORDS,
+  BF_BYTES_IN,
+  BF_PACKETS_IN,
   HEALTH_DOWN,
 } from "../../src/service/backend-slots.ts";
 import { applyExistingRules } from "../../src/service/effective.ts";
@@ -404,6 +406,17 @@ for (const mode of ["nat", "full-nat"]) {
     assert.equal(checksumFault(datagram!.bytes, { linkHeaderBytes: 14, partial: true }), null);
   });
 }
+
+test("only what is sent on counts as a backend's traffic", () => {
+  const bench = new Bench({ yaml: yaml() });
+  bench.connect();
+  const { views } = bench.gateway;
+  const at = views.layout.backendSlots.at >> 3;
+  const before = [views.f64[at + BF_PACKETS_IN], views.f64[at + BF_BYTES_IN]];
+  assert.deepEqual(before, [2, 80]);
+  bench.client(tcpPacket({ ...TCP, flags: ACK, ip: { ttl: 1 } }));
+  assert.deepEqual([views.f64[at + BF_PACKETS_IN], views.f64[at + BF_BYTES_IN]], before);
+});
 
 test("UDP without a checksum stays without, and a computed zero is all ones", () => {
   const bench = new Bench({ yaml: yaml() });
