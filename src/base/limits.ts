@@ -17,9 +17,6 @@ export const OUT_FRAMES_MAX = 2 * BATCH_FRAMES_MAX;
 /** Interfaces of one gateway. */
 export const INTERFACES_MAX = 16;
 
-/** Largest packet that a device with offloads hands over: a GSO packet of 64 KiB and its headers. */
-export const PACKET_BYTES_MAX = 65_536 + 64;
-
 /** Flow index entries looked at before an insert gives up: two buckets of eight. */
 export const INDEX_BUCKET_ENTRIES = 8;
 

@@ -69,7 +69,7 @@ export interface Flows {
   reset(flowWord: number): boolean;
 }
 
-export function isActive(state: number): boolean {
+function isActive(state: number): boolean {
   return state === STATE_ESTABLISHED || state === STATE_UDP_REPLIED;
 }
 

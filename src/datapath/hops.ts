@@ -57,8 +57,6 @@ export interface Hops {
   toBackend(slot: number): number;
   /** The client of the flow at `flowWord`: its last hop, or its route (`device.replies`). */
   toClient(flowWord: number): number;
-  /** Any address, by the host's routes. */
-  byRoute(address: number): number;
 }
 
 export function createHops(context: Context): Hops {
@@ -115,6 +113,7 @@ export function createHops(context: Context): Hops {
     return HOP_FOUND;
   }
 
+  /** Any address, by the host's routes. */
   function byRoute(address: number): number {
     const table = registers[R_HOPS]!;
     if (table === 0) return unknown();
@@ -148,5 +147,5 @@ export function createHops(context: Context): Hops {
     return DROP_NO_NEIGHBOUR;
   }
 
-  return { toBackend, toClient, byRoute };
+  return { toBackend, toClient };
 }

@@ -24,7 +24,6 @@ export const VERDICT_NAMES = ["forwarded", "replied", "passed", "consumed", "dro
 export const DROP_REASONS = [
   // The frame itself
   "frame_too_short",
-  "ethernet_type_unknown",
   "arp_malformed",
   "ipv4_header_malformed",
   "ipv4_checksum_wrong",
@@ -40,7 +39,6 @@ export const DROP_REASONS = [
   "vnet_header_invalid",
   "fragment_not_supported",
   "ipv6_not_supported",
-  "not_for_us",
   // Services and flows
   "no_service",
   "no_backend",
@@ -74,7 +72,6 @@ function reason(name: DropReason): number {
 }
 
 export const DROP_FRAME_TOO_SHORT = reason("frame_too_short");
-export const DROP_ETHERNET_TYPE_UNKNOWN = reason("ethernet_type_unknown");
 export const DROP_ARP_MALFORMED = reason("arp_malformed");
 export const DROP_IPV4_HEADER_MALFORMED = reason("ipv4_header_malformed");
 export const DROP_IPV4_CHECKSUM_WRONG = reason("ipv4_checksum_wrong");
@@ -90,7 +87,6 @@ export const DROP_ICMP_QUOTE_MALFORMED = reason("icmp_quote_malformed");
 export const DROP_VNET_HEADER_INVALID = reason("vnet_header_invalid");
 export const DROP_FRAGMENT_NOT_SUPPORTED = reason("fragment_not_supported");
 export const DROP_IPV6_NOT_SUPPORTED = reason("ipv6_not_supported");
-export const DROP_NOT_FOR_US = reason("not_for_us");
 export const DROP_NO_SERVICE = reason("no_service");
 export const DROP_NO_BACKEND = reason("no_backend");
 export const DROP_BACKEND_GONE = reason("backend_gone");

@@ -73,7 +73,6 @@ export const FLAG_ADOPTED = 1 << 29;
 /** Modes (design section 2), as F_STATE and banks keep them. */
 export const MODE_NAT = 0;
 export const MODE_FULL_NAT = 1;
-export const MODE_NAMES = ["nat", "full-nat"] as const;
 
 export const PROTOCOL_ICMP = 1;
 export const PROTOCOL_TCP = 6;

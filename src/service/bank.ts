@@ -46,7 +46,6 @@ export const A_UDP_FIRST = 4;
 export const A_UDP_COUNT = 5;
 /** `ping`: PING_ALWAYS, PING_HEALTHY with at least one backend up (control resolves it) or never. */
 export const A_ANSWER_PING = 6;
-export const A_RESERVED = 7;
 export const ADDRESS_WORDS = 8;
 
 /** Flags of an address entry; 0 is a free entry. */

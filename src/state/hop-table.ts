@@ -16,7 +16,6 @@ import {
  */
 
 /** Words of the header page. */
-export const HT_NUMBER = 0;
 export const HT_ROUTE_COUNT = 1;
 /** Per interface of the device, at HT_INTERFACES + 4 * index: MTU, MAC high, MAC low, up (1/0). */
 export const HT_INTERFACES = 16;
