@@ -339,7 +339,8 @@ function createSession(): Session {
   let serial = 0;
 
   function start(): ChildProcessWithoutNullStreams {
-    const started = spawn("nft", ["-i"], { stdio: ["pipe", "pipe", "pipe"] });
+    // In a process group of its own: Ctrl-C must not take the guard before the gateway has ended.
+    const started = spawn("nft", ["-i"], { stdio: ["pipe", "pipe", "pipe"], detached: true });
     // Prompts and echoes; read, so that the pipe never fills.
     started.stdout.resume();
     started.stderr.on("data", (chunk: Buffer) => {

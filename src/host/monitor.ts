@@ -76,7 +76,12 @@ export function startMonitor(options: MonitorOptions): Monitor {
     const started = spawn(
       "setpriv",
       ["--pdeathsig", "KILL", "--", "ip", "-4", "-oneline", "monitor", ...TOPICS, "label"],
-      { stdio: ["ignore", "pipe", "ignore"], env: { ...process.env, LC_ALL: "C" } },
+      {
+        stdio: ["ignore", "pipe", "ignore"],
+        env: { ...process.env, LC_ALL: "C" },
+        // In a process group of its own: Ctrl-C is for the gateway to answer, not for its child.
+        detached: true,
+      },
     );
     child = started;
     let rest = "";
