@@ -9,14 +9,24 @@ import {
   C_FLOWS_TAKE_OVER_NO_ROOM,
   C_FLOWS_TAKEN_OVER,
 } from "../datapath/counters.ts";
+import { OWNER_PORT_COUNTS } from "../flow/owner.ts";
 import { hostAddresses } from "../host/addresses.ts";
 import { findInterfaces } from "../host/interfaces.ts";
+import { createSteering, type Steering } from "../host/steering.ts";
 import type { GatewayDefinition } from "../service/definition.ts";
-import { H_ANNOUNCE_REQUESTED, H_NODE_DRAINED, type RegionSize } from "../state/layout.ts";
+import {
+  H_ANNOUNCE_REQUESTED,
+  H_NODE_DRAINED,
+  H_OWNER_PORT_MASK,
+  H_SECRET,
+  type RegionSize,
+  type RegionViews,
+} from "../state/layout.ts";
 import type { RegionMapper } from "../state/mapper.ts";
 import { defaultStateFile, openRegion, type Region } from "../state/region.ts";
 import { type AdminServer, claimAdminSocket } from "./admin/server.ts";
 import { checkHost } from "./config/host-check.ts";
+import { startCrew } from "./crew.ts";
 import { createHostParts, type HostParts } from "./host-side.ts";
 import { startWorker, type WorkerHandle } from "./worker-host.ts";
 
@@ -26,9 +36,10 @@ export interface Ground {
   readonly startedMs: number;
   readonly admin: AdminServer;
   readonly region: Region;
-  readonly wake: Wake;
+  /** End the wait of every worker for frames. */
+  readonly wake: () => void;
   readonly host: HostParts;
-  /** Its device is open; it handles nothing before `go()`. */
+  /** All workers. Their devices are open; they handle nothing before `go()`. */
   readonly worker: WorkerHandle;
   /** The host's addresses, int32 in host order, as last read. */
   readonly hosts: { addresses: readonly number[] };
@@ -86,37 +97,44 @@ export async function layGround(
   });
   await requireHost(definition);
 
-  const wake = devices.createWake();
-  undo.push(() => wake.close());
+  const wakes = Array.from({ length: device.workers }, () => devices.createWake());
+  undo.push(() => {
+    for (const each of wakes) each.close();
+  });
+  const wake = (): void => {
+    for (const each of wakes) each.wake();
+  };
+  const steering = device.workers > 1 ? steeringOf(views) : null;
+  undo.push(() => steering?.close());
   const announce = (): void => {
     if (device.type !== "packet" || !device.announce || views.i32[H_NODE_DRAINED] !== 0) return;
     Atomics.add(views.i32, H_ANNOUNCE_REQUESTED, 1);
-    wake.wake();
+    wake();
   };
   const hosts = { addresses: await hostAddresses() };
   const host = await createHostParts({
     device,
     views,
     log,
-    wake: wake.wake,
+    wake,
+    steering,
     hostAddresses: hosts.addresses,
     onLinkUp: announce,
   });
   undo.push(() => host.close());
-  const worker = await startWorker(
-    {
-      statePath: region.path,
-      size,
-      worker: 0,
-      device:
-        device.type === "tun"
-          ? { type: "tun", name: device.name, wakeFd: wake.fd }
-          : { type: "packet", interfaces: device.interfaces, wakeFd: wake.fd },
-    },
+  const worker = await startCrew({
+    statePath: region.path,
     views,
-    wake.wake,
-    (reason) => dieWithWorker(region, log, reason),
-  );
+    device:
+      device.type === "tun"
+        ? { type: "tun", name: device.name, wakeFd: -1 }
+        : { type: "packet", interfaces: device.interfaces, wakeFd: -1 },
+    wakeFds: wakes.map(({ fd }) => fd),
+    programFd: steering?.programFd ?? null,
+    wake,
+    onDeath: (reason) => dieWithWorker(region, log, reason),
+    startWorker,
+  });
   undo.push(() => worker.stop());
   return { startedMs, admin, region, wake, host, worker, hosts, announce };
 }
@@ -132,6 +150,15 @@ export async function unwind(undo: Undo, log: Log): Promise<void> {
   }
 }
 
+/** The workers' shares, by the words of the region that the workers go by too. */
+function steeringOf({ i32, layout }: RegionViews): Steering {
+  return createSteering({
+    key: [i32[H_SECRET]!, i32[H_SECRET + 1]!],
+    portMask: i32[H_OWNER_PORT_MASK]!,
+    workers: layout.workers,
+  });
+}
+
 function dieWithWorker(region: Region, log: Log, reason: string): void {
   // The state file stays marked as in use, so that the next process knows of the death.
   region.markDoubtful();
@@ -142,6 +169,15 @@ function dieWithWorker(region: Region, log: Log, reason: string): void {
 function isTmpfs(folder: string): boolean {
   const TMPFS_MAGIC = 0x01021994; // include/uapi/linux/magic.h
   return statfsSync(folder).type === TMPFS_MAGIC;
+}
+
+/**
+ * Which bits of the client's port decide about the worker of a flow: all. The one place to ask when a
+ * definition has services whose flows of one client must lie together (affinity, limits per source):
+ * then it is OWNER_ADDRESS_ONLY, and region, workers and steering program follow.
+ */
+function ownerPortMask(): number {
+  return OWNER_PORT_COUNTS;
 }
 
 /** @throws StateError, AlreadyRunningError */
@@ -159,7 +195,13 @@ function openState(
       cause: error,
     });
   }
-  const region = openRegion(mapper, { path: file, size, tick: monotonicMs(), random: randomBytes });
+  const region = openRegion(mapper, {
+    path: file,
+    size,
+    tick: monotonicMs(),
+    random: randomBytes,
+    ownerPortMask: ownerPortMask(),
+  });
   const { report, views } = region;
   const counters = views.layout.counters.at >> 3;
   const add = (counter: number, count: number): void => {

@@ -1,5 +1,6 @@
 import type { ErrorCode } from "../base/errors.ts";
 import type { DeviceInterface } from "../device/device.ts";
+import type { Crew } from "../device/native.ts";
 import type { RegionSize } from "../state/layout.ts";
 
 /** What the worker thread is started with (`workerData`). */
@@ -15,11 +16,18 @@ export interface WorkerOptions {
         readonly interfaces: readonly string[];
         readonly wakeFd: number;
       };
+  /** Its place among several workers; undefined: it is the only one. */
+  readonly crew: Crew | undefined;
 }
 
 /** The one message that a worker posts; control answers with one message, which means "go". */
 export type FromWorker =
-  | { readonly kind: "started"; readonly interfaces: readonly DeviceInterface[] }
+  | {
+      readonly kind: "started";
+      readonly interfaces: readonly DeviceInterface[];
+      /** AF_PACKET with several workers: fan-out group of each interface. */
+      readonly groups: readonly number[];
+    }
   | {
       readonly kind: "failed";
       readonly code: ErrorCode;
