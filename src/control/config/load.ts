@@ -87,7 +87,8 @@ export function configNotes(definition: GatewayDefinition): ConfigProblem[] {
   const notes: ConfigProblem[] = [];
   const processors = availableParallelism();
   if (definition.device.workers > processors) {
-    const message = `${definition.device.workers} workers share ${processors} processors: more than one on a processor wait for each other`;
+    const { workers } = definition.device;
+    const message = `${workers} workers share ${processors} processors: they wait for each other`;
     notes.push(problemOf(definition, ["device", "workers"], message));
   }
   for (const [index, service] of definition.services.entries()) {
