@@ -82,7 +82,10 @@ export function problemOf(
   return (sources.get(definition) ?? readSource("", definition.file)).problem(path, message);
 }
 
-/** What is right but worth knowing: more workers than processors, services that nobody checks, or that have no backend. */
+/**
+ * What is right but worth knowing: more workers than processors, services that nobody checks, or
+ * that have no backend.
+ */
 export function configNotes(definition: GatewayDefinition): ConfigProblem[] {
   const notes: ConfigProblem[] = [];
   const processors = availableParallelism();
