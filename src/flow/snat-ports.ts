@@ -1,7 +1,8 @@
 import { SNAT_PROBES_MAX } from "../base/limits.ts";
-import { H_SECRET, type RegionViews } from "../state/layout.ts";
+import { H_FLOWS_SCATTERED, H_SECRET, type RegionViews } from "../state/layout.ts";
 import { flowHash } from "./flow-hash.ts";
 import type { FlowTable } from "./flow-table.ts";
+import { createOtherShards } from "./other-shards.ts";
 
 /**
  * Source addresses and ports of full-NAT flows.
@@ -88,6 +89,7 @@ export interface SnatPorts {
 export function createSnatPorts(views: RegionViews, table: FlowTable): SnatPorts {
   const i32 = views.i32;
   const { worker, workers } = views.layout;
+  const others = createOtherShards(views);
   const result = new Int32Array(2);
   /** The search at hand, so that a candidate is looked at without a closure or ten arguments. */
   const search = new Int32Array(SEARCH_WORDS);
@@ -103,8 +105,12 @@ export function createSnatPorts(views: RegionViews, table: FlowTable): SnatPorts
       backend === search[SEARCH_CLIENT] &&
       address === search[SEARCH_VIP] &&
       replyPorts === search[SEARCH_CLIENT_VIP_PORTS];
-    if (own || table.find(search[SEARCH_PROTOCOL]!, backend, address, replyPorts) >= 0)
+    if (own) return false;
+    const protocol = search[SEARCH_PROTOCOL]!;
+    if (table.find(protocol, backend, address, replyPorts) >= 0) return false;
+    if (i32[H_FLOWS_SCATTERED] !== 0 && others.holdReply(protocol, backend, address, replyPorts)) {
       return false;
+    }
     result[0] = address;
     result[1] = port;
     return true;

@@ -214,6 +214,36 @@ test("a file system on disk is told apart", (context) => {
   rmSync(disk, { recursive: true });
 });
 
+/** Bytes of the file's pages that this process has mapped (proc(5), smaps: Rss). */
+function residentBytes(file: string): number {
+  const smaps = readFileSync("/proc/self/smaps", "utf8").split(/^(?=[0-9a-f]+-[0-9a-f]+ )/m);
+  return smaps
+    .filter((entry) => entry.slice(0, entry.indexOf("\n")).endsWith(file))
+    .reduce((sum, entry) => sum + Number(/^Rss: +(\d+) kB$/m.exec(entry)![1]) * 1024, 0);
+}
+
+test("control maps pages as it looks at them, a worker all of its own at once", () => {
+  const file = freshPath();
+  const region = mapper.open(file);
+  region.allocate(1 << 22);
+  const mapped = region.map();
+  assert.equal(residentBytes(file), 0);
+  new Uint8Array(mapped.buffer)[8192] = 1;
+  const looked = residentBytes(file);
+  assert.ok(looked >= 4096 && looked <= 1 << 17, `${looked} bytes`);
+  const attached = mapper.attach(file, [
+    { at: 0, bytes: 4096 },
+    { at: 1 << 20, bytes: 1 << 21 },
+    // Beyond the end is no place.
+    { at: 1 << 23, bytes: 4096 },
+  ]);
+  const touched = residentBytes(file) - looked;
+  assert.ok(touched >= (1 << 21) + 4096 && touched < 3 << 20, `${touched} bytes`);
+  attached.close();
+  mapped.close();
+  region.close();
+});
+
 test("mapping and unmapping 200 times leaves no mapping and no descriptor", () => {
   const file = freshPath();
   const before = descriptors();

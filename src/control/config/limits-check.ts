@@ -7,7 +7,7 @@ import { precisionOf } from "./overlap-check.ts";
 
 /** Does everything fit in the room that `limits` takes at start? */
 export function checkLimits({ reading, services, report }: CrossCheck): void {
-  const { limits, snat } = reading.values;
+  const { device, limits, snat } = reading.values;
   const limitAt = (key: keyof typeof limits): string => {
     const path = ["limits", key];
     const place = reading.source.has(path) ? reading.source.reference(path) : "the default";
@@ -18,6 +18,12 @@ export function checkLimits({ reading, services, report }: CrossCheck): void {
   if (pool > SNAT_ADDRESSES_MAX) {
     const message = `expected at most ${SNAT_ADDRESSES_MAX} addresses in all, got ${pool}`;
     report(["snat", "addresses"], message);
+  }
+  // Worker w takes the ports that are w modulo the workers.
+  const ports = snat.ports.high - snat.ports.low + 1;
+  if (pool > 0 && ports < device.workers) {
+    const message = `expected a port for each of ${device.workers} workers (device.workers), got ${ports}`;
+    report(["snat", "ports"], message);
   }
   // The first service that does not fit any more is named, once for each limit.
   const bank = bankSize(limits);

@@ -218,6 +218,14 @@ export const BAD_SECTIONS: readonly BadConfig[] = [
     want: ["gw.yaml:1:31: device.workers: expected a whole number from 1 to 16, got 0"],
   },
   {
+    name: "device: fewer SNAT ports than workers",
+    given:
+      "device: { type: tun, workers: 3 }\nsnat: { addresses: [10.20.0.100], ports: 2000-2001 }\n",
+    want: [
+      "gw.yaml:2:42: snat.ports: expected a port for each of 3 workers (device.workers), got 2",
+    ],
+  },
+  {
     name: "device: announce as text",
     given: "device: { type: tun, announce: yes }\n",
     want: ['gw.yaml:1:32: device.announce: expected true or false, got "yes"'],

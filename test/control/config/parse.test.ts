@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { availableParallelism, tmpdir } from "node:os";
 import path from "node:path";
 import { test } from "node:test";
 import { ConfigError, formatConfigProblem } from "../../../src/base/errors.ts";
@@ -267,6 +267,24 @@ test("a service that nobody checks, or without backends, is a note", () => {
     'gw.yaml:9:5: services[1]: service "api" has no health: its backends always count as up',
   ]);
   assert.deepEqual(configNotes(parseConfig(one({ health: "{ type: tcp }" }), "gw.yaml")), []);
+});
+
+test("more workers than processors are a note, as many are none", () => {
+  const notesOf = (workers: number): string[] => {
+    const text = one({ health: "{ type: tcp }" }).replace(
+      "type: packet",
+      `type: packet, workers: ${workers}`,
+    );
+    const definition = parseConfig(text, "gw.yaml");
+    assert.equal(definition.device.workers, workers);
+    return configNotes(definition).map(formatConfigProblem);
+  };
+  const processors = availableParallelism();
+  assert.deepEqual(notesOf(Math.min(processors, 16)), []);
+  if (processors >= 16) return;
+  const [note, ...others] = notesOf(processors + 1);
+  assert.deepEqual(others, []);
+  assert.match(note!, new RegExp(`device.workers: ${processors + 1} workers share ${processors} `));
 });
 
 test("loadConfig reads a file, and says which one it cannot read", () => {
