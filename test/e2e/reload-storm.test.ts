@@ -88,7 +88,7 @@ async function storm(t: TestContext, workers: number): Promise<void> {
   await holder.stop("SIGTERM", 15_000);
   const held = JSON.parse(holder.lines.at(-1)!) as HoldReport;
   console.log(
-    `workers: ${workers}: ${RELOADS} reloads, ${report.ok} requests, ${held.lines} lines of 1,400 bytes compared`,
+    `${RELOADS} reloads, workers: ${workers}, ${report.ok} requests, ${held.lines} lines of 1,400 bytes compared`,
   );
   assert.deepEqual(held.ended, {});
   assert.equal(held.wrong, 0);
