@@ -44,7 +44,7 @@ const RESOURCE_LIMITS = {
  */
 export const startWorker: StartWorker = (options, views, wake, onDeath) =>
   new Promise((resolve, reject) => {
-    const worker = new Worker(new URL("../worker.js", import.meta.url), {
+    const worker = new Worker(new URL("../../bundled/src/worker.js", import.meta.url), {
       name: "headgate worker 0",
       workerData: options,
       execArgv: ["--enable-source-maps"],

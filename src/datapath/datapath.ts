@@ -1,7 +1,6 @@
 import { assert } from "../base/assert.ts";
 import {
   D_BYTES,
-  D_FROM,
   D_RESULT,
   D_USER,
   DESCRIPTOR_WORDS,
@@ -57,6 +56,7 @@ import {
   C_SENT_BYTES,
 } from "./counters.ts";
 import { createExpiry } from "./expiry.ts";
+import { createFastLane, NOT_FAST } from "./fast-lane.ts";
 import { createFlows } from "./flows.ts";
 import { createFragmenter } from "./fragment.ts";
 import { createHops } from "./hops.ts";
@@ -96,6 +96,8 @@ export interface Datapath {
 export interface DatapathOptions {
   readonly device: FrameDevice;
   readonly views: RegionViews;
+  /** false: process.ts handles every frame, as the fast lane's oracle in tests. Default true. */
+  readonly fastLane?: boolean;
 }
 
 assert(
@@ -116,6 +118,7 @@ export function createDatapath(options: DatapathOptions): Datapath {
   const context = createContext(device, views);
   const { f64, i32, layout, registers, rx, tx } = context;
   const counters = layout.counters.at >> 3;
+  const hasFastLane = device.linkHeaderBytes !== 0 && options.fastLane !== false;
 
   const addresses = createAddresses(context);
   const output = createOutput(context);
@@ -140,6 +143,7 @@ export function createDatapath(options: DatapathOptions): Datapath {
     output,
     counters,
   );
+  const fastLane = createFastLane(context, output);
   const expiry = createExpiry(context, flows, output, counters);
   const samples = createSamples(context);
 
@@ -171,50 +175,56 @@ export function createDatapath(options: DatapathOptions): Datapath {
     f64[counters + counter] = f64[counters + counter]! + amount;
   }
 
-  /** What the device refused becomes the verdict of the frame that it came from. */
-  function settleSent(): void {
+  /**
+   * What the device refused becomes the verdict of the frame that it came from.
+   *
+   * @returns true when a verdict has changed
+   */
+  function settleSent(taken: number): boolean {
     const count = registers[R_TX_COUNT]!;
-    let sent = 0;
     let sentBytes = 0;
-    let originated = 0;
-    let lost = 0;
-    for (let index = 0; index < count; index++) {
-      const word = index * DESCRIPTOR_WORDS;
-      const result = tx[word + D_RESULT]!;
-      const owner = tx[word + D_USER]!;
-      if (result === TX_SENT) {
-        sent++;
-        sentBytes += tx[word + D_BYTES]!;
-        if (owner === ORIGINATED) originated++;
-      } else if (owner === ORIGINATED) {
-        lost++;
-      } else {
-        let reason = DROP_TX_FAILED;
-        if (result === TX_FULL) reason = DROP_TX_FULL;
-        else if (result === TX_TOO_BIG) reason = DROP_TOO_BIG;
-        rx[owner + D_USER] = DROPPED | (reason << 8);
-      }
+    for (let word = 0; word < count * DESCRIPTOR_WORDS; word += DESCRIPTOR_WORDS) {
+      sentBytes += tx[word + D_BYTES]!;
     }
-    add(C_SENT, sent);
+    add(C_SENT, taken);
+    // Nothing was refused, and all of it came in: the usual batch.
+    if (taken !== count || registers[R_SPARES] !== 0) sentBytes -= settleOthers(count);
     add(C_SENT_BYTES, sentBytes);
-    if (originated !== 0) add(C_ORIGINATED, originated);
-    if (lost !== 0) add(C_ORIGINATED_LOST, lost);
+    return taken !== count;
   }
 
-  function settleReceived(count: number): void {
-    let bytes = 0;
-    for (let index = 0; index < count; index++) {
-      const word = index * DESCRIPTOR_WORDS;
-      const verdict = rx[word + D_USER]!;
-      bytes += rx[word + D_FROM]!;
-      add(C_FORWARDED + (verdict & 0xff), 1);
-      if ((verdict & 0xff) === DROPPED) {
-        add(C_DROPS + (verdict >>> 8), 1);
-        samples.take(word, verdict >>> 8);
+  /** Own frames are counted, refused ones are given their reason. @returns bytes that were refused */
+  function settleOthers(count: number): number {
+    let refusedBytes = 0;
+    for (let word = 0; word < count * DESCRIPTOR_WORDS; word += DESCRIPTOR_WORDS) {
+      const isOurs = tx[word + D_USER] === ORIGINATED;
+      if (tx[word + D_RESULT] === TX_SENT) {
+        if (isOurs) add(C_ORIGINATED, 1);
+        continue;
       }
+      refusedBytes += tx[word + D_BYTES]!;
+      if (isOurs) add(C_ORIGINATED_LOST, 1);
+      else refuse(tx[word + D_USER]!, tx[word + D_RESULT]!);
     }
-    add(C_RECEIVED, count);
-    add(C_RECEIVED_BYTES, bytes);
+    return refusedBytes;
+  }
+
+  function refuse(rxWord: number, result: number): void {
+    let reason = DROP_TX_FAILED;
+    if (result === TX_FULL) reason = DROP_TX_FULL;
+    else if (result === TX_TOO_BIG) reason = DROP_TOO_BIG;
+    rx[rxWord + D_USER] = DROPPED | (reason << 8);
+  }
+
+  /** Count the verdicts, where not every frame was forwarded. */
+  function settleReceived(count: number): void {
+    for (let word = 0; word < count * DESCRIPTOR_WORDS; word += DESCRIPTOR_WORDS) {
+      const verdict = rx[word + D_USER]!;
+      add(C_FORWARDED + (verdict & 0xff), 1);
+      if ((verdict & 0xff) !== DROPPED) continue;
+      add(C_DROPS + (verdict >>> 8), 1);
+      samples.take(word, verdict >>> 8);
+    }
   }
 
   function runBatch(timeoutMs: number): number {
@@ -224,22 +234,33 @@ export function createDatapath(options: DatapathOptions): Datapath {
     registers[R_TX_COUNT] = 0;
     registers[R_SPARES] = 0;
     registers[R_HOP_REQUESTS] = 0;
+    const fast = hasFastLane && registers[R_HOPS] !== 0 && registers[R_BANK] !== 0;
+    if (fast) fastLane.prepare(count);
+    let bytes = 0;
+    let others = 0;
     for (let index = 0; index < count; index++) {
       const word = index * DESCRIPTOR_WORDS;
-      // The length changes when the frame is sent on; what came in is counted in the end.
-      rx[word + D_FROM] = rx[word + D_BYTES]!;
-      rx[word + D_USER] = processor.process(word);
+      // The length changes when the frame is sent on; what came in is counted.
+      bytes += rx[word + D_BYTES]!;
+      let verdict = fast ? fastLane.forward(index) : NOT_FAST;
+      if (verdict === NOT_FAST) verdict = processor.process(word);
+      rx[word + D_USER] = verdict;
+      others |= verdict;
     }
     if (registers[R_BANK] !== 0) {
       expiry.run();
       if (device.linkHeaderBytes !== 0) arp.announce();
     }
     if (registers[R_TX_COUNT] !== 0) {
-      device.transmit(registers[R_TX_COUNT]!);
-      settleSent();
+      if (settleSent(device.transmit(registers[R_TX_COUNT]!))) others = DROPPED;
       add(C_NATIVE_CALLS, 1);
     }
-    if (count !== 0) settleReceived(count);
+    if (count !== 0) {
+      add(C_RECEIVED, count);
+      add(C_RECEIVED_BYTES, bytes);
+      if (others === FORWARDED) add(C_FORWARDED, count);
+      else settleReceived(count);
+    }
     add(C_NATIVE_CALLS, 1);
     add(C_BATCHES, 1);
     i32[H_BATCHES] = (i32[H_BATCHES]! + 1) | 0;

@@ -56,6 +56,7 @@ export interface MemoryGatewayOptions {
   readonly slotBytes?: number;
   readonly keepSent?: boolean;
   readonly hostAddresses?: readonly number[];
+  readonly fastLane?: boolean;
 }
 
 export function createMemoryGateway(options: MemoryGatewayOptions): MemoryGateway {
@@ -146,7 +147,7 @@ export function createMemoryGateway(options: MemoryGatewayOptions): MemoryGatewa
   }
 
   publish();
-  const datapath = createDatapath({ device, views });
+  const datapath = createDatapath({ device, views, fastLane: options.fastLane ?? true });
   datapath.runBatch(0);
   if (views.i32[H_BANK_TAKEN] !== bank) throw new Error("the bank was not taken");
   return {
