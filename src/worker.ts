@@ -42,7 +42,12 @@ function openDevice(options: WorkerOptions["device"]): FrameDevice {
 
 /** Open everything, say so, and begin when control says "go": the guard and bank 1 come first. */
 function start(port: MessagePort, options: WorkerOptions): void {
-  const region = attachRegion(createRegionMapper(), options.statePath, options.size);
+  const region = attachRegion(
+    createRegionMapper(),
+    options.statePath,
+    options.size,
+    options.worker,
+  );
   const device = openDevice(options.device);
   const datapath = createDatapath({ device, views: region.views });
   const { i32 } = region.views;

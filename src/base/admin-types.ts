@@ -162,6 +162,8 @@ export interface DropList {
 export interface WorkerRow {
   readonly worker: number;
   readonly device: string;
+  /** Live flows that it has. */
+  readonly flows: number;
   readonly received: number;
   readonly forwarded: number;
   readonly dropped: number;

@@ -17,6 +17,9 @@ export const OUT_FRAMES_MAX = 2 * BATCH_FRAMES_MAX;
 /** Interfaces of one gateway. */
 export const INTERFACES_MAX = 16;
 
+/** Data-plane threads of one gateway (`device.workers`). */
+export const WORKERS_MAX = 16;
+
 /** Flow index entries looked at before an insert gives up: two buckets of eight. */
 export const INDEX_BUCKET_ENTRIES = 8;
 

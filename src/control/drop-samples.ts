@@ -16,7 +16,7 @@ import {
 import type { RegionViews } from "../state/layout.ts";
 
 /**
- * Read all samples, newest first. A record that is written while it is read is left out.
+ * Read the samples of all workers, newest first. A record that is written while it is read is left out.
  *
  * @param tick - now, as ticks are (monotonic milliseconds, int32)
  * @param nowMs - the same moment on the wall clock, for people
@@ -29,11 +29,10 @@ export function readDropSamples(
   interfaces: readonly string[],
 ): DropSample[] {
   const { i32, u8, layout } = views;
-  const found: { sequence: number; sample: DropSample }[] = [];
-  for (let index = 0; index < DROP_SAMPLES; index++) {
-    const word = (layout.samples.at >> 2) + index * SAMPLE_WORDS;
+  const found: { ageMs: number; sequence: number; sample: DropSample }[] = [];
+  const read = (word: number): void => {
     const sequence = Atomics.load(i32, word + SAMPLE_SEQUENCE);
-    if (sequence === 0) continue;
+    if (sequence === 0) return;
     const captured = Math.min(i32[word + SAMPLE_CAPTURED_BYTES]! >>> 0, DROP_SAMPLE_BYTES);
     const frame = u8.slice(
       word * 4 + SAMPLE_HEADER_WORDS * 4,
@@ -48,9 +47,19 @@ export function readDropSamples(
       header: Buffer.from(frame).toString("hex"),
       summary: summarise(frame, i32[word + SAMPLE_LINK_BYTES]!),
     };
-    if (Atomics.load(i32, word + SAMPLE_SEQUENCE) === sequence) found.push({ sequence, sample });
+    if (Atomics.load(i32, word + SAMPLE_SEQUENCE) === sequence) {
+      found.push({ ageMs, sequence, sample });
+    }
+  };
+  for (const { samples } of layout.shards) {
+    for (let index = 0; index < DROP_SAMPLES; index++) {
+      read((samples.at >> 2) + index * SAMPLE_WORDS);
+    }
   }
-  return found.sort((a, b) => b.sequence - a.sequence).map((entry) => entry.sample);
+  // Within one millisecond the sequence decides; between workers it says nothing, and need not.
+  return found
+    .sort((a, b) => a.ageMs - b.ageMs || b.sequence - a.sequence)
+    .map((entry) => entry.sample);
 }
 
 const PROTOCOL_TEXT = new Map([

@@ -5,8 +5,9 @@ import { monotonicMs } from "../base/clock.ts";
 import { type Log, reasonOf } from "../base/log.ts";
 import { hostAddresses } from "../host/addresses.ts";
 import { requirePrivileges } from "../host/privileges.ts";
-import { B_CONFIGURED, B_FLOWS } from "../service/backend-slots.ts";
+import { B_CONFIGURED } from "../service/backend-slots.ts";
 import type { GatewayDefinition } from "../service/definition.ts";
+import { backendFlows } from "../service/runs.ts";
 import { backendSlotWord, usedBackendSlots } from "../service/slots.ts";
 import { H_CONFIG_GENERATION, type RegionViews } from "../state/layout.ts";
 import type { Region } from "../state/region.ts";
@@ -290,7 +291,7 @@ function interfaceText(): string {
 function hasUnusedSlots(views: RegionViews): boolean {
   return usedBackendSlots(views).some((slot) => {
     const at = backendSlotWord(views, slot);
-    return views.i32[at + B_CONFIGURED] === 0 && views.i32[at + B_FLOWS] === 0;
+    return views.i32[at + B_CONFIGURED] === 0 && backendFlows(views, slot) === 0;
   });
 }
 

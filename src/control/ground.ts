@@ -68,7 +68,11 @@ export async function layGround(
   const { device } = definition;
   const admin = await claimAdminSocket(definition.admin.socket);
   undo.push(() => admin.close());
-  const size: RegionSize = { flowCapacity: definition.flows.capacity, ...definition.limits };
+  const size: RegionSize = {
+    flowCapacity: definition.flows.capacity,
+    ...definition.limits,
+    workers: device.workers,
+  };
   const region = openState(definition, size, devices.mapper, log);
   undo.push(() => {
     region.markClean();
@@ -103,6 +107,7 @@ export async function layGround(
     {
       statePath: region.path,
       size,
+      worker: 0,
       device:
         device.type === "tun"
           ? { type: "tun", name: device.name, wakeFd: wake.fd }

@@ -1,10 +1,11 @@
 import type { Log } from "../base/log.ts";
 import { type HopPlan, writeHopTable } from "../state/hop-table.ts";
-import { H_HOPS_PUBLISHED, H_HOPS_TAKEN, type RegionViews } from "../state/layout.ts";
+import { H_HOPS_PUBLISHED, type RegionViews, W_HOPS_TAKEN } from "../state/layout.ts";
+import { allWorkersHave } from "../state/shards.ts";
 
 /**
  * Gives plans of next hops to the data plane, the newest one first: a plan is written into the hop
- * table that is not in use once the worker has taken the one before; plans that came in between
+ * table that is not in use once every worker has taken the one before; plans that came in between
  * are skipped.
  */
 export interface HopPublisher {
@@ -15,10 +16,10 @@ export interface HopPublisher {
   close(): void;
 }
 
-/** Between two looks whether the worker has taken a table. */
+/** Between two looks whether the workers have taken a table. */
 const RETRY_MS = 2;
 
-/** @param wake - ends the worker's wait for frames, so that it takes the table at once */
+/** @param wake - ends the workers' wait for frames, so that they take the table at once */
 export function createHopPublisher(views: RegionViews, wake: () => void, log: Log): HopPublisher {
   const { i32 } = views;
   let next: HopPlan | null = null;
@@ -30,7 +31,7 @@ export function createHopPublisher(views: RegionViews, wake: () => void, log: Lo
     timer = null;
     if (next === null || closed) return;
     const published = Atomics.load(i32, H_HOPS_PUBLISHED);
-    if (Atomics.load(i32, H_HOPS_TAKEN) !== published) {
+    if (!allWorkersHave(views, W_HOPS_TAKEN, published)) {
       timer = setTimeout(tryNow, RETRY_MS);
       return;
     }

@@ -8,12 +8,12 @@ import { createTunRoutes, type TunRoutes } from "../host/tun-routes.ts";
 import { B_ADDRESS, B_USED, BACKEND_WORDS } from "../service/backend-slots.ts";
 import type { GatewayDefinition } from "../service/definition.ts";
 import {
-  H_FLOWS_USED,
-  H_HOP_REQUEST_HEAD,
-  H_HOP_REQUESTS,
   HOP_REQUESTS,
   type RegionViews,
+  W_HOP_REQUEST_HEAD,
+  W_HOP_REQUESTS,
 } from "../state/layout.ts";
+import { flowsUsed } from "../state/shards.ts";
 import { createHopPublisher } from "./hop-publisher.ts";
 import { flowEndpoints, NO_FLOW_ENDPOINTS, type Ownership, ownershipOf } from "./ownership.ts";
 import type { HostSide } from "./reconcile.ts";
@@ -68,7 +68,7 @@ export async function createHostParts(options: HostOptions): Promise<HostParts> 
   let planned: ReadonlyMap<number, number> = new Map();
   let narrowed: GatewayDefinition | null = null;
   let published = false;
-  let hopRequestTail = 0;
+  const hopRequestTails = new Int32Array(views.layout.workers);
   let closed = false;
 
   // One change at a time: the reconciler's, the trimmer's and the host's own come as they like.
@@ -126,7 +126,7 @@ export async function createHostParts(options: HostOptions): Promise<HostParts> 
   }
 
   function liveEndpoints() {
-    return views.i32[H_FLOWS_USED]! > 0 ? flowEndpoints(views) : NO_FLOW_ENDPOINTS;
+    return flowsUsed(views) > 0 ? flowEndpoints(views) : NO_FLOW_ENDPOINTS;
   }
 
   function onPlan(next: HostHopPlan): void {
@@ -189,13 +189,17 @@ export async function createHostParts(options: HostOptions): Promise<HostParts> 
         narrowed = after.definition;
       }),
     serveHopRequests() {
-      const head = Atomics.load(views.i32, H_HOP_REQUEST_HEAD);
-      if (((head - hopRequestTail) | 0) > HOP_REQUESTS) hopRequestTail = (head - HOP_REQUESTS) | 0;
       const asked = new Map<string, readonly [number, number]>();
-      for (; hopRequestTail !== head; hopRequestTail = (hopRequestTail + 1) | 0) {
-        const at = H_HOP_REQUESTS + 2 * (hopRequestTail & (HOP_REQUESTS - 1));
-        const request = [views.i32[at]!, views.i32[at + 1]!] as const;
-        asked.set(request.join("/"), request);
+      for (const { worker, workerWord } of views.layout.shards) {
+        const head = Atomics.load(views.i32, workerWord + W_HOP_REQUEST_HEAD);
+        let tail = hopRequestTails[worker]!;
+        if (((head - tail) | 0) > HOP_REQUESTS) tail = (head - HOP_REQUESTS) | 0;
+        for (; tail !== head; tail = (tail + 1) | 0) {
+          const at = workerWord + W_HOP_REQUESTS + 2 * (tail & (HOP_REQUESTS - 1));
+          const request = [views.i32[at]!, views.i32[at + 1]!] as const;
+          asked.set(request.join("/"), request);
+        }
+        hopRequestTails[worker] = head;
       }
       for (const [address, index] of asked.values()) planner?.request(address, index);
     },

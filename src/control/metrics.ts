@@ -44,8 +44,8 @@ export interface MetricsSource {
   services(): readonly ServiceRow[];
   backends(): readonly BackendRow[];
   workers(): readonly WorkerRow[];
-  /** A global counter: C_…. */
-  counter(index: number): number;
+  /** A counter, C_…, of one worker, or of all together. */
+  counter(index: number, worker?: number): number;
   /** Wall clock of the last reload that was taken over (or of the start), milliseconds. */
   lastReloadSuccessMs(): number;
   reloads(): { readonly succeeded: number; readonly failed: number };
@@ -145,9 +145,13 @@ function addProcess({ counter, gauge }: Declarations, source: MetricsSource): vo
 }
 
 function addFrames({ counter, gauge }: Declarations, source: MetricsSource): void {
-  const worker = { worker: "0" };
+  const each = (index: number, add: Add): void => {
+    for (const { worker } of source.workers()) {
+      add(source.counter(index, worker), { worker: String(worker) });
+    }
+  };
   const plain = (name: string, help: string, index: number): void => {
-    counter(name, help, ["worker"], (add) => add(source.counter(index), worker));
+    counter(name, help, ["worker"], (add) => each(index, add));
   };
   plain("frames_received_total", "Frames taken from the device.", C_RECEIVED);
   plain("frames_sent_total", "Frames given to the device.", C_SENT);
@@ -160,7 +164,7 @@ function addFrames({ counter, gauge }: Declarations, source: MetricsSource): voi
   plain("frames_originated_total", "Frames that the gateway made by itself.", C_ORIGINATED);
   plain("frames_originated_lost_total", "Own frames that could not be sent.", C_ORIGINATED_LOST);
   gauge("frames_held", "Frames that wait for others of theirs.", ["worker"], (add) =>
-    add(source.counter(C_HELD), worker),
+    each(C_HELD, add),
   );
   counter("frames_dropped_total", "Frames dropped, by reason.", ["reason"], (add) => {
     DROP_REASONS.forEach((reason, index) => {

@@ -13,7 +13,8 @@ import {
   STATE_FREE,
 } from "../flow/flow-record.ts";
 import type { GatewayDefinition, ServiceDefinition } from "../service/definition.ts";
-import { H_FLOWS_HIGH_WATER, type RegionViews } from "../state/layout.ts";
+import type { RegionViews } from "../state/layout.ts";
+import { flowRows } from "../state/shards.ts";
 
 /**
  * Which packets are the gateway's (design 1.9): those of its services, and those of flows that live
@@ -73,13 +74,10 @@ export function flowEndpoints(views: RegionViews): FlowEndpoints {
   const vips = new Set<number>();
   const backends = new Set<number>();
   const snat = new Set<number>();
-  const first = layout.flows.at >> 2;
-  const rows = Math.min(i32[H_FLOWS_HIGH_WATER]!, layout.flowCapacity);
-  for (let row = 0; row < rows; row++) {
-    const at = first + row * FLOW_WORDS;
+  const look = (at: number): void => {
     const version = i32[at + F_VERSION]!;
     const state = i32[at + F_STATE]!;
-    if ((state & 0xff) === STATE_FREE || version === 0 || (version & 1) !== 0) continue;
+    if ((state & 0xff) === STATE_FREE || version === 0 || (version & 1) !== 0) return;
     const protocol = (state >>> 8) & 0xff;
     vips.add(endpointKey(i32[at + F_VIP_ADDR]!, protocol, i32[at + F_CLIENT_VIP_PORTS]! & 0xffff));
     if (((state >>> 16) & 0xff) === MODE_FULL_NAT) snat.add(i32[at + F_REPLY_ADDR]!);
@@ -87,6 +85,10 @@ export function flowEndpoints(views: RegionViews): FlowEndpoints {
       const port = i32[at + F_BACKEND_REPLY_PORTS]! >>> 16;
       backends.add(endpointKey(i32[at + F_BACKEND_ADDR]!, protocol, port));
     }
+  };
+  for (const shard of layout.shards) {
+    const rows = flowRows(views, shard);
+    for (let row = 0; row < rows; row++) look((shard.flows.at >> 2) + row * FLOW_WORDS);
   }
   return { vips, backends, snat };
 }

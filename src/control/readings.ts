@@ -35,8 +35,6 @@ import {
 } from "../flow/flow-record.ts";
 import { type FlowFilter, type FlowSnapshot, listFlows } from "../flow/read-flows.ts";
 import {
-  B_ACTIVE,
-  B_FLOWS,
   B_HEALTH,
   B_WEIGHT,
   B_WEIGHT_OVERRIDE,
@@ -55,15 +53,16 @@ import {
 } from "../service/backend-slots.ts";
 import type { GatewayDefinition, PortRange, ServiceDefinition } from "../service/definition.ts";
 import { backendState, eligibleBackends } from "../service/effective.ts";
+import { backendActive, backendFlows, backendTotal, serviceTotal } from "../service/runs.ts";
 import {
   type AssignedService,
   type BackendSlotKey,
   backendSlotWord,
   readBackendKey,
-  serviceSlotWord,
   usedBackendSlots,
 } from "../service/slots.ts";
-import type { RegionViews } from "../state/layout.ts";
+import { type RegionViews, W_FLOWS_USED } from "../state/layout.ts";
+import { counterTotal } from "../state/shards.ts";
 import type { FlowQuery } from "./admin/gateway-view.ts";
 import { readDropSamples } from "./drop-samples.ts";
 import type { Totals } from "./rates.ts";
@@ -83,8 +82,8 @@ export interface Readings {
   flows(query: FlowQuery): FlowList;
   drops(): DropList;
   workers(): WorkerRow[];
-  /** A global counter: C_…. */
-  counter(index: number): number;
+  /** A counter, C_…, of one worker, or of all together. */
+  counter(index: number, worker?: number): number;
   /** What rates are made of, by subject: GATEWAY_SUBJECT and every service. */
   totals(): Map<string, Totals>;
 }
@@ -107,7 +106,10 @@ export interface ReadingsOptions {
 export function createReadings(options: ReadingsOptions): Readings {
   const { views } = options;
   const { f64, i32, layout } = views;
-  const counter = (index: number): number => f64[(layout.counters.at >> 3) + index]!;
+  const counter = (index: number, worker?: number): number =>
+    worker === undefined
+      ? counterTotal(views, index)
+      : f64[(layout.shards[worker]!.counters.at >> 3) + index]!;
 
   function serviceRow(
     service: ServiceDefinition,
@@ -115,14 +117,11 @@ export function createReadings(options: ReadingsOptions): Readings {
     slots: readonly number[],
   ): ServiceRow {
     const sum = (word: number): number =>
-      assigned.reduce(
-        (total, { slot }) => total + f64[(serviceSlotWord(views, slot) >> 1) + word]!,
-        0,
-      );
+      assigned.reduce((total, { slot }) => total + serviceTotal(views, slot, word), 0);
     const load = { active: 0, flows: 0 };
     for (const slot of slots) {
-      load.active += i32[backendSlotWord(views, slot) + B_ACTIVE]!;
-      load.flows += i32[backendSlotWord(views, slot) + B_FLOWS]!;
+      load.active += backendActive(views, slot);
+      load.flows += backendFlows(views, slot);
     }
     return {
       name: service.name,
@@ -165,8 +164,8 @@ export function createReadings(options: ReadingsOptions): Readings {
     const { state, reason } = backendState(views, slot);
     const story = options.storyOf(slot);
     const override = i32[at + B_WEIGHT_OVERRIDE]!;
-    const active = i32[at + B_ACTIVE]!;
-    const double = (word: number): number => f64[(at >> 1) + word]!;
+    const active = backendActive(views, slot);
+    const double = (word: number): number => backendTotal(views, slot, word);
     return {
       service: key.service,
       protocol: key.protocol,
@@ -180,7 +179,7 @@ export function createReadings(options: ReadingsOptions): Readings {
       reason: reason || story.reason,
       since: story.since,
       active,
-      inactive: Math.max(0, i32[at + B_FLOWS]! - active),
+      inactive: Math.max(0, backendFlows(views, slot) - active),
       slot,
       connections: double(BF_CONNECTIONS),
       packetsIn: double(BF_PACKETS_IN),
@@ -257,17 +256,34 @@ export function createReadings(options: ReadingsOptions): Readings {
       connections: counter(C_FLOWS_CREATED),
     });
     for (const { slot, definition } of options.current()?.assignment.services ?? []) {
-      const at = serviceSlotWord(views, slot) >> 1;
+      const own = (word: number): number => serviceTotal(views, slot, word);
       const before = all.get(definition.name);
       all.set(definition.name, {
-        packetsIn: (before?.packetsIn ?? 0) + f64[at + VF_PACKETS_IN]!,
-        packetsOut: (before?.packetsOut ?? 0) + f64[at + VF_PACKETS_OUT]!,
-        bytesIn: (before?.bytesIn ?? 0) + f64[at + VF_BYTES_IN]!,
-        bytesOut: (before?.bytesOut ?? 0) + f64[at + VF_BYTES_OUT]!,
-        connections: (before?.connections ?? 0) + f64[at + VF_CONNECTIONS]!,
+        packetsIn: (before?.packetsIn ?? 0) + own(VF_PACKETS_IN),
+        packetsOut: (before?.packetsOut ?? 0) + own(VF_PACKETS_OUT),
+        bytesIn: (before?.bytesIn ?? 0) + own(VF_BYTES_IN),
+        bytesOut: (before?.bytesOut ?? 0) + own(VF_BYTES_OUT),
+        connections: (before?.connections ?? 0) + own(VF_CONNECTIONS),
       });
     }
     return all;
+  }
+
+  function workerRow(worker: number): WorkerRow {
+    const batches = counter(C_BATCHES, worker);
+    const received = counter(C_RECEIVED, worker);
+    return {
+      worker,
+      device: options.deviceType,
+      flows: Math.max(0, Atomics.load(i32, layout.shards[worker]!.workerWord + W_FLOWS_USED)),
+      received,
+      forwarded: counter(C_FORWARDED, worker),
+      dropped: counter(C_DROPPED, worker),
+      batches,
+      nativeCalls: counter(C_NATIVE_CALLS, worker),
+      missed: counter(C_MISSED, worker),
+      framesPerBatch: batches === 0 ? 0 : received / batches,
+    };
   }
 
   return {
@@ -281,19 +297,7 @@ export function createReadings(options: ReadingsOptions): Readings {
       reasons: DROP_REASONS.map((reason, index) => ({ reason, count: counter(C_DROPS + index) })),
       samples: readDropSamples(views, options.tick(), Date.now(), options.interfaces),
     }),
-    workers: () => [
-      {
-        worker: 0,
-        device: options.deviceType,
-        received: counter(C_RECEIVED),
-        forwarded: counter(C_FORWARDED),
-        dropped: counter(C_DROPPED),
-        batches: counter(C_BATCHES),
-        nativeCalls: counter(C_NATIVE_CALLS),
-        missed: counter(C_MISSED),
-        framesPerBatch: counter(C_BATCHES) === 0 ? 0 : counter(C_RECEIVED) / counter(C_BATCHES),
-      },
-    ],
+    workers: () => layout.shards.map(({ worker }) => workerRow(worker)),
   };
 }
 

@@ -7,10 +7,11 @@ import { applyExistingRules } from "../service/effective.ts";
 import { assignSlots, type SlotAssignment } from "../service/slots.ts";
 import {
   H_BANK_PUBLISHED,
-  H_BANK_TAKEN,
   H_SWEEP_REQUESTED,
   type RegionViews,
+  W_BANK_TAKEN,
 } from "../state/layout.ts";
+import { allWorkersHave } from "../state/shards.ts";
 import { restorePlan, savePlan } from "./slot-plan.ts";
 
 /**
@@ -21,7 +22,7 @@ import { restorePlan, savePlan } from "./slot-plan.ts";
  *   slot states -----/                                      -> sweep -> host narrowed
  *   (health, admin, weight)
  *
- * Everything runs in one queue, one run at a time: a run ends when the worker has taken the bank,
+ * Everything runs in one queue, one run at a time: a run ends when every worker has taken the bank,
  * so the bank that is written is never in use. Refreshes that come while one is waiting are the
  * same refresh, and runs begin at least REWRITE_INTERVAL_MS apart.
  *
@@ -63,7 +64,7 @@ export interface ReconcilerParts {
   readonly log: Log;
   /** Now, as ticks are. */
   readonly tick: () => number;
-  /** Ends the worker's wait for frames; called after every publication. */
+  /** Ends the workers' wait for frames; called after every publication. */
   readonly wake: () => void;
   /** Addresses of the host, int32 in host order. */
   readonly hostAddresses: () => readonly number[];
@@ -73,7 +74,7 @@ export interface ReconcilerParts {
 
 /** A burst of changes costs one rewrite in this time. */
 export const REWRITE_INTERVAL_MS = 20;
-/** Between two looks whether the worker has taken a bank. */
+/** Between two looks whether the workers have taken a bank. */
 const TAKEN_POLL_MS = 2;
 /** The watchdog ends a worker that hangs well before; without one this is a defect. */
 const TAKEN_TIMEOUT_MS = 10_000;
@@ -143,9 +144,9 @@ export function createReconciler(parts: ReconcilerParts): Reconciler {
     Atomics.store(i32, H_BANK_PUBLISHED, number);
     parts.wake();
     const giveUpAt = performance.now() + TAKEN_TIMEOUT_MS;
-    while (Atomics.load(i32, H_BANK_TAKEN) !== number && !closed) {
+    while (!allWorkersHave(views, W_BANK_TAKEN, number) && !closed) {
       if (performance.now() > giveUpAt) {
-        throw new AssertionError(`the worker takes bank ${number} within ${TAKEN_TIMEOUT_MS} ms`);
+        throw new AssertionError(`every worker takes bank ${number} within ${TAKEN_TIMEOUT_MS} ms`);
       }
       await pause(TAKEN_POLL_MS);
     }

@@ -6,12 +6,8 @@ import {
   STATE_FREE,
   STATE_TIME_WAIT,
 } from "../flow/flow-record.ts";
-import {
-  H_FLOWS_HIGH_WATER,
-  H_FLOWS_USED,
-  H_NODE_DRAINED,
-  type RegionViews,
-} from "../state/layout.ts";
+import { H_NODE_DRAINED, type RegionViews } from "../state/layout.ts";
+import { flowRows, flowsUsed } from "../state/shards.ts";
 
 /** How a gateway ends: at once, or when its flows have. */
 export interface Shutdown {
@@ -105,12 +101,14 @@ export function createShutdown(parts: ShutdownParts): Shutdown {
  */
 export function liveFlows(views: RegionViews): number {
   const { i32, layout } = views;
-  if (Atomics.load(i32, H_FLOWS_USED) <= 0) return 0;
-  const rows = Math.min(i32[H_FLOWS_HIGH_WATER]!, layout.flowCapacity);
+  if (flowsUsed(views) === 0) return 0;
   let live = 0;
-  for (let row = 0; row < rows; row++) {
-    const state = i32[(layout.flows.at >> 2) + row * FLOW_WORDS + F_STATE]! & 0xff;
-    if (state !== STATE_FREE && state !== STATE_TIME_WAIT && state !== STATE_CLOSE) live++;
+  for (const shard of layout.shards) {
+    const rows = flowRows(views, shard);
+    for (let row = 0; row < rows; row++) {
+      const state = i32[(shard.flows.at >> 2) + row * FLOW_WORDS + F_STATE]! & 0xff;
+      if (state !== STATE_FREE && state !== STATE_TIME_WAIT && state !== STATE_CLOSE) live++;
+    }
   }
   return live;
 }

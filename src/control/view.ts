@@ -19,7 +19,8 @@ import {
 } from "../datapath/counters.ts";
 import type { DeviceInterface } from "../device/device.ts";
 import { backendState } from "../service/effective.ts";
-import { H_FLOWS_USED, type RegionViews } from "../state/layout.ts";
+import type { RegionViews } from "../state/layout.ts";
+import { flowsUsed } from "../state/shards.ts";
 import type { GatewayView } from "./admin/gateway-view.ts";
 import { effectiveConfig } from "./config/load.ts";
 import type { Health } from "./health.ts";
@@ -87,8 +88,8 @@ export function createView(parts: ViewParts): GatewayView {
         guard: parts.host.guardKind,
       },
       flows: {
-        live: Math.max(0, Atomics.load(views.i32, H_FLOWS_USED)),
-        capacity: views.layout.flowCapacity,
+        live: flowsUsed(views),
+        capacity: views.layout.size.flowCapacity,
         created: counter(C_FLOWS_CREATED),
         expired: counter(C_FLOWS_EXPIRED),
         evicted: counter(C_FLOWS_EVICTED),

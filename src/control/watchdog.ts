@@ -1,7 +1,7 @@
-import { H_BATCHES, type RegionViews } from "../state/layout.ts";
+import { type RegionViews, W_BATCHES } from "../state/layout.ts";
 
 /**
- * Sees a worker that hangs: it raises H_BATCHES with every batch, idle ones included, so at least
+ * Sees a worker that hangs: each raises W_BATCHES with every batch, idle ones included, so at least
  * a hundred times a second. The number of looks counts, not the time between them: a process that
  * was stopped and goes on (SIGSTOP, a suspended machine) gives one late look, not an alarm.
  */
@@ -10,20 +10,27 @@ export const WATCHDOG_INTERVAL_MS = 250;
 export const WATCHDOG_LOOKS = 8;
 
 export interface Watchdog {
-  /** One look; true when the worker hangs. The gateway calls it every WATCHDOG_INTERVAL_MS. */
+  /** One look; true when a worker hangs. The gateway calls it every WATCHDOG_INTERVAL_MS. */
   look(): boolean;
 }
 
 /** Make a watchdog that has seen nothing yet. */
 export function createWatchdog(views: RegionViews): Watchdog {
-  let last = Atomics.load(views.i32, H_BATCHES);
-  let still = 0;
+  const workers = views.layout.shards.map(({ workerWord }) => ({
+    word: workerWord + W_BATCHES,
+    last: Atomics.load(views.i32, workerWord + W_BATCHES),
+    still: 0,
+  }));
   return {
     look() {
-      const now = Atomics.load(views.i32, H_BATCHES);
-      still = now === last ? still + 1 : 0;
-      last = now;
-      return still >= WATCHDOG_LOOKS;
+      let hangs = false;
+      for (const worker of workers) {
+        const now = Atomics.load(views.i32, worker.word);
+        worker.still = now === worker.last ? worker.still + 1 : 0;
+        worker.last = now;
+        hangs ||= worker.still >= WATCHDOG_LOOKS;
+      }
+      return hangs;
     },
   };
 }

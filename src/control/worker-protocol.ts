@@ -6,6 +6,8 @@ import type { RegionSize } from "../state/layout.ts";
 export interface WorkerOptions {
   readonly statePath: string;
   readonly size: RegionSize;
+  /** Its number, 0..size.workers - 1. */
+  readonly worker: number;
   readonly device:
     | { readonly type: "tun"; readonly name: string; readonly wakeFd: number }
     | {

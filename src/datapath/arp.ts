@@ -9,7 +9,7 @@ import {
   BANK_ANNOUNCE,
 } from "../service/bank.ts";
 import { HT_INTERFACES } from "../state/hop-table.ts";
-import { H_ANNOUNCE_DONE, H_ANNOUNCE_REQUESTED, H_NODE_DRAINED } from "../state/layout.ts";
+import { H_ANNOUNCE_REQUESTED, H_NODE_DRAINED, W_ANNOUNCE_DONE } from "../state/layout.ts";
 import {
   ARP_BYTES,
   ARP_OK,
@@ -61,7 +61,8 @@ export function createArp(
   output: Output,
   countersAt: number,
 ): Arp {
-  const { device, f64, i32, registers, rx, view } = context;
+  const { device, f64, i32, layout, registers, rx, view } = context;
+  const announceDone = layout.workerWord + W_ANNOUNCE_DONE;
 
   /** An address that we answer for: not one of the host's, which the kernel answers itself. */
   function isAnnounced(entry: number): boolean {
@@ -137,7 +138,7 @@ export function createArp(
     if (registers[R_ANNOUNCE] !== wanted) {
       registers[R_ANNOUNCE] = wanted;
       registers[R_ANNOUNCE_NEXT] = 0;
-    } else if (i32[H_ANNOUNCE_DONE] === wanted) return;
+    } else if (i32[announceDone] === wanted) return;
     const entries = registers[R_ADDRESSES_MASK]! + 1;
     let next = registers[R_ANNOUNCE_NEXT]!;
     const last = Math.min(next + ANNOUNCE_ENTRIES_PER_BATCH, entries);
@@ -152,7 +153,7 @@ export function createArp(
       }
     }
     registers[R_ANNOUNCE_NEXT] = next;
-    if (next === entries) Atomics.store(i32, H_ANNOUNCE_DONE, wanted);
+    if (next === entries) Atomics.store(i32, announceDone, wanted);
   }
 
   return { process, announce };

@@ -56,7 +56,12 @@ import {
   S_SORRY_SLOT,
   SERVICE_WORDS,
 } from "../service/bank.ts";
-import { BACKEND_SLOT_BYTES, H_NODE_DRAINED, SERVICE_SLOT_BYTES } from "../state/layout.ts";
+import {
+  BACKEND_RUN_BYTES,
+  BACKEND_SLOT_BYTES,
+  H_NODE_DRAINED,
+  SERVICE_RUN_BYTES,
+} from "../state/layout.ts";
 import { add16, difference32 } from "../wire/checksum.ts";
 import { sourceMacHigh, sourceMacLow } from "../wire/ethernet.ts";
 import { ICMP_CODE_PORT_UNREACHABLE, ICMP_UNREACHABLE } from "../wire/icmp.ts";
@@ -109,12 +114,12 @@ export function createBalancer(
   const { f64, i32, layout, link, registers, rx, scheduler, snatPorts, table, view } = context;
   const { draft } = table;
   const slots = layout.backendSlots.at >> 2;
-  const slotDoubles = layout.backendSlots.at >> 3;
-  const serviceDoubles = layout.serviceSlots.at >> 3;
+  const backendRuns = layout.backendRuns.at >> 3;
+  const serviceRuns = layout.serviceRuns.at >> 3;
   const opened = new Int32Array(1);
 
   function countDrop(service: number, verdict: number): number {
-    const at = serviceDoubles + service * (SERVICE_SLOT_BYTES >> 3) + VF_DROPS;
+    const at = serviceRuns + service * (SERVICE_RUN_BYTES >> 3) + VF_DROPS;
     f64[at] = f64[at]! + 1;
     return verdict;
   }
@@ -300,11 +305,11 @@ export function createBalancer(
     }
     if (row < 0) return row;
     opened[0] = row;
-    flows.opened(table.word(row), backend);
+    flows.opened(table.word(row));
     f64[countersAt + C_FLOWS_CREATED] = f64[countersAt + C_FLOWS_CREATED]! + 1;
-    const backendAt = slotDoubles + slot * (BACKEND_SLOT_BYTES >> 3) + BF_CONNECTIONS;
+    const backendAt = backendRuns + slot * (BACKEND_RUN_BYTES >> 3) + BF_CONNECTIONS;
     f64[backendAt] = f64[backendAt]! + 1;
-    const serviceAt = serviceDoubles + service * (SERVICE_SLOT_BYTES >> 3) + VF_CONNECTIONS;
+    const serviceAt = serviceRuns + service * (SERVICE_RUN_BYTES >> 3) + VF_CONNECTIONS;
     f64[serviceAt] = f64[serviceAt]! + 1;
     return row;
   }

@@ -2,7 +2,7 @@ import type { FrameDevice } from "../device/device.ts";
 import { createFlowTable, type FlowTable } from "../flow/flow-table.ts";
 import { createSnatPorts, type SnatPorts } from "../flow/snat-ports.ts";
 import { createScheduler, type Scheduler } from "../scheduler/schedule.ts";
-import type { RegionLayout, RegionViews } from "../state/layout.ts";
+import type { RegionViews, WorkerLayout } from "../state/layout.ts";
 
 /**
  * What every part of the data plane shares: constant views, and a few registers.
@@ -19,7 +19,8 @@ export interface Context {
   /** The mapped region. */
   readonly i32: Int32Array;
   readonly f64: Float64Array;
-  readonly layout: RegionLayout;
+  /** Its flows, runs, counters and samples are those of this worker. */
+  readonly layout: WorkerLayout;
   readonly table: FlowTable;
   readonly snatPorts: SnatPorts;
   readonly scheduler: Scheduler;

@@ -17,11 +17,11 @@ import {
 } from "../service/bank.ts";
 import {
   H_BANK_PUBLISHED,
-  H_BANK_TAKEN,
-  H_BATCHES,
   H_HOPS_PUBLISHED,
-  H_HOPS_TAKEN,
   type RegionViews,
+  W_BANK_TAKEN,
+  W_BATCHES,
+  W_HOPS_TAKEN,
 } from "../state/layout.ts";
 import { createAddresses } from "./addresses.ts";
 import { createArp } from "./arp.ts";
@@ -119,6 +119,9 @@ export function createDatapath(options: DatapathOptions): Datapath {
   const { f64, i32, layout, registers, rx, tx } = context;
   const counters = layout.counters.at >> 3;
   const hasFastLane = device.linkHeaderBytes !== 0 && options.fastLane !== false;
+  const bankTaken = layout.workerWord + W_BANK_TAKEN;
+  const hopsTaken = layout.workerWord + W_HOPS_TAKEN;
+  const batches = layout.workerWord + W_BATCHES;
 
   const addresses = createAddresses(context);
   const output = createOutput(context);
@@ -149,11 +152,11 @@ export function createDatapath(options: DatapathOptions): Datapath {
 
   function takePublished(): void {
     const bank = Atomics.load(i32, H_BANK_PUBLISHED);
-    if (bank !== i32[H_BANK_TAKEN] || (bank !== 0 && registers[R_BANK] === 0)) useBank(bank);
+    if (bank !== i32[bankTaken] || (bank !== 0 && registers[R_BANK] === 0)) useBank(bank);
     const hopTable = Atomics.load(i32, H_HOPS_PUBLISHED);
-    if (hopTable !== i32[H_HOPS_TAKEN] || (hopTable !== 0 && registers[R_HOPS] === 0)) {
+    if (hopTable !== i32[hopsTaken] || (hopTable !== 0 && registers[R_HOPS] === 0)) {
       registers[R_HOPS] = hopTable === 0 ? 0 : layout.hops[hopTable & 1]!.at >> 2;
-      Atomics.store(i32, H_HOPS_TAKEN, hopTable);
+      Atomics.store(i32, hopsTaken, hopTable);
     }
   }
 
@@ -168,7 +171,7 @@ export function createDatapath(options: DatapathOptions): Datapath {
       registers[R_ADDRESSES_MASK] = i32[bank + BANK_ADDRESSES_MASK]!;
       registers[R_INTERVALS] = bank + (i32[bank + BANK_INTERVALS_AT]! >> 2);
     }
-    Atomics.store(i32, H_BANK_TAKEN, number);
+    Atomics.store(i32, bankTaken, number);
   }
 
   function add(counter: number, amount: number): void {
@@ -263,7 +266,7 @@ export function createDatapath(options: DatapathOptions): Datapath {
     }
     add(C_NATIVE_CALLS, 1);
     add(C_BATCHES, 1);
-    i32[H_BATCHES] = (i32[H_BATCHES]! + 1) | 0;
+    i32[batches] = (i32[batches]! + 1) | 0;
     return count;
   }
 

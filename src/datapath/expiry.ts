@@ -3,7 +3,7 @@ import { F_STATE, PROTOCOL_TCP, STATE_ESTABLISHED, STATE_FREE } from "../flow/fl
 import { WALK_DONE, WALK_PAUSE } from "../flow/flow-table.ts";
 import { B_SERVICE } from "../service/backend-slots.ts";
 import { S_ON_IDLE, SERVICE_WORDS } from "../service/bank.ts";
-import { H_FLOWS_HIGH_WATER, H_SWEEP_DONE, H_SWEEP_REQUESTED } from "../state/layout.ts";
+import { H_SWEEP_REQUESTED, W_FLOWS_HIGH_WATER, W_SWEEP_DONE } from "../state/layout.ts";
 import {
   type Context,
   R_SERVICES,
@@ -37,7 +37,9 @@ export function createExpiry(
   output: Output,
   countersAt: number,
 ): Expiry {
-  const { f64, i32, registers, table } = context;
+  const { f64, i32, layout, registers, table } = context;
+  const highWater = layout.workerWord + W_FLOWS_HIGH_WATER;
+  const sweepDone = layout.workerWord + W_SWEEP_DONE;
 
   function rowsDue(): number {
     const tick = registers[R_TICK]!;
@@ -45,7 +47,7 @@ export function createExpiry(
     if (elapsed === 0) return 0;
     registers[R_SWEEP_TICK] = tick;
     const ms = elapsed < 0 || elapsed > SWEEP_PERIOD_MS ? SWEEP_PERIOD_MS : elapsed;
-    const owed = registers[R_SWEEP_OWED]! + ms * i32[H_FLOWS_HIGH_WATER]!;
+    const owed = registers[R_SWEEP_OWED]! + ms * i32[highWater]!;
     const rows = (owed / SWEEP_PERIOD_MS) | 0;
     if (rows >= SWEEP_ROWS_MAX) {
       registers[R_SWEEP_OWED] = 0;
@@ -83,7 +85,7 @@ export function createExpiry(
     if (registers[R_WALK] !== wanted) {
       registers[R_WALK] = wanted;
       table.walkBegin();
-    } else if (i32[H_SWEEP_DONE] === wanted) return;
+    } else if (i32[sweepDone] === wanted) return;
     for (;;) {
       // Without room for its packets a flow would go unheard: the rest waits for the next batch.
       if (output.sparesLeft() < SPARES_PER_RESET) return;
@@ -103,7 +105,7 @@ export function createExpiry(
       flows.close(row);
       f64[countersAt + C_FLOWS_RESET] = f64[countersAt + C_FLOWS_RESET]! + 1;
     }
-    Atomics.store(i32, H_SWEEP_DONE, wanted);
+    Atomics.store(i32, sweepDone, wanted);
   }
 
   function run(): void {

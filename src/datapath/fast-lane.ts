@@ -43,12 +43,13 @@ import {
   B_EXISTING,
   B_GENERATION,
   B_SERVICE,
+  BACKEND_RUN_WORDS,
   BACKEND_WORDS,
   BF_BYTES_IN,
   BF_BYTES_OUT,
   BF_PACKETS_IN,
   BF_PACKETS_OUT,
-  SERVICE_SLOT_WORDS,
+  SERVICE_RUN_WORDS,
   VF_BYTES_IN,
   VF_BYTES_OUT,
   VF_PACKETS_IN,
@@ -169,8 +170,8 @@ assert(
 );
 
 const BUCKET_WORDS = BUCKET_BYTES >> 2;
-const BACKEND_DOUBLES = BACKEND_WORDS >> 1;
-const SERVICE_DOUBLES = SERVICE_SLOT_WORDS >> 1;
+const BACKEND_DOUBLES = BACKEND_RUN_WORDS >> 1;
+const SERVICE_DOUBLES = SERVICE_RUN_WORDS >> 1;
 
 export function createFastLane(context: Context, output: Output): FastLane {
   const { f64, i32, layout, registers, rx, view } = context;
@@ -178,8 +179,8 @@ export function createFastLane(context: Context, output: Output): FastLane {
   const indexWord = layout.flowIndex.at >> 2;
   const bucketMask = layout.flowBuckets - 1;
   const slots = layout.backendSlots.at >> 2;
-  const slotDoubles = layout.backendSlots.at >> 3;
-  const serviceDoubles = layout.serviceSlots.at >> 3;
+  const backendRuns = layout.backendRuns.at >> 3;
+  const serviceRuns = layout.serviceRuns.at >> 3;
   const interfaceCount = context.device.interfaces.length;
   const notes = new Int32Array(BATCH_FRAMES_MAX * NOTE_WORDS);
   /** What the touching loads read goes here, so that the compiler keeps them. */
@@ -444,8 +445,8 @@ export function createFastLane(context: Context, output: Output): FastLane {
 
   /** @param way - 0: in, 2: out; distance of their counters */
   function count(slot: number, service: number, way: number, bytes: number): void {
-    const backend = slotDoubles + slot * BACKEND_DOUBLES + way;
-    const served = serviceDoubles + service * SERVICE_DOUBLES + way;
+    const backend = backendRuns + slot * BACKEND_DOUBLES + way;
+    const served = serviceRuns + service * SERVICE_DOUBLES + way;
     f64[backend + BF_PACKETS_IN] = f64[backend + BF_PACKETS_IN]! + 1;
     f64[backend + BF_BYTES_IN] = f64[backend + BF_BYTES_IN]! + bytes;
     f64[served + VF_PACKETS_IN] = f64[served + VF_PACKETS_IN]! + 1;

@@ -20,14 +20,15 @@ import {
   STATE_UDP_REPLIED,
 } from "../flow/flow-record.ts";
 import {
-  B_ACTIVE,
   B_DEADLINE,
   B_EXISTING,
-  B_FLOWS,
   B_GENERATION,
   B_SERVICE,
+  BACKEND_RUN_WORDS,
   EXISTING_DEADLINE,
   EXISTING_RESET,
+  R_ACTIVE,
+  R_FLOWS,
 } from "../service/backend-slots.ts";
 import { S_TIMEOUTS, SERVICE_WORDS } from "../service/bank.ts";
 import { BACKEND_SLOT_BYTES } from "../state/layout.ts";
@@ -55,10 +56,10 @@ export interface Flows {
   mustEnd(flowWord: number, backendWord: number): boolean;
   /** Timeout in ms of `state` for the service of the backend. */
   timeoutMs(backendWord: number, state: number): number;
-  /** Enter `state` (active or not is counted in the backend's slot) and start its timer. */
+  /** Enter `state` (active or not is counted in the backend's run) and start its timer. */
   enter(flowWord: number, backendWord: number, state: number): void;
   /** Count a flow that was just inserted. */
-  opened(flowWord: number, backendWord: number): void;
+  opened(flowWord: number): void;
   /** Remove the flow and what it counted for. */
   close(row: number): void;
   /**
@@ -83,9 +84,15 @@ export function createFlows(
 ): Flows {
   const { i32, f64, layout, registers, table } = context;
   const slots = layout.backendSlots.at >> 2;
+  const runs = layout.backendRuns.at >> 2;
 
   function backendWord(flowWord: number): number {
     return slots + (i32[flowWord + F_BACKEND]! & 0xffff) * BACKEND_SLOT_WORDS;
+  }
+
+  /** First word of what this worker counts of the flow's backend. */
+  function runWord(flowWord: number): number {
+    return runs + (i32[flowWord + F_BACKEND]! & 0xffff) * BACKEND_RUN_WORDS;
   }
 
   function mustEnd(flowWord: number, backend: number): boolean {
@@ -105,24 +112,26 @@ export function createFlows(
 
   function enter(flowWord: number, backend: number, state: number): void {
     const word = i32[flowWord + F_STATE]!;
+    const run = runWord(flowWord);
     let next = (word & ~0xff) | state;
     if (isActive(state)) {
       if ((word & FLAG_ACTIVE) === 0) {
         next |= FLAG_ACTIVE;
-        i32[backend + B_ACTIVE] = i32[backend + B_ACTIVE]! + 1;
+        i32[run + R_ACTIVE] = i32[run + R_ACTIVE]! + 1;
       }
     } else if ((word & FLAG_ACTIVE) !== 0) {
       next &= ~FLAG_ACTIVE;
-      i32[backend + B_ACTIVE] = i32[backend + B_ACTIVE]! - 1;
+      i32[run + R_ACTIVE] = i32[run + R_ACTIVE]! - 1;
     }
     i32[flowWord + F_STATE] = next;
     i32[flowWord + F_EXPIRES] = (registers[R_TICK]! + timeoutMs(backend, state)) | 0;
   }
 
-  function opened(flowWord: number, backend: number): void {
-    i32[backend + B_FLOWS] = i32[backend + B_FLOWS]! + 1;
+  function opened(flowWord: number): void {
+    const run = runWord(flowWord);
+    i32[run + R_FLOWS] = i32[run + R_FLOWS]! + 1;
     if ((i32[flowWord + F_STATE]! & FLAG_ACTIVE) !== 0) {
-      i32[backend + B_ACTIVE] = i32[backend + B_ACTIVE]! + 1;
+      i32[run + R_ACTIVE] = i32[run + R_ACTIVE]! + 1;
     }
   }
 
@@ -131,9 +140,10 @@ export function createFlows(
     const backend = backendWord(flowWord);
     // A slot of another generation has counted anew since, without this flow.
     if ((i32[backend + B_GENERATION]! & 0xffff) === i32[flowWord + F_BACKEND]! >>> 16) {
-      i32[backend + B_FLOWS] = i32[backend + B_FLOWS]! - 1;
+      const run = runWord(flowWord);
+      i32[run + R_FLOWS] = i32[run + R_FLOWS]! - 1;
       if ((i32[flowWord + F_STATE]! & FLAG_ACTIVE) !== 0) {
-        i32[backend + B_ACTIVE] = i32[backend + B_ACTIVE]! - 1;
+        i32[run + R_ACTIVE] = i32[run + R_ACTIVE]! - 1;
       }
     }
     table.remove(row);

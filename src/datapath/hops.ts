@@ -24,7 +24,7 @@ import {
   ROUTE_WORDS,
   routesAt,
 } from "../state/hop-table.ts";
-import { H_HOP_REQUEST_HEAD, H_HOP_REQUESTS, HOP_REQUESTS, PAGE_BYTES } from "../state/layout.ts";
+import { HOP_REQUESTS, PAGE_BYTES, W_HOP_REQUEST_HEAD, W_HOP_REQUESTS } from "../state/layout.ts";
 import {
   type Context,
   R_BANK,
@@ -63,17 +63,19 @@ export function createHops(context: Context): Hops {
   const { i32, layout, link, registers } = context;
   const hashed = hashedHopsAt(layout);
   const routes = routesAt(layout);
+  const requestHead = layout.workerWord + W_HOP_REQUEST_HEAD;
+  const requests = layout.workerWord + W_HOP_REQUESTS;
   const interfaceCount = context.device.interfaces.length;
 
   function request(address: number, interfaceIndex: number): void {
     const made = registers[R_HOP_REQUESTS]!;
     if (made >= HOP_REQUESTS_PER_BATCH) return;
     registers[R_HOP_REQUESTS] = made + 1;
-    const head = i32[H_HOP_REQUEST_HEAD]!;
-    const at = H_HOP_REQUESTS + 2 * (head & (HOP_REQUESTS - 1));
+    const head = i32[requestHead]!;
+    const at = requests + 2 * (head & (HOP_REQUESTS - 1));
     i32[at] = address;
     i32[at + 1] = interfaceIndex;
-    Atomics.store(i32, H_HOP_REQUEST_HEAD, (head + 1) | 0);
+    Atomics.store(i32, requestHead, (head + 1) | 0);
   }
 
   function take(row: number): number {

@@ -48,7 +48,7 @@ import {
 } from "../service/backend-slots.ts";
 import { A_FLAGS, A_IS_BACKEND, A_IS_HOST, A_IS_SNAT, A_IS_VIP } from "../service/bank.ts";
 import { HT_INTERFACES } from "../state/hop-table.ts";
-import { BACKEND_SLOT_BYTES, SERVICE_SLOT_BYTES } from "../state/layout.ts";
+import { BACKEND_RUN_BYTES, SERVICE_RUN_BYTES } from "../state/layout.ts";
 import {
   destinationMacHigh,
   destinationMacLow,
@@ -131,8 +131,8 @@ export interface Processor {
   process(rxWord: number): number;
 }
 
-const BACKEND_SLOT_DOUBLES = BACKEND_SLOT_BYTES >> 3;
-const SERVICE_SLOT_DOUBLES = SERVICE_SLOT_BYTES >> 3;
+const BACKEND_RUN_DOUBLES = BACKEND_RUN_BYTES >> 3;
+const SERVICE_RUN_DOUBLES = SERVICE_RUN_BYTES >> 3;
 
 export function createProcessor(
   context: Context,
@@ -147,8 +147,8 @@ export function createProcessor(
   countersAt: number,
 ): Processor {
   const { f64, i32, layout, link, registers, rx, table, view } = context;
-  const slotDoubles = layout.backendSlots.at >> 3;
-  const serviceDoubles = layout.serviceSlots.at >> 3;
+  const backendRuns = layout.backendRuns.at >> 3;
+  const serviceRuns = layout.serviceRuns.at >> 3;
 
   function drop(reason: number): number {
     return DROPPED | (reason << 8);
@@ -396,8 +396,8 @@ export function createProcessor(
     serviceBytes: number,
   ): void {
     const service = i32[flows.backendWord(flowWord) + B_SERVICE]!;
-    const backendAt = slotDoubles + slot * BACKEND_SLOT_DOUBLES;
-    const serviceAt = serviceDoubles + service * SERVICE_SLOT_DOUBLES;
+    const backendAt = backendRuns + slot * BACKEND_RUN_DOUBLES;
+    const serviceAt = serviceRuns + service * SERVICE_RUN_DOUBLES;
     f64[backendAt + backendPackets] = f64[backendAt + backendPackets]! + 1;
     f64[backendAt + backendBytes] = f64[backendAt + backendBytes]! + bytes;
     f64[serviceAt + servicePackets] = f64[serviceAt + servicePackets]! + 1;

@@ -20,8 +20,8 @@ export interface NativeAddon {
   lockFile(fd: number): boolean;
   /** fallocate and truncate to exactly `bytes`. */
   allocateFile(fd: number, bytes: number): void;
-  /** mmap of the whole file, shared, pages touched. */
-  mapFile(fd: number): { readonly buffer: ArrayBuffer; close(): void };
+  /** mmap of the whole file, shared; `touched`: at, bytes, at, bytes, ... of what is mapped at once. */
+  mapFile(fd: number, touched: readonly number[]): { readonly buffer: ArrayBuffer; close(): void };
   openTun(name: string, wakeFd: number): NativeDevice;
   openPacket(interfaces: readonly string[], wakeFd: number): NativeDevice;
 }

@@ -10,6 +10,7 @@ import {
 } from "node:fs";
 import path from "node:path";
 import { AlreadyRunningError, StateError } from "../base/errors.ts";
+import type { Section } from "../state/layout.ts";
 import type { MappedRegion, RegionFile, RegionMapper } from "../state/mapper.ts";
 import { ERRNO, errnoName, isNativeFailure, nativeAddon } from "./native.ts";
 
@@ -73,7 +74,7 @@ function openRegionFile(file: string): RegionFile {
     },
     map() {
       assertOpen();
-      return mapDescriptor(fd, current);
+      return mapDescriptor(fd, current, []);
     },
     rename(newPath) {
       assertOpen();
@@ -91,19 +92,22 @@ function openRegionFile(file: string): RegionFile {
   };
 }
 
-function attachRegionFile(file: string): MappedRegion {
+function attachRegionFile(file: string, touched: readonly Section[]): MappedRegion {
   const fd = openFile(file, constants.O_RDWR, "attach");
   try {
-    return mapDescriptor(fd, file);
+    return mapDescriptor(fd, file, touched);
   } finally {
     // A mapping needs no descriptor.
     closeSync(fd);
   }
 }
 
-function mapDescriptor(fd: number, file: string): MappedRegion {
+function mapDescriptor(fd: number, file: string, touched: readonly Section[]): MappedRegion {
   try {
-    const { buffer, close } = nativeAddon().mapFile(fd);
+    const { buffer, close } = nativeAddon().mapFile(
+      fd,
+      touched.flatMap(({ at, bytes }) => [at, bytes]),
+    );
     return { buffer, close };
   } catch (error) {
     throw stateError(error, file, "map");

@@ -1,6 +1,6 @@
 import { assert } from "../base/assert.ts";
 import { EVICT_LOOKS, SWEEP_ROWS_MAX } from "../base/limits.ts";
-import { H_FLOWS_HIGH_WATER, H_FLOWS_USED, type RegionViews } from "../state/layout.ts";
+import { type RegionViews, W_FLOWS_HIGH_WATER, W_FLOWS_USED } from "../state/layout.ts";
 import { recordIsSound } from "./check-record.ts";
 import { createFlowIndex } from "./flow-index.ts";
 import {
@@ -34,7 +34,7 @@ import {
  *
  * Rows      One flow is one row of sixteen words (flow-record.ts), a cache line, with both
  *           directions in it. A row is FREE while its F_STATE is 0. Rows below the high-water mark
- *           (H_FLOWS_HIGH_WATER) have been used at least once; the sweep and every reader stop
+ *           (W_FLOWS_HIGH_WATER) have been used at least once; the sweep and every reader stop
  *           there.
  * Free list A stack of row numbers in the section flowFree. It needs no depth of its own: every row
  *           below the high-water mark is either used or on the stack, so the depth is
@@ -49,7 +49,7 @@ import {
  *           dies between any two stores leaves each row free, whole, or marked by an odd version.
  *           Index, free list, high-water mark and count may be wrong then, so a take-over trusts
  *           none of them: rebuild() makes them from the records.
- * Writers   One: the worker. Readers in other threads (read-flows.ts) use the version.
+ * Writers   One: the worker whose shard it is. Readers in other threads (read-flows.ts) use the version.
  * Bounds    Every search looks at two buckets, evict() at EVICT_LOOKS rows, sweep and walk at
  *           SWEEP_ROWS_MAX rows a batch. Full is an answer (INSERT_…), never growth.
  *
@@ -160,6 +160,8 @@ export function createFlowTable(views: RegionViews): FlowTable {
   const capacity = layout.flowCapacity;
   const flowsWord = layout.flows.at >> 2;
   const freeWord = layout.flowFree.at >> 2;
+  const usedWord = layout.workerWord + W_FLOWS_USED;
+  const highWaterWord = layout.workerWord + W_FLOWS_HIGH_WATER;
   const index = createFlowIndex(views);
   const draft = new Int32Array(FLOW_WORDS);
   const cells = new Int32Array(CELLS);
@@ -198,12 +200,12 @@ export function createFlowTable(views: RegionViews): FlowTable {
   }
 
   function takeRow(): number {
-    const used = i32[H_FLOWS_USED]!;
-    const highWater = i32[H_FLOWS_HIGH_WATER]!;
+    const used = i32[usedWord]!;
+    const highWater = i32[highWaterWord]!;
     if (used === capacity) return INSERT_TABLE_FULL;
-    i32[H_FLOWS_USED] = used + 1;
+    i32[usedWord] = used + 1;
     if (highWater > used) return i32[freeWord + highWater - used - 1]!;
-    i32[H_FLOWS_HIGH_WATER] = highWater + 1;
+    i32[highWaterWord] = highWater + 1;
     return highWater;
   }
 
@@ -237,9 +239,9 @@ export function createFlowTable(views: RegionViews): FlowTable {
     i32[at + F_STATE] = STATE_FREE;
     index.clear(original, (row << 1) | ORIGINAL);
     index.clear(reply, (row << 1) | REPLY);
-    const used = i32[H_FLOWS_USED]!;
-    i32[freeWord + i32[H_FLOWS_HIGH_WATER]! - used] = row;
-    i32[H_FLOWS_USED] = used - 1;
+    const used = i32[usedWord]!;
+    i32[freeWord + i32[highWaterWord]! - used] = row;
+    i32[usedWord] = used - 1;
   }
 
   function word(row: number): number {
@@ -247,7 +249,7 @@ export function createFlowTable(views: RegionViews): FlowTable {
   }
 
   function evict(tick: number): number {
-    const highWater = i32[H_FLOWS_HIGH_WATER]!;
+    const highWater = i32[highWaterWord]!;
     let cursor = cells[CELL_EVICT_CURSOR]!;
     let halfOpen = -1;
     let halfOpenLeft = 0;
@@ -277,13 +279,13 @@ export function createFlowTable(views: RegionViews): FlowTable {
   }
 
   function sweepBegin(rows: number): void {
-    const highWater = i32[H_FLOWS_HIGH_WATER]!;
+    const highWater = i32[highWaterWord]!;
     const most = Math.min(highWater, SWEEP_ROWS_MAX);
     cells[CELL_SWEEP_LEFT] = Math.min(rows, most);
   }
 
   function sweepNext(tick: number): number {
-    const highWater = i32[H_FLOWS_HIGH_WATER]!;
+    const highWater = i32[highWaterWord]!;
     let cursor = cells[CELL_SWEEP_CURSOR]!;
     let left = cells[CELL_SWEEP_LEFT]!;
     let found = -1;
@@ -307,7 +309,7 @@ export function createFlowTable(views: RegionViews): FlowTable {
   }
 
   function walkNext(): number {
-    const highWater = i32[H_FLOWS_HIGH_WATER]!;
+    const highWater = i32[highWaterWord]!;
     let cursor = cells[CELL_WALK_CURSOR]!;
     let left = cells[CELL_WALK_LEFT]!;
     let found = WALK_DONE;
@@ -338,7 +340,7 @@ export function createFlowTable(views: RegionViews): FlowTable {
   }
 
   function used(): number {
-    return i32[H_FLOWS_USED]!;
+    return i32[usedWord]!;
   }
 
   /** Whether a row may stay, and if so its index entries are made. Cold. */
@@ -395,8 +397,8 @@ export function createFlowTable(views: RegionViews): FlowTable {
       }
     }
     assert(depth === highWater - kept, "every row below the mark is used or on the stack");
-    i32[H_FLOWS_HIGH_WATER] = highWater;
-    i32[H_FLOWS_USED] = kept;
+    i32[highWaterWord] = highWater;
+    i32[usedWord] = kept;
     return { kept, dropped, noRoom };
   }
 

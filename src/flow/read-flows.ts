@@ -1,4 +1,5 @@
-import { H_FLOWS_HIGH_WATER, type RegionViews } from "../state/layout.ts";
+import type { RegionViews } from "../state/layout.ts";
+import { flowRows } from "../state/shards.ts";
 import {
   F_BACKEND,
   F_BACKEND_ADDR,
@@ -37,6 +38,8 @@ export interface FlowFilter {
 
 /** One flow as it was at one moment. Addresses are int32 in host order. */
 export interface FlowSnapshot {
+  /** Worker that has it, and the row in its shard. */
+  readonly worker: number;
   readonly row: number;
   /** STATE_… */
   readonly state: number;
@@ -63,7 +66,7 @@ export interface FlowSnapshot {
 }
 
 export interface FlowListing {
-  /** The first `limit` that match, in the order of their rows. */
+  /** The first `limit` that match, in the order of workers and rows. */
   readonly flows: readonly FlowSnapshot[];
   /** All that match. */
   readonly total: number;
@@ -81,14 +84,18 @@ export function listFlows(views: RegionViews, filter: FlowFilter, limit: number)
   const prefixLength = filter.client?.prefixLength ?? 0;
   const mask = prefixLength === 0 ? 0 : -1 << (32 - prefixLength);
   const prefix = (filter.client?.address ?? 0) & mask;
-  const rows = Math.min(Math.max(0, Atomics.load(i32, H_FLOWS_HIGH_WATER)), layout.flowCapacity);
   let total = 0;
-  for (let row = 0; row < rows; row++) {
-    const at = (layout.flows.at >> 2) + row * FLOW_WORDS;
-    if ((i32[at + F_STATE]! & 0xff) === STATE_FREE || !copyRecord(i32, at, copy)) continue;
-    if ((copy[F_CLIENT_ADDR]! & mask) !== prefix) continue;
-    if (filter.backends !== undefined && !filter.backends.has(copy[F_BACKEND]! & 0xffff)) continue;
-    if (total++ < limit) flows.push(snapshot(row, copy));
+  for (const shard of layout.shards) {
+    const rows = flowRows(views, shard);
+    for (let row = 0; row < rows; row++) {
+      const at = (shard.flows.at >> 2) + row * FLOW_WORDS;
+      if ((i32[at + F_STATE]! & 0xff) === STATE_FREE || !copyRecord(i32, at, copy)) continue;
+      if ((copy[F_CLIENT_ADDR]! & mask) !== prefix) continue;
+      if (filter.backends !== undefined && !filter.backends.has(copy[F_BACKEND]! & 0xffff)) {
+        continue;
+      }
+      if (total++ < limit) flows.push(snapshot(shard.worker, row, copy));
+    }
   }
   return { flows, total };
 }
@@ -106,9 +113,10 @@ function copyRecord(i32: Int32Array, at: number, copy: Int32Array): boolean {
   return false;
 }
 
-function snapshot(row: number, words: Int32Array): FlowSnapshot {
+function snapshot(worker: number, row: number, words: Int32Array): FlowSnapshot {
   const state = words[F_STATE]!;
   return {
+    worker,
     row,
     state: state & 0xff,
     protocol: (state >>> 8) & 0xff,

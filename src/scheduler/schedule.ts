@@ -18,7 +18,7 @@ import {
   SCHEDULER_WEIGHTED_LEAST_CONNECTIONS,
   SCHEDULER_WEIGHTED_ROUND_ROBIN,
 } from "../service/bank.ts";
-import { type RegionViews, SERVICE_SLOT_BYTES } from "../state/layout.ts";
+import { type RegionViews, SERVICE_RUN_BYTES } from "../state/layout.ts";
 import { pickLeastConnections } from "./least-connections.ts";
 import { pickMaglev } from "./maglev.ts";
 import { pickRoundRobin } from "./round-robin.ts";
@@ -31,7 +31,7 @@ export interface Scheduler {
   /**
    * @param bankWord - first word of the bank in use
    * @param serviceWord - first word of the service's record in it
-   * @param serviceSlot - number of the service slot: cursors live there
+   * @param serviceSlot - number of the service slot: cursors live in its run
    * @returns index in views.i32 of the backend list entry (E_…), or NO_BACKEND
    */
   pick(
@@ -48,8 +48,8 @@ export interface Scheduler {
 
 export function createScheduler(views: RegionViews): Scheduler {
   const { i32, u16, layout } = views;
-  const serviceSlots = layout.serviceSlots.at >> 2;
-  const backendSlots = layout.backendSlots.at >> 2;
+  const serviceRuns = layout.serviceRuns.at >> 2;
+  const backendRuns = layout.backendRuns.at >> 2;
 
   function pick(
     bankWord: number,
@@ -67,23 +67,23 @@ export function createScheduler(views: RegionViews): Scheduler {
       bankWord +
       (i32[bankWord + BANK_BACKENDS_AT]! >> 2) +
       i32[serviceWord + S_BACKENDS_FIRST]! * ENTRY_WORDS;
-    const slotWord = serviceSlots + serviceSlot * (SERVICE_SLOT_BYTES >> 2);
+    const runWord = serviceRuns + serviceSlot * (SERVICE_RUN_BYTES >> 2);
     switch (i32[serviceWord + S_SCHEDULER]!) {
       case SCHEDULER_ROUND_ROBIN:
-        return pickRoundRobin(i32, slotWord, list, count);
+        return pickRoundRobin(i32, runWord, list, count);
       case SCHEDULER_WEIGHTED_ROUND_ROBIN:
         return pickWeightedRoundRobin(
           i32,
-          slotWord,
+          runWord,
           list,
           count,
           i32[serviceWord + S_WEIGHT_MAX]!,
           i32[serviceWord + S_WEIGHT_GCD]!,
         );
       case SCHEDULER_LEAST_CONNECTIONS:
-        return pickLeastConnections(i32, backendSlots, list, count);
+        return pickLeastConnections(i32, backendRuns, list, count);
       case SCHEDULER_WEIGHTED_LEAST_CONNECTIONS:
-        return pickWeightedLeastConnections(i32, backendSlots, list, count);
+        return pickWeightedLeastConnections(i32, backendRuns, list, count);
       case SCHEDULER_SOURCE_HASH:
         return pickSourceHash(
           u16,

@@ -10,15 +10,15 @@ import { overhead } from "./least-connections.ts";
  */
 export function pickWeightedLeastConnections(
   i32: Int32Array,
-  slotsWord: number,
+  runsWord: number,
   listWord: number,
   count: number,
 ): number {
   let best = listWord;
-  let bestLoad = overhead(i32, slotsWord, i32[listWord + E_SLOT]!);
+  let bestLoad = overhead(i32, runsWord, i32[listWord + E_SLOT]!);
   for (let index = 1; index < count; index++) {
     const entry = listWord + index * ENTRY_WORDS;
-    const load = overhead(i32, slotsWord, i32[entry + E_SLOT]!);
+    const load = overhead(i32, runsWord, i32[entry + E_SLOT]!);
     if (load * i32[best + E_WEIGHT]! < bestLoad * i32[entry + E_WEIGHT]!) {
       best = entry;
       bestLoad = load;

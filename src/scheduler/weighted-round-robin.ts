@@ -11,21 +11,21 @@ import { E_WEIGHT, ENTRY_WORDS } from "../service/bank.ts";
  *
  * A walk ends after two rounds at most: when `cw` starts anew the heaviest backend fits.
  *
- * @param slotWord - service slot: cursor (position + 1; 0: before the first) and current weight
+ * @param runWord - run of the service: cursor (position + 1; 0: before the first) and current weight
  * @param weightMax - largest weight of the list, at least 1
  * @param weightGcd - greatest common divisor of its weights
  * @returns first word of the entry
  */
 export function pickWeightedRoundRobin(
   i32: Int32Array,
-  slotWord: number,
+  runWord: number,
   listWord: number,
   count: number,
   weightMax: number,
   weightGcd: number,
 ): number {
-  let position = i32[slotWord + V_CURSOR]! - 1;
-  let weight = i32[slotWord + V_CURRENT_WEIGHT]!;
+  let position = i32[runWord + V_CURSOR]! - 1;
+  let weight = i32[runWord + V_CURRENT_WEIGHT]!;
   // Both can be left from a list that was longer or heavier.
   if (position < -1 || position >= count) position = -1;
   if (weight < 0 || weight > weightMax) weight = 0;
@@ -38,8 +38,8 @@ export function pickWeightedRoundRobin(
     }
     const entry = listWord + position * ENTRY_WORDS;
     if (weight > 0 && i32[entry + E_WEIGHT]! >= weight) {
-      i32[slotWord + V_CURSOR] = position + 1;
-      i32[slotWord + V_CURRENT_WEIGHT] = weight;
+      i32[runWord + V_CURSOR] = position + 1;
+      i32[runWord + V_CURRENT_WEIGHT] = weight;
       return entry;
     }
   }

@@ -6,7 +6,6 @@ import {
   B_ADDRESS,
   B_ADMIN_DEADLINE_MS,
   B_CONFIGURED,
-  B_FLOWS,
   B_GENERATION,
   B_HEALTH,
   B_PORT,
@@ -35,6 +34,7 @@ import type {
   ProtocolName,
   ServiceDefinition,
 } from "./definition.ts";
+import { backendFlows, clearBackendRuns, clearServiceRuns } from "./runs.ts";
 import type { BackendTarget } from "./target.ts";
 
 /**
@@ -185,7 +185,7 @@ interface WantedService {
 }
 
 /**
- * Give every service and backend of a definition its slot, and write the PLAN words that the
+ * Give every service and backend of a definition its slot, and write the words that the
  * definition decides. Overrides, health and counters of what stays are left as they are; a slot
  * that is new has none, and starts as `starting`, or as up where nobody checks.
  *
@@ -294,7 +294,7 @@ function takeUnneeded(
   const servicesNeeded = new Set<number>();
   for (const [key, slot] of backends) {
     const at = backendSlotWord(views, slot);
-    if (names.has(key) || i32[at + B_CONFIGURED] !== 0 || i32[at + B_FLOWS] !== 0) {
+    if (names.has(key) || i32[at + B_CONFIGURED] !== 0 || backendFlows(views, slot) !== 0) {
       servicesNeeded.add(i32[at + B_SERVICE]!);
     } else {
       unneeded.backends.push(slot);
@@ -353,6 +353,7 @@ function freeSlots(count: number, taken: ReadonlySet<number>): () => number {
 function takeServiceSlot(views: RegionViews, slot: number, key: string): number {
   const at = serviceSlotWord(views, slot);
   views.i32.fill(0, at, at + SERVICE_SLOT_WORDS);
+  clearServiceRuns(views, slot);
   writeKey(views, views.layout.serviceKeys, slot, key);
   views.i32[at + V_USED] = 1;
   return slot;
@@ -366,6 +367,7 @@ function takeBackendSlot(views: RegionViews, slot: number, key: string, now: num
   for (let word = 0; word < BACKEND_WORDS; word++) {
     if (word !== B_GENERATION) i32[at + word] = 0;
   }
+  clearBackendRuns(views, slot);
   i32[at + B_WEIGHT_OVERRIDE] = -1;
   i32[at + B_ADMIN_DEADLINE_MS] = -1;
   i32[at + B_HEALTH] = HEALTH_STARTING;

@@ -1,5 +1,7 @@
 import { StateError } from "../base/errors.ts";
+import { WORKERS_MAX } from "../base/limits.ts";
 import {
+  BACKEND_RUN_BYTES,
   BACKEND_SLOT_BYTES,
   BANK_ADDRESS_BYTES,
   BANK_BACKEND_BYTES,
@@ -17,6 +19,7 @@ import {
   H_READY,
   H_SERVICES,
   H_VERSION,
+  H_WORKERS,
   HEADER_WORDS,
   HOP_BYTES,
   KEY_BYTES,
@@ -27,8 +30,10 @@ import {
   type RegionLayout,
   ROUTE_BYTES,
   SAMPLE_BYTES,
+  SERVICE_RUN_BYTES,
   SERVICE_SLOT_BYTES,
   type Section,
+  WORKER_WORDS,
 } from "./layout.ts";
 
 /**
@@ -52,10 +57,11 @@ export function writeHeader(words: Int32Array, layout: RegionLayout): void {
   words[H_LAYOUT_HASH] = layoutHash(layout);
   words[H_BYTES_LOW] = layout.bytes | 0;
   words[H_BYTES_HIGH] = Math.floor(layout.bytes / 2 ** 32);
-  words[H_FLOW_CAPACITY] = layout.flowCapacity;
+  words[H_FLOW_CAPACITY] = layout.size.flowCapacity;
   words[H_SERVICES] = layout.services;
   words[H_BACKENDS] = layout.backends;
   words[H_HASH_SLOTS] = layout.hashSlots;
+  words[H_WORKERS] = layout.workers;
 }
 
 /** What a file holds. */
@@ -102,6 +108,7 @@ function checkHeader(words: Int32Array, bytes: number): Found {
     services: words[H_SERVICES]!,
     backends: words[H_BACKENDS]!,
     hashSlots: words[H_HASH_SLOTS]!,
+    workers: words[H_WORKERS]!,
   };
   const within = (value: number, most: number): boolean => value >= 1 && value <= most;
   const isPossible =
@@ -109,7 +116,8 @@ function checkHeader(words: Int32Array, bytes: number): Found {
     within(size.flowCapacity, FLOW_CAPACITY_MAX) &&
     within(size.services, SLOTS_MAX) &&
     within(size.backends, SLOTS_MAX) &&
-    within(size.hashSlots, HASH_SLOTS_MAX);
+    within(size.hashSlots, HASH_SLOTS_MAX) &&
+    within(size.workers, WORKERS_MAX);
   if (!isPossible) return { kind: "damaged", reason: "its header names impossible sizes" };
   const layout = planRegion(size);
   if (words[H_LAYOUT_HASH] !== layoutHash(layout)) {
@@ -130,25 +138,34 @@ function checkHeader(words: Int32Array, bytes: number): Found {
 export function layoutHash(layout: RegionLayout): number {
   const sections: readonly Section[] = [
     layout.header,
-    layout.flows,
-    layout.flowIndex,
-    layout.flowFree,
     layout.backendSlots,
     layout.backendKeys,
     layout.serviceSlots,
     layout.serviceKeys,
-    layout.counters,
-    layout.samples,
     ...layout.hops,
     ...layout.banks,
+    layout.handover,
+    ...layout.shards.flatMap((shard) => [
+      shard.workerHeader,
+      shard.flows,
+      shard.flowIndex,
+      shard.flowFree,
+      shard.backendRuns,
+      shard.serviceRuns,
+      shard.counters,
+      shard.samples,
+    ]),
   ];
   const numbers = [
     LAYOUT_VERSION,
     PAGE_BYTES,
     FLOW_BYTES,
     BUCKET_BYTES,
+    BACKEND_RUN_BYTES,
     BACKEND_SLOT_BYTES,
     SERVICE_SLOT_BYTES,
+    BACKEND_RUN_BYTES,
+    SERVICE_RUN_BYTES,
     KEY_BYTES,
     SAMPLE_BYTES,
     HOP_BYTES,
@@ -158,7 +175,9 @@ export function layoutHash(layout: RegionLayout): number {
     BANK_SERVICE_BYTES,
     BANK_BACKEND_BYTES,
     HEADER_WORDS,
-    layout.flowBuckets,
+    WORKER_WORDS,
+    layout.handoverBytes,
+    ...layout.shards.map(({ flowBuckets }) => flowBuckets),
     ...sections.flatMap(({ at, bytes }) => [at, bytes]),
   ];
   let hash = 0x811c9dc5 | 0;

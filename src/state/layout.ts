@@ -1,5 +1,11 @@
 import { assert } from "../base/assert.ts";
-import { DROP_SAMPLE_BYTES, DROP_SAMPLES, HOPS_MAX, ROUTES_MAX } from "../base/limits.ts";
+import {
+  DROP_SAMPLE_BYTES,
+  DROP_SAMPLES,
+  HOPS_MAX,
+  ROUTES_MAX,
+  WORKERS_MAX,
+} from "../base/limits.ts";
 
 /**
  * The mapped region: which sections it has, in which order, and how large they are.
@@ -9,18 +15,24 @@ import { DROP_SAMPLE_BYTES, DROP_SAMPLES, HOPS_MAX, ROUTES_MAX } from "../base/l
  * All numbers are little-endian 32-bit words but for the counters, which are IEEE doubles (exact to
  * 2^53) so that JavaScript adds to them without allocating.
  *
- *   header | flows | flowIndex | flowFree | backendSlots | backendKeys | serviceSlots | serviceKeys
- *          | counters | samples | hops x 2 | bank x 2
+ *   header | backendSlots | backendKeys | serviceSlots | serviceKeys | hops x 2 | bank x 2
+ *          | handover rings | shard of worker 0 | shard of worker 1 | ...
+ *   shard: workerHeader | flows | flowIndex | flowFree | backendRuns | serviceRuns | counters
+ *          | samples
  *
  * Who writes what:
- *   worker    flows, flowIndex, flowFree, counters, samples, the RUN words of slots
- *   control   header (but the words marked worker), keys, the PLAN words of slots, and the one of
- *             two banks and of two hop tables that is not in use
+ *   worker    its own shard (but the OTHERS words of backendRuns), and the handover rings that it
+ *             sends into
+ *   control   all else: header, keys, slots, and the one of two banks and of two hop tables that is
+ *             not in use
+ *
+ * Every section begins on a page, so no two workers write one cache line, nor two that a processor
+ * fetches together.
  */
 
 export const MAGIC = 0x54534748; // "HGST"
 /** Changes with any change of the meaning of a byte in the region. */
-export const LAYOUT_VERSION = 1;
+export const LAYOUT_VERSION = 2;
 
 export const PAGE_BYTES = 4096;
 
@@ -32,9 +44,13 @@ export const BUCKET_BYTES = 64;
 export const BACKEND_SLOT_BYTES = 128;
 /** Key of a backend slot or service slot: length-prefixed UTF-8 text. */
 export const KEY_BYTES = 256;
-/** One service slot: run-time state of a scheduler and counters. See service/service-slots.ts. */
+/** One service slot. See service/backend-slots.ts. */
 export const SERVICE_SLOT_BYTES = 128;
-/** Global counters: 256 doubles. See datapath/counters.ts. */
+/** What one worker counts of one backend slot, a cache line. See service/backend-slots.ts. */
+export const BACKEND_RUN_BYTES = 64;
+/** What one worker counts of one service slot, its schedulers' state included: a cache line. */
+export const SERVICE_RUN_BYTES = 64;
+/** Counters of a worker: 256 doubles. See datapath/counters.ts. */
 export const COUNTERS_BYTES = 2048;
 /** One sample: 32 bytes of description and the first bytes of the frame. */
 export const SAMPLE_BYTES = 32 + DROP_SAMPLE_BYTES;
@@ -45,10 +61,13 @@ export const ROUTE_BYTES = 16;
 
 /** What sizes a region; a restart with other values re-inserts the flows. */
 export interface RegionSize {
+  /** Flows of all workers together. */
   readonly flowCapacity: number;
   readonly services: number;
   readonly backends: number;
   readonly hashSlots: number;
+  /** 1..WORKERS_MAX */
+  readonly workers: number;
 }
 
 export interface Section {
@@ -57,25 +76,54 @@ export interface Section {
   readonly bytes: number;
 }
 
-export interface RegionLayout extends RegionSize {
-  readonly bytes: number;
-  readonly header: Section;
+/** What one worker writes. */
+export interface Shard {
+  /** Its number, 0..workers - 1. */
+  readonly worker: number;
+  /** Int32 index of the first word of workerHeader: the words W_… are relative to it. */
+  readonly workerWord: number;
+  readonly workerHeader: Section;
+  /** Flows of this worker. */
+  readonly flowCapacity: number;
   readonly flows: Section;
   readonly flowIndex: Section;
   /** Buckets of the flow index, a power of two. */
   readonly flowBuckets: number;
   readonly flowFree: Section;
+  /** A row of BACKEND_RUN_BYTES a backend slot. */
+  readonly backendRuns: Section;
+  /** A row of SERVICE_RUN_BYTES a service slot. */
+  readonly serviceRuns: Section;
+  readonly counters: Section;
+  readonly samples: Section;
+}
+
+/** The sections that all workers share, and the shards. */
+export interface RegionLayout {
+  readonly size: RegionSize;
+  readonly services: number;
+  readonly backends: number;
+  readonly hashSlots: number;
+  readonly workers: number;
+  readonly bytes: number;
+  readonly header: Section;
   readonly backendSlots: Section;
   readonly backendKeys: Section;
   readonly serviceSlots: Section;
   readonly serviceKeys: Section;
-  readonly counters: Section;
-  readonly samples: Section;
   /** Two hop tables: header, a row a backend slot, HOPS_MAX hashed rows, ROUTES_MAX routes. */
   readonly hops: readonly [Section, Section];
   /** Two banks of planned services. See service/bank.ts. */
   readonly banks: readonly [Section, Section];
+  /** A ring of handoverBytes for every ordered pair of workers; none for one worker. */
+  readonly handover: Section;
+  readonly handoverBytes: number;
+  /** In the order of the workers. */
+  readonly shards: readonly Shard[];
 }
+
+/** The layout as one worker sees it: what all share, and its own shard. */
+export interface WorkerLayout extends RegionLayout, Shard {}
 
 /** Words of the header, as int32 indexes into the region. */
 export const H_MAGIC = 0;
@@ -105,38 +153,56 @@ export const RUN_ENDED = 1;
 export const RUN_PROVEN = 2;
 /** Ticks of the last deaths found at start, newest first, 2 words; 0: none. */
 export const H_DEATHS = 15;
+/** Data-plane threads: the shards that the file has. */
+export const H_WORKERS = 17;
+/** Bits of the client's port that decide which worker has a flow (flow/owner.ts). */
+export const H_OWNER_PORT_MASK = 18;
+/** The words from here on belong to the process that runs: a take-over clears them. */
+export const H_RUN_WORDS = 19;
 /** Number of the bank that control has published; the bank is number & 1. */
-export const H_BANK_PUBLISHED = 17;
-/** Number of the bank that the worker uses (worker writes). */
-export const H_BANK_TAKEN = 18;
-/** The same pair for the hop tables. */
-export const H_HOPS_PUBLISHED = 19;
-export const H_HOPS_TAKEN = 20;
-/** Control raises it to make the worker walk the whole flow table once, for slots that reset. */
+export const H_BANK_PUBLISHED = 19;
+/** The same for the hop tables. */
+export const H_HOPS_PUBLISHED = 20;
+/** Control raises it to make every worker walk its whole flow table once, for slots that reset. */
 export const H_SWEEP_REQUESTED = 21;
-export const H_SWEEP_DONE = 22;
-/** Control sets it to end the worker: 0 run, 1 stop. */
-export const H_STOP = 23;
-/** Worker raises it every batch, so that control sees a worker that hangs. */
-export const H_BATCHES = 24;
+/** Control sets it to end the workers: 0 run, 1 stop. */
+export const H_STOP = 22;
 /** 1: no new flows at all (`headgate drain`). */
-export const H_NODE_DRAINED = 25;
-/** Live flows (worker writes). */
-export const H_FLOWS_USED = 26;
-/** Rows of the flow table ever used since take-over; the sweep stops there (worker writes). */
-export const H_FLOWS_HIGH_WATER = 27;
+export const H_NODE_DRAINED = 23;
 /** Generation of the configuration that is running; counts reloads. */
-export const H_CONFIG_GENERATION = 28;
-/** Requests to probe next hops: ring of HOP_REQUESTS addresses (worker writes entries and head). */
-export const H_HOP_REQUEST_HEAD = 29;
-/** Control raises it to have the worker send gratuitous ARP for every VIP and SNAT address. */
-export const H_ANNOUNCE_REQUESTED = 30;
-/** The last announcement that is done (worker writes). */
-export const H_ANNOUNCE_DONE = 31;
-export const H_HOP_REQUESTS = 32;
+export const H_CONFIG_GENERATION = 24;
+/** Control raises it to have worker 0 send gratuitous ARP for every VIP and SNAT address. */
+export const H_ANNOUNCE_REQUESTED = 25;
+/**
+ * 1: full-NAT flows may lie with a worker that does not own their port (flow/owner.ts), because a
+ * process with another number of workers made them.
+ */
+export const H_FLOWS_SCATTERED = 26;
+export const HEADER_WORDS = 64;
+
+/** Words of a worker's header page, relative to Shard.workerWord. */
+/** Number of the bank that the worker uses. */
+export const W_BANK_TAKEN = 0;
+/** Number of the hop table that it uses. */
+export const W_HOPS_TAKEN = 1;
+/** The last walk that it has finished (H_SWEEP_REQUESTED). */
+export const W_SWEEP_DONE = 2;
+/** The last announcement that is done (worker 0). */
+export const W_ANNOUNCE_DONE = 3;
+/** Raised every batch, so that control sees a worker that hangs. */
+export const W_BATCHES = 4;
+/** Live flows. */
+export const W_FLOWS_USED = 5;
+/** Rows of its flow table ever used since take-over; sweep and readers stop there. */
+export const W_FLOWS_HIGH_WATER = 6;
+/** Requests to probe next hops: ring of HOP_REQUESTS addresses, and its head. */
+export const W_HOP_REQUEST_HEAD = 7;
+/** 1 while it sleeps, or is about to: whoever hands it a frame then wakes it. */
+export const W_SLEEPS = 8;
+export const W_HOP_REQUESTS = 32;
 export const HOP_REQUESTS = 64;
 /** Each request is 2 words: address (int32, host order), interface index in the device's list. */
-export const HEADER_WORDS = H_HOP_REQUESTS + 2 * HOP_REQUESTS;
+export const WORKER_WORDS = W_HOP_REQUESTS + 2 * HOP_REQUESTS;
 
 /** Words of one bank before the tables whose size follows RegionSize (service/bank.ts). */
 export const BANK_HEADER_BYTES = PAGE_BYTES;
@@ -152,6 +218,9 @@ export const BANK_BACKEND_BYTES = 16;
 /** Port intervals that the VIPs of a service may need, on average. */
 export const VIP_INTERVALS_PER_SERVICE = 32;
 
+/** What of a region's size decides the size of a bank. */
+export type BankLimits = Pick<RegionSize, "services" | "backends" | "hashSlots">;
+
 /** Sizes of the tables of a bank, all derived from the region's size. */
 export interface BankSize {
   /** Entries of the address hash; a power of two, at most half full. */
@@ -163,7 +232,7 @@ export interface BankSize {
 }
 
 /** How many entries each table of a bank has. */
-export function bankSize(size: RegionSize): BankSize {
+export function bankSize(size: BankLimits): BankSize {
   return {
     addressEntries: powerOfTwoAtLeast(16 * size.services + 2 * size.backends + 2048),
     intervals: VIP_INTERVALS_PER_SERVICE * size.services + 2 * size.backends,
@@ -174,7 +243,7 @@ export function bankSize(size: RegionSize): BankSize {
 }
 
 /** Bytes of one bank. */
-export function bankBytes(size: RegionSize): number {
+export function bankBytes(size: BankLimits): number {
   const bank = bankSize(size);
   return (
     BANK_HEADER_BYTES +
@@ -186,43 +255,84 @@ export function bankBytes(size: RegionSize): number {
   );
 }
 
+/** Bytes of all handover rings together, at most. */
+const HANDOVER_BYTES_MAX = 32 << 20;
+const HANDOVER_RING_BYTES_MAX = 1 << 20;
+
+/**
+ * Bytes of one handover ring: 1 MiB, which holds the sixteen largest GSO frames or 700 of 1,500
+ * bytes; from seven workers on less, so that all rings together stay within 32 MiB. Sixteen workers
+ * have rings of 128 KiB, which hold the largest frame and more than a batch of ordinary ones.
+ */
+export function handoverRingBytes(workers: number): number {
+  let bytes = HANDOVER_RING_BYTES_MAX;
+  while (workers * (workers - 1) * bytes > HANDOVER_BYTES_MAX) bytes /= 2;
+  return workers > 1 ? bytes : 0;
+}
+
+type Take = (bytes: number) => Section;
+
+function planShard(size: RegionSize, worker: number, take: Take): Shard {
+  const flowCapacity = Math.ceil(size.flowCapacity / size.workers);
+  // Two index entries a flow in buckets of eight, at most half full: 32 bytes a flow.
+  const flowBuckets = powerOfTwoAtLeast(Math.max(2, Math.ceil((flowCapacity * 4) / 8)));
+  const workerHeader = take(WORKER_WORDS * 4);
+  return {
+    worker,
+    workerWord: workerHeader.at >> 2,
+    workerHeader,
+    flowCapacity,
+    flowBuckets,
+    flows: take(flowCapacity * FLOW_BYTES),
+    flowIndex: take(flowBuckets * BUCKET_BYTES),
+    flowFree: take(flowCapacity * 4),
+    backendRuns: take(size.backends * BACKEND_RUN_BYTES),
+    serviceRuns: take(size.services * SERVICE_RUN_BYTES),
+    counters: take(COUNTERS_BYTES),
+    samples: take(DROP_SAMPLES * SAMPLE_BYTES),
+  };
+}
+
 /**
  * Where every section lies.
  *
- * @param size - capacities; each at least 1, flowCapacity at most 2^24
+ * @param size - capacities; each at least 1, flowCapacity at most 2^24, workers at most WORKERS_MAX
  */
 export function planRegion(size: RegionSize): RegionLayout {
+  const { services, backends, hashSlots, workers } = size;
   assert(size.flowCapacity >= 1 && size.flowCapacity <= 1 << 24, "flow capacity is 1..2^24");
+  assert(workers >= 1 && workers <= WORKERS_MAX, "there are 1..WORKERS_MAX workers");
   let at = 0;
   const take = (bytes: number): Section => {
     const section = { at, bytes };
     at += Math.ceil(bytes / PAGE_BYTES) * PAGE_BYTES;
     return section;
   };
-  // Two index entries a flow in buckets of eight, at most half full: 32 bytes a flow.
-  const flowBuckets = powerOfTwoAtLeast(Math.max(2, Math.ceil((size.flowCapacity * 4) / 8)));
   const hopBytes = hopTableBytes(size);
+  const handoverBytes = handoverRingBytes(workers);
   const layout = {
-    ...size,
-    flowBuckets,
+    // Exactly these: whoever compares sizes compares all that there is.
+    size: { flowCapacity: size.flowCapacity, services, backends, hashSlots, workers },
+    services,
+    backends,
+    hashSlots,
+    workers,
     header: take(HEADER_WORDS * 4),
-    flows: take(size.flowCapacity * FLOW_BYTES),
-    flowIndex: take(flowBuckets * BUCKET_BYTES),
-    flowFree: take(size.flowCapacity * 4),
-    backendSlots: take(size.backends * BACKEND_SLOT_BYTES),
-    backendKeys: take(size.backends * KEY_BYTES),
-    serviceSlots: take(size.services * SERVICE_SLOT_BYTES),
-    serviceKeys: take(size.services * KEY_BYTES),
-    counters: take(COUNTERS_BYTES),
-    samples: take(DROP_SAMPLES * SAMPLE_BYTES),
+    backendSlots: take(backends * BACKEND_SLOT_BYTES),
+    backendKeys: take(backends * KEY_BYTES),
+    serviceSlots: take(services * SERVICE_SLOT_BYTES),
+    serviceKeys: take(services * KEY_BYTES),
     hops: [take(hopBytes), take(hopBytes)] as const,
     banks: [take(bankBytes(size)), take(bankBytes(size))] as const,
+    handoverBytes,
+    handover: take(workers * (workers - 1) * handoverBytes),
+    shards: Array.from({ length: workers }, (_, worker) => planShard(size, worker, take)),
   };
   return { ...layout, bytes: at };
 }
 
 /** Bytes of one hop table: header, one row a backend slot, HOPS_MAX hashed rows, routes. */
-export function hopTableBytes(size: RegionSize): number {
+export function hopTableBytes(size: Pick<RegionSize, "backends">): number {
   return PAGE_BYTES + (size.backends + HOPS_MAX) * HOP_BYTES + ROUTES_MAX * ROUTE_BYTES;
 }
 
@@ -235,22 +345,36 @@ export function powerOfTwoAtLeast(count: number): number {
 
 /** Views on the whole region: made once an isolate, so that V8 sees constant arrays. */
 export interface RegionViews {
-  readonly layout: RegionLayout;
+  /** All sections; the shard's own are those of the worker that the views were made for. */
+  readonly layout: WorkerLayout;
   readonly i32: Int32Array;
   readonly u16: Uint16Array;
   readonly u8: Uint8Array;
   readonly f64: Float64Array;
 }
 
-/** @throws AssertionError when the buffer is smaller than the layout says */
-export function viewRegion(buffer: ArrayBufferLike, layout: RegionLayout): RegionViews {
+/**
+ * @param layout - of the region in the buffer
+ * @param worker - whose shard `views.layout` names; control reads the others' by `layout.shards`
+ * @throws AssertionError when the buffer is smaller than the layout says
+ */
+export function viewRegion(buffer: ArrayBufferLike, layout: RegionLayout, worker = 0): RegionViews {
+  const shard = layout.shards[worker];
+  assert(shard !== undefined, "the region has a shard for this worker");
   assert(buffer.byteLength >= layout.bytes, "the mapping covers the whole region");
   const bytes = layout.bytes;
   return {
-    layout,
+    layout: { ...layout, ...shard },
     i32: new Int32Array(buffer, 0, bytes / 4),
     u16: new Uint16Array(buffer, 0, bytes / 2),
     u8: new Uint8Array(buffer, 0, bytes),
     f64: new Float64Array(buffer, 0, bytes / 8),
   };
+}
+
+/** The same region as another worker sees it: the arrays are shared. */
+export function viewShard(views: RegionViews, worker: number): RegionViews {
+  const shard = views.layout.shards[worker];
+  assert(shard !== undefined, "the region has a shard for this worker");
+  return { ...views, layout: { ...views.layout, ...shard } };
 }

@@ -1,3 +1,5 @@
+import type { Section } from "./layout.ts";
+
 /**
  * What the state needs from the operating system; `device/region.ts` has the real one, tests have
  * one in memory. It is an interface here so that `state` depends on nothing but `base`.
@@ -13,9 +15,10 @@ export interface RegionMapper {
   /**
    * Map a file that another isolate of this process has opened and allocated.
    *
+   * @param touched - parts of it whose pages are mapped at once, so that no store faults later
    * @throws StateError
    */
-  attach(path: string): MappedRegion;
+  attach(path: string, touched: readonly Section[]): MappedRegion;
 }
 
 export interface MappedRegion {
@@ -35,7 +38,10 @@ export interface RegionFile {
    * @throws StateError naming bytes needed, bytes free and the mount when there is no room
    */
   allocate(bytes: number): void;
-  /** Map the whole file, pages touched (MAP_SHARED, MAP_POPULATE). Call after allocate. */
+  /**
+   * Map the whole file (MAP_SHARED). Call after allocate: the pages are there, and are mapped one by
+   * one as they are looked at, since most of them are the workers' alone.
+   */
   map(): MappedRegion;
   /** Move the file aside; this handle goes on with it, and the path is free. */
   rename(newPath: string): void;

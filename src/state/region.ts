@@ -1,12 +1,16 @@
 import { StateError } from "../base/errors.ts";
+import { OWNER_PORT_COUNTS } from "../flow/owner.ts";
 import { examineHeader, layoutHash, writeHeader } from "./header.ts";
 import {
   H_DEATHS,
+  H_FLOWS_SCATTERED,
   H_LAYOUT_HASH,
   H_MAGIC,
   H_OWNER_PID,
+  H_OWNER_PORT_MASK,
   H_READY,
   H_RUN,
+  H_RUN_WORDS,
   H_SECRET,
   H_STARTED_TICK,
   HEADER_WORDS,
@@ -18,9 +22,10 @@ import {
   RUN_ENDED,
   RUN_PROVEN,
   viewRegion,
+  WORKER_WORDS,
 } from "./layout.ts";
 import type { MappedRegion, RegionFile, RegionMapper } from "./mapper.ts";
-import { moveFlows, type TakeOverCounts, takeOverFlows } from "./take-over.ts";
+import { hasScatteredFlows, moveFlows, type TakeOverCounts, takeOverFlows } from "./take-over.ts";
 
 /**
  * The region's file: made new, or taken over from the process that had it before (design 1.3, 1.4).
@@ -40,7 +45,8 @@ import { moveFlows, type TakeOverCounts, takeOverFlows } from "./take-over.ts";
  *           the last two such finds are kept in H_DEATHS. A gateway that was killed from outside
  *           after that has done the file no wrong, however often it happens; one that fails by
  *           itself says so (markDoubtful) before it ends.
- * Resized   With other capacities a new region is made at PATH.new, filled, made ready, and renamed
+ * Resized   With other capacities, another number of workers, or where another worker would own a
+ *           flow, a new region is made at PATH.new, filled, made ready, and renamed
  *           over PATH. Until that rename the old file is as it was.
  * Lock      Held with the file (RegionFile), by one process; each other thread of it attaches.
  */
@@ -54,6 +60,8 @@ export interface RegionOptions {
   readonly size: RegionSize;
   /** CLOCK_MONOTONIC, ms, as int32. */
   readonly tick: number;
+  /** Bits of the client's port that decide which worker has a flow; default: all. */
+  readonly ownerPortMask?: number;
   /** Random bytes for the secret of the flow hash. */
   readonly random: (bytes: number) => Uint8Array;
   /** Owner written into the header; default: this process. */
@@ -126,15 +134,23 @@ export function openRegion(mapper: RegionMapper, options: RegionOptions): Region
 /**
  * Map the region that openRegion() of this process has opened (worker threads).
  *
+ * @param worker - whose shard `views.layout` names
  * @throws StateError - the file is not the ready region of this size
  */
 export function attachRegion(
   mapper: RegionMapper,
   path: string,
   size: RegionSize,
+  worker: number,
 ): { readonly views: RegionViews; close(): void } {
   const layout = planRegion(size);
-  const mapped = mapper.attach(path);
+  const shard = layout.shards[worker]!;
+  const shardEnd = shard.samples.at + shard.samples.bytes;
+  // All that the worker uses: what is shared, and its shard.
+  const mapped = mapper.attach(path, [
+    { at: 0, bytes: layout.shards[0]!.workerHeader.at },
+    { at: shard.workerHeader.at, bytes: shardEnd - shard.workerHeader.at },
+  ]);
   const words = new Int32Array(mapped.buffer, 0, mapped.buffer.byteLength >> 2);
   const isOurs =
     mapped.buffer.byteLength >= layout.bytes &&
@@ -148,7 +164,7 @@ export function attachRegion(
         "something else has replaced the file: stop the gateway and start it again",
     );
   }
-  return { views: viewRegion(mapped.buffer, layout), close: () => mapped.close() };
+  return { views: viewRegion(mapped.buffer, layout, worker), close: () => mapped.close() };
 }
 
 /** What an error must give back. */
@@ -184,9 +200,12 @@ function openExisting(mapper: RegionMapper, held: Held, options: RegionOptions):
     return setAside(mapper, held, options, reason);
   }
   const previous = { previousProcessId, previousClean, setAside: null };
-  if (isSameSize(found.layout, options.size)) {
+  const isSameOwner =
+    found.layout.workers === 1 || old.i32[H_OWNER_PORT_MASK] === portMaskOf(options);
+  if (isSameSize(found.layout.size, options.size) && isSameOwner) {
     clearRunWords(old);
     const counts = takeOverFlows(old);
+    old.i32[H_FLOWS_SCATTERED] = hasScatteredFlows(old) ? 1 : 0;
     writeOwner(old, options);
     return region(held, old, path, { kind: "taken-over", ...counts, ...previous });
   }
@@ -198,7 +217,8 @@ function isSameSize(a: RegionSize, b: RegionSize): boolean {
     a.flowCapacity === b.flowCapacity &&
     a.services === b.services &&
     a.backends === b.backends &&
-    a.hashSlots === b.hashSlots
+    a.hashSlots === b.hashSlots &&
+    a.workers === b.workers
   );
 }
 
@@ -264,6 +284,7 @@ function resize(
   try {
     const views = makeRegion(next, options, old);
     const counts = moveFlows(old, views);
+    views.i32[H_FLOWS_SCATTERED] = hasScatteredFlows(views) ? 1 : 0;
     writeOwner(views, options);
     Atomics.store(views.i32, H_READY, 1);
     next.file.rename(options.path);
@@ -287,6 +308,7 @@ function makeRegion(held: Held, options: RegionOptions, old: RegionViews | null)
     views.u8.fill(0);
   }
   writeHeader(i32, layout);
+  i32[H_OWNER_PORT_MASK] = portMaskOf(options);
   if (old === null) {
     views.u8.set(options.random(8).subarray(0, 8), H_SECRET * 4);
   } else {
@@ -295,15 +317,22 @@ function makeRegion(held: Held, options: RegionOptions, old: RegionViews | null)
   return views;
 }
 
-/** Words of the header that belong to the process that was: all after the deaths. */
-function clearRunWords(views: RegionViews): void {
-  views.i32.fill(0, H_DEATHS + 2, HEADER_WORDS);
+/** Words of the headers that belong to the process that was. */
+function clearRunWords({ i32, layout }: RegionViews): void {
+  i32.fill(0, H_RUN_WORDS, HEADER_WORDS);
+  for (const { workerWord } of layout.shards) i32.fill(0, workerWord, workerWord + WORKER_WORDS);
+  i32.fill(0, layout.handover.at >> 2, (layout.handover.at + layout.handover.bytes) >> 2);
+}
+
+function portMaskOf(options: RegionOptions): number {
+  return options.ownerPortMask ?? OWNER_PORT_COUNTS;
 }
 
 function writeOwner(views: RegionViews, options: RegionOptions): void {
   views.i32[H_OWNER_PID] = options.processId ?? process.pid;
   views.i32[H_STARTED_TICK] = options.tick;
   views.i32[H_RUN] = RUN_BEGUN;
+  views.i32[H_OWNER_PORT_MASK] = portMaskOf(options);
 }
 
 function region(held: Held, views: RegionViews, path: string, report: TakeOverReport): Region {

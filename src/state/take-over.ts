@@ -2,6 +2,9 @@ import { assert } from "../base/assert.ts";
 import { recordIsSound } from "../flow/check-record.ts";
 import {
   F_BACKEND,
+  F_BACKEND_REPLY_PORTS,
+  F_CLIENT_ADDR,
+  F_CLIENT_VIP_PORTS,
   F_STATE,
   F_VERSION,
   FLAG_ACTIVE,
@@ -21,13 +24,12 @@ import {
   INSERT_INDEX_FULL,
   INSERT_TABLE_FULL,
 } from "../flow/flow-table.ts";
+import { isScattered, ownerOfClient } from "../flow/owner.ts";
 import {
   ADMIN_NAMES,
-  B_ACTIVE,
   B_ADDRESS,
   B_ADMIN,
   B_EXISTING,
-  B_FLOWS,
   B_GENERATION,
   B_HEALTH,
   B_PORT,
@@ -36,17 +38,29 @@ import {
   B_USED,
   B_WEIGHT,
   B_WEIGHT_OVERRIDE,
+  BACKEND_RUN_WORDS,
   BACKEND_WORDS,
   BF_BYTES_OUT,
   BF_CONNECTIONS,
   EXISTING_RESET,
   HEALTH_NAMES,
+  R_ACTIVE,
+  R_FLOWS,
+  R_OTHERS_ACTIVE,
   SERVICE_SLOT_WORDS,
   V_USED,
   VF_CONNECTIONS,
   VF_DROPS,
 } from "../service/backend-slots.ts";
-import { KEY_BYTES, type RegionViews } from "./layout.ts";
+import {
+  BACKEND_RUN_BYTES,
+  H_OWNER_PORT_MASK,
+  H_SECRET,
+  KEY_BYTES,
+  type RegionViews,
+  SERVICE_RUN_BYTES,
+  viewShard,
+} from "./layout.ts";
 
 /**
  * Taking over what another process left in a region (design 1.4; cold).
@@ -61,8 +75,13 @@ import { KEY_BYTES, type RegionViews } from "./layout.ts";
  *
  *   same capacities    in place: takeOverFlows()
  *   other capacities   into a new region: moveFlows(). The old one is only read, so that a process
- *                      that dies meanwhile leaves it to the next one as it was.
+ *                      that dies meanwhile leaves it to the next one as it was. So do other workers:
+ *                      each flow goes to the shard of the worker that owns it now (flow/owner.ts).
  */
+
+/** Counts of a backend's run and of a service's. */
+const BACKEND_DOUBLES = BF_BYTES_OUT - BF_CONNECTIONS + 1;
+const SERVICE_DOUBLES = VF_DROPS - VF_CONNECTIONS + 1;
 
 /** What became of the flows and slots found. */
 export interface TakeOverCounts {
@@ -84,44 +103,43 @@ export interface TakeOverCounts {
 export function takeOverFlows(views: RegionViews): TakeOverCounts {
   const slotsDropped = dropUnsoundSlots(views);
   repairCounters(views);
-  const report = createFlowTable(views).rebuild((slot, generation) =>
-    isBackend(views, slot, generation),
-  );
+  const counts = { flowsKept: 0, flowsDropped: 0, flowsNoRoom: 0 };
+  for (const { worker } of views.layout.shards) {
+    const report = createFlowTable(viewShard(views, worker)).rebuild((slot, generation) =>
+      isBackend(views, slot, generation),
+    );
+    counts.flowsKept += report.kept;
+    counts.flowsDropped += report.dropped;
+    counts.flowsNoRoom += report.noRoom;
+  }
   recount(views);
-  return {
-    flowsKept: report.kept,
-    flowsDropped: report.dropped,
-    flowsNoRoom: report.noRoom,
-    slotsDropped,
-  };
+  return { ...counts, slotsDropped };
 }
 
 /**
- * Copy slots, keys, counters and flows to a region of other capacities. Slots keep their number;
- * one whose number is too high is left behind, with its flows. When there are more flows than rows,
- * half-open and closed ones are left behind first.
+ * Copy slots, keys, counters and flows to a region of other capacities or workers. Slots keep their
+ * number; one whose number is too high is left behind, with its flows. When there are more flows
+ * than rows, half-open and closed ones are left behind first. What a worker has counted that is no
+ * more counts as another's.
  *
  * @param from - a region whose header has been checked; only read
  * @param to - a new region, all zero but for its header
  */
 export function moveFlows(from: RegionViews, to: RegionViews): TakeOverCounts {
   const slotsLeft = moveSlots(from, to);
-  moveBytes(from, to, from.layout.counters.at, to.layout.counters.at, from.layout.counters.bytes);
-  moveBytes(from, to, from.layout.samples.at, to.layout.samples.at, from.layout.samples.bytes);
+  moveRuns(from, to);
   const slotsDropped = slotsLeft + dropUnsoundSlots(to);
   repairCounters(to);
-  const table = createFlowTable(to);
-  table.rebuild();
+  const tables = to.layout.shards.map(({ worker }) => createFlowTable(viewShard(to, worker)));
+  for (const table of tables) table.rebuild();
   const counts = { kept: 0, dropped: 0, noRoom: 0 };
-  const first = from.layout.flows.at >> 2;
-  const end = first + from.layout.flowCapacity * FLOW_WORDS;
-  for (let at = first; at < end; at += FLOW_WORDS) {
-    if (!isExpendable(from.i32[at + F_STATE]!)) counts[moveFlow(from, to, table, at)]++;
-  }
-  for (let at = first; at < end; at += FLOW_WORDS) {
+  forEachRow(from, (at) => {
+    if (!isExpendable(from.i32[at + F_STATE]!)) counts[moveFlow(from, to, tables, at)]++;
+  });
+  forEachRow(from, (at) => {
     const isUsed = from.i32[at + F_STATE] !== STATE_FREE || (from.i32[at + F_VERSION]! & 1) !== 0;
-    if (isUsed && isExpendable(from.i32[at + F_STATE]!)) counts[moveFlow(from, to, table, at)]++;
-  }
+    if (isUsed && isExpendable(from.i32[at + F_STATE]!)) counts[moveFlow(from, to, tables, at)]++;
+  });
   recount(to);
   return {
     flowsKept: counts.kept,
@@ -129,6 +147,29 @@ export function moveFlows(from: RegionViews, to: RegionViews): TakeOverCounts {
     flowsNoRoom: counts.noRoom,
     slotsDropped,
   };
+}
+
+/** Whether some full-NAT flow lies with a worker that does not own its port. */
+export function hasScatteredFlows(views: RegionViews): boolean {
+  const { i32, layout } = views;
+  if (layout.workers === 1) return false;
+  let found = false;
+  forEachRow(views, (at, worker) => {
+    const state = i32[at + F_STATE]!;
+    if ((state & 0xff) === STATE_FREE) return;
+    const replyPort = i32[at + F_BACKEND_REPLY_PORTS]! & 0xffff;
+    found ||= isScattered((state >>> 16) & 0xff, replyPort, worker, layout.workers);
+  });
+  return found;
+}
+
+/** Every row of every shard: index of its first word, and the worker. */
+function forEachRow({ layout }: RegionViews, look: (at: number, worker: number) => void): void {
+  for (const { worker, flows, flowCapacity } of layout.shards) {
+    const first = flows.at >> 2;
+    const end = first + flowCapacity * FLOW_WORDS;
+    for (let at = first; at < end; at += FLOW_WORDS) look(at, worker);
+  }
 }
 
 /** Free, half-open or closed: moved last, when there may be no room left (design 1.7). */
@@ -147,7 +188,7 @@ function isExpendable(word: number): boolean {
 function moveFlow(
   from: RegionViews,
   to: RegionViews,
-  table: FlowTable,
+  tables: readonly FlowTable[],
   at: number,
 ): "kept" | "dropped" | "noRoom" {
   if (!recordIsSound(from.i32, at)) return "dropped";
@@ -155,6 +196,17 @@ function moveFlow(
   const slot = backend & 0xffff;
   if (!isBackend(from, slot, backend >>> 16)) return "dropped";
   if (!isBackend(to, slot, backend >>> 16)) return "noRoom";
+  const table =
+    tables[
+      ownerOfClient(
+        to.i32[H_SECRET]!,
+        to.i32[H_SECRET + 1]!,
+        from.i32[at + F_CLIENT_ADDR]!,
+        from.i32[at + F_CLIENT_VIP_PORTS]! >>> 16,
+        to.i32[H_OWNER_PORT_MASK]!,
+        tables.length,
+      )
+    ]!;
   table.draft.set(from.i32.subarray(at, at + FLOW_WORDS));
   const row = table.insert();
   if (row === INSERT_TABLE_FULL || row === INSERT_INDEX_FULL) return "noRoom";
@@ -264,42 +316,75 @@ function dropUnsoundSlots(views: RegionViews): number {
 }
 
 /** A counter that is no count would make every later sum of it NaN. */
-function repairCounters(views: RegionViews): void {
-  const { f64, layout } = views;
-  const repair = (first: number, end: number): void => {
-    for (let index = first; index < end; index++) {
-      const value = f64[index]!;
-      if (!Number.isFinite(value) || value < 0) f64[index] = 0;
-    }
+function repairCounters({ f64, layout }: RegionViews): void {
+  const repair = (first: number, count: number): void => {
+    for (let index = first; index < first + count; index++) f64[index] = countOf(f64[index]!);
   };
-  repair(layout.counters.at >> 3, (layout.counters.at + layout.counters.bytes) >> 3);
-  for (let slot = 0; slot < layout.backends; slot++) {
-    const at = backendWord(views, slot) >> 1;
-    repair(at + BF_CONNECTIONS, at + BF_BYTES_OUT + 1);
-  }
-  for (let slot = 0; slot < layout.services; slot++) {
-    const at = serviceWord(views, slot) >> 1;
-    repair(at + VF_CONNECTIONS, at + VF_DROPS + 1);
+  for (const { counters, backendRuns, serviceRuns } of layout.shards) {
+    repair(counters.at >> 3, counters.bytes >> 3);
+    for (let slot = 0; slot < layout.backends; slot++) {
+      repair((backendRuns.at + slot * BACKEND_RUN_BYTES) / 8 + BF_CONNECTIONS, BACKEND_DOUBLES);
+    }
+    for (let slot = 0; slot < layout.services; slot++) {
+      repair((serviceRuns.at + slot * SERVICE_RUN_BYTES) / 8 + VF_CONNECTIONS, SERVICE_DOUBLES);
+    }
   }
 }
 
-/** B_FLOWS and B_ACTIVE of every slot, from the flows that live. */
+function countOf(value: number): number {
+  return Number.isFinite(value) && value >= 0 ? value : 0;
+}
+
+/**
+ * Counters, what is counted of slots, and samples: worker to worker, and those of workers that are
+ * no more on top of the others', so that every sum stays.
+ */
+function moveRuns(from: RegionViews, to: RegionViews): void {
+  const backends = Math.min(from.layout.backends, to.layout.backends);
+  const services = Math.min(from.layout.services, to.layout.services);
+  const add = (fromAt: number, toAt: number, count: number): void => {
+    for (let index = 0; index < count; index++) {
+      const sum = countOf(to.f64[(toAt >> 3) + index]!) + countOf(from.f64[(fromAt >> 3) + index]!);
+      to.f64[(toAt >> 3) + index] = sum;
+    }
+  };
+  for (const old of from.layout.shards) {
+    const next = to.layout.shards[old.worker % to.layout.workers]!;
+    add(old.counters.at, next.counters.at, old.counters.bytes >> 3);
+    for (let slot = 0; slot < backends; slot++) {
+      const at = slot * BACKEND_RUN_BYTES + BF_CONNECTIONS * 8;
+      add(old.backendRuns.at + at, next.backendRuns.at + at, BACKEND_DOUBLES);
+    }
+    for (let slot = 0; slot < services; slot++) {
+      const at = slot * SERVICE_RUN_BYTES + VF_CONNECTIONS * 8;
+      add(old.serviceRuns.at + at, next.serviceRuns.at + at, SERVICE_DOUBLES);
+      if (old.worker >= to.layout.workers) continue;
+      // Where the schedulers stand.
+      const run = slot * SERVICE_RUN_BYTES;
+      moveBytes(from, to, old.serviceRuns.at + run, next.serviceRuns.at + run, VF_CONNECTIONS * 8);
+    }
+    if (old.worker < to.layout.workers) {
+      moveBytes(from, to, old.samples.at, next.samples.at, old.samples.bytes);
+    }
+  }
+}
+
+/** R_FLOWS and R_ACTIVE of every slot and worker, from the flows that live. */
 function recount(views: RegionViews): void {
   const { i32, layout } = views;
-  for (let slot = 0; slot < layout.backends; slot++) {
-    const at = backendWord(views, slot);
-    i32[at + B_FLOWS] = 0;
-    i32[at + B_ACTIVE] = 0;
+  for (const { backendRuns } of layout.shards) {
+    for (let slot = 0; slot < layout.backends; slot++) {
+      const at = (backendRuns.at >> 2) + slot * BACKEND_RUN_WORDS;
+      i32.fill(0, at + R_FLOWS, at + R_OTHERS_ACTIVE + 1);
+    }
   }
-  const first = layout.flows.at >> 2;
-  const end = first + layout.flowCapacity * FLOW_WORDS;
-  for (let at = first; at < end; at += FLOW_WORDS) {
+  forEachRow(views, (at, worker) => {
     const state = i32[at + F_STATE]!;
-    if (state === STATE_FREE) continue;
+    if (state === STATE_FREE) return;
     const slot = i32[at + F_BACKEND]! & 0xffff;
     assert(slot < layout.backends, "a flow that was taken over has a backend slot");
-    const backend = backendWord(views, slot);
-    i32[backend + B_FLOWS] = i32[backend + B_FLOWS]! + 1;
-    if ((state & FLAG_ACTIVE) !== 0) i32[backend + B_ACTIVE] = i32[backend + B_ACTIVE]! + 1;
-  }
+    const run = (layout.shards[worker]!.backendRuns.at >> 2) + slot * BACKEND_RUN_WORDS;
+    i32[run + R_FLOWS] = i32[run + R_FLOWS]! + 1;
+    if ((state & FLAG_ACTIVE) !== 0) i32[run + R_ACTIVE] = i32[run + R_ACTIVE]! + 1;
+  });
 }

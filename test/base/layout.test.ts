@@ -10,21 +10,28 @@ test("sections of a region follow one another without a gap or an overlap", () =
       fc.integer({ min: 1, max: 2048 }),
       fc.integer({ min: 1, max: 8192 }),
       fc.integer({ min: 1, max: 1 << 22 }),
-      (flowCapacity, services, backends, hashSlots) => {
-        const layout = planRegion({ flowCapacity, services, backends, hashSlots });
+      fc.integer({ min: 1, max: 16 }),
+      (flowCapacity, services, backends, hashSlots, workers) => {
+        const layout = planRegion({ flowCapacity, services, backends, hashSlots, workers });
         const sections = [
           layout.header,
-          layout.flows,
-          layout.flowIndex,
-          layout.flowFree,
           layout.backendSlots,
           layout.backendKeys,
           layout.serviceSlots,
           layout.serviceKeys,
-          layout.counters,
-          layout.samples,
           ...layout.hops,
           ...layout.banks,
+          layout.handover,
+          ...layout.shards.flatMap((shard) => [
+            shard.workerHeader,
+            shard.flows,
+            shard.flowIndex,
+            shard.flowFree,
+            shard.backendRuns,
+            shard.serviceRuns,
+            shard.counters,
+            shard.samples,
+          ]),
         ];
         let at = 0;
         for (const section of sections) {
@@ -33,6 +40,10 @@ test("sections of a region follow one another without a gap or an overlap", () =
           at += Math.ceil(section.bytes / 4096) * 4096;
         }
         assert.equal(layout.bytes, at);
+        const rows = layout.shards.reduce((sum, shard) => sum + shard.flowCapacity, 0);
+        assert.ok(rows >= flowCapacity && rows < flowCapacity + workers, "rows for every flow");
+        assert.equal(layout.handover.bytes, workers * (workers - 1) * layout.handoverBytes);
+        assert.ok(layout.handover.bytes <= 32 << 20, "rings are bounded");
       },
     ),
   );
@@ -40,7 +51,8 @@ test("sections of a region follow one another without a gap or an overlap", () =
 
 test("a flow costs at most 128 bytes, both directions, index and free list counted", () => {
   const capacity = 1 << 20;
-  const layout = planRegion({ flowCapacity: capacity, services: 1, backends: 1, hashSlots: 1 });
+  const size = { flowCapacity: capacity, services: 1, backends: 1, hashSlots: 1, workers: 1 };
+  const layout = planRegion(size).shards[0]!;
   const bytes = layout.flows.bytes + layout.flowIndex.bytes + layout.flowFree.bytes;
   assert.ok(bytes / capacity <= 128, `${bytes / capacity} bytes a flow`);
 });

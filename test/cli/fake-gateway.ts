@@ -168,6 +168,7 @@ export const WORKERS: readonly WorkerRow[] = [
   {
     worker: 0,
     device: "packet",
+    flows: 1000,
     received: 200_000,
     forwarded: 190_000,
     dropped: 10_000,

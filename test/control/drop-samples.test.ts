@@ -16,7 +16,13 @@ import {
 import { planRegion, type RegionViews, viewRegion } from "../../src/state/layout.ts";
 
 function region(): RegionViews {
-  const layout = planRegion({ flowCapacity: 8, services: 1, backends: 1, hashSlots: 1 });
+  const layout = planRegion({
+    flowCapacity: 8,
+    services: 1,
+    backends: 1,
+    hashSlots: 1,
+    workers: 1,
+  });
   return viewRegion(new ArrayBuffer(layout.bytes), layout);
 }
 

@@ -11,9 +11,9 @@ import {
 } from "../../src/state/hop-table.ts";
 import {
   H_HOPS_PUBLISHED,
-  H_HOPS_TAKEN,
   PAGE_BYTES,
   type RegionViews,
+  W_HOPS_TAKEN,
 } from "../../src/state/layout.ts";
 import { memoryRegion } from "./region.ts";
 
@@ -53,7 +53,7 @@ test("a table that is in use is never written; of plans that wait only the newes
   await pause(20);
   assert.equal(views.i32[H_HOPS_PUBLISHED], 1);
   assert.equal(publisher.isSettled(), false);
-  views.i32[H_HOPS_TAKEN] = 1;
+  views.i32[views.layout.workerWord + W_HOPS_TAKEN] = 1;
   for (let wait = 0; wait < 200 && !publisher.isSettled(); wait++) await pause(5);
   assert.equal(views.i32[H_HOPS_PUBLISHED], 2);
   assert.equal(hopIn(views, 1), 1);
@@ -68,7 +68,7 @@ test("after close nothing is published", async () => {
   publisher.publish(plan(1));
   publisher.publish(plan(2));
   publisher.close();
-  views.i32[H_HOPS_TAKEN] = 1;
+  views.i32[views.layout.workerWord + W_HOPS_TAKEN] = 1;
   await pause(20);
   assert.equal(views.i32[H_HOPS_PUBLISHED], 1);
 });

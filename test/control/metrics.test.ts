@@ -8,6 +8,7 @@ import { BACKEND, SERVICE, STATUS } from "./admin/view.ts";
 
 const WORKER = {
   worker: 0,
+  flows: 3,
   device: "tun",
   received: 10,
   forwarded: 8,

@@ -22,7 +22,8 @@ import {
   VF_DROPS,
 } from "../../src/service/backend-slots.ts";
 import type { GatewayDefinition } from "../../src/service/definition.ts";
-import { assignSlots, backendSlotWord, serviceSlotWord } from "../../src/service/slots.ts";
+import { backendRunWord, serviceRunWord } from "../../src/service/runs.ts";
+import { assignSlots, backendSlotWord } from "../../src/service/slots.ts";
 import type { RegionViews } from "../../src/state/layout.ts";
 import { address, backend, gateway, service, TCP_HEALTH } from "./definitions.ts";
 import { addFlow, memoryRegion } from "./region.ts";
@@ -35,7 +36,8 @@ interface Bench {
 }
 
 function bench(definition: GatewayDefinition): Bench {
-  const views = memoryRegion(definition);
+  // Two workers: whatever is read is the sum of both.
+  const views = memoryRegion(definition, 2);
   const readings = createReadings({
     views,
     deviceType: "tun",
@@ -74,11 +76,12 @@ test("a service row: what the configuration says, and what its slots have counte
   views.i32[backendSlotWord(views, slot("web/10.20.0.12:8080")) + B_HEALTH] = HEALTH_UP;
   const at = slot("web/10.20.0.12:8080");
   const flow = { slot: at, vip: "203.0.113.10", vipPort: 80, backend: "10.20.0.12" };
-  addFlow(views, { ...flow, backendPort: 8080 });
+  addFlow(views, { ...flow, backendPort: 8080 }, 1);
   for (const { slot: number, definition } of applied.assignment.services) {
     if (definition !== DNS) continue;
-    views.f64[(serviceSlotWord(views, number) >> 1) + VF_CONNECTIONS] = 7;
-    views.f64[(serviceSlotWord(views, number) >> 1) + VF_DROPS] = 2;
+    views.f64[(serviceRunWord(views, 0, number) >> 1) + VF_CONNECTIONS] = 3;
+    views.f64[(serviceRunWord(views, 1, number) >> 1) + VF_CONNECTIONS] = 4;
+    views.f64[(serviceRunWord(views, 1, number) >> 1) + VF_DROPS] = 2;
   }
   const [web, dns] = readings.services();
   assert.deepEqual(web!.ports, ["80", "8000-8099"]);
@@ -97,7 +100,8 @@ test("a backend row: weight, override, state, reason, counters; in the configura
   const { views, readings, slot } = bench(gateway([DNS, WEB]));
   const at = slot("web/10.20.0.11:8080");
   setOverride(views, at, { action: "weight", target: "", weight: 0 });
-  views.f64[(backendSlotWord(views, at) >> 1) + BF_BYTES_OUT] = 5000;
+  views.f64[(backendRunWord(views, 0, at) >> 1) + BF_BYTES_OUT] = 4000;
+  views.f64[(backendRunWord(views, 1, at) >> 1) + BF_BYTES_OUT] = 1000;
   const rows = readings.backends(null);
   assert.deepEqual(
     rows.map((row) => `${row.service} ${row.protocol} ${row.address}:${row.port}`),
@@ -151,13 +155,9 @@ test("flows: text of both ends, and every filter", () => {
   const { views, readings, slot } = bench(gateway([WEB, DNS]));
   const flow = { vip: "203.0.113.10", vipPort: 80, backendPort: 8080 };
   const first = slot("web/10.20.0.11:8080");
-  addFlow(views, { ...flow, slot: first, backend: "10.20.0.11", client: "198.51.100.7" });
-  addFlow(views, {
-    ...flow,
-    slot: slot("web/10.20.0.12:8080"),
-    backend: "10.20.0.12",
-    snat: "10.20.0.100",
-  });
+  addFlow(views, { ...flow, slot: first, backend: "10.20.0.11", client: "198.51.100.7" }, 0);
+  const second = { slot: slot("web/10.20.0.12:8080"), backend: "10.20.0.12", snat: "10.20.0.100" };
+  addFlow(views, { ...flow, ...second }, 1);
   const query = { limit: 10, service: null, backend: null, client: null };
   const all = readings.flows(query);
   assert.equal(all.total, 2);
@@ -195,21 +195,30 @@ test("flows: text of both ends, and every filter", () => {
   assert.deepEqual([cut.flows.length, cut.total, cut.truncated], [1, 2, true]);
 });
 
-test("drops have every reason; the worker and the gateway's totals come from the counters", () => {
+test("drops have every reason; the workers and the gateway's totals come from the counters", () => {
   const { views, readings } = bench(gateway([WEB]));
-  const counters = views.layout.counters.at >> 3;
-  views.f64[counters + C_DROPS + DROP_NO_SERVICE] = 3;
-  views.f64[counters + C_RECEIVED] = 12;
-  views.f64[counters + C_FLOWS_CREATED] = 2;
+  const [first, second] = views.layout.shards.map(({ counters }) => counters.at >> 3);
+  views.f64[first! + C_DROPS + DROP_NO_SERVICE] = 1;
+  views.f64[second! + C_DROPS + DROP_NO_SERVICE] = 2;
+  views.f64[first! + C_RECEIVED] = 12;
+  views.f64[second! + C_RECEIVED] = 5;
+  views.f64[second! + C_FLOWS_CREATED] = 2;
   const { reasons } = readings.drops();
   assert.equal(reasons.length, DROP_REASON_COUNT);
   assert.deepEqual(
     reasons.filter(({ count }) => count > 0),
     [{ reason: "no_service", count: 3 }],
   );
-  assert.equal(readings.workers()[0]!.received, 12);
+  assert.deepEqual(
+    readings.workers().map(({ worker, received }) => [worker, received]),
+    [
+      [0, 12],
+      [1, 5],
+    ],
+  );
   assert.equal(readings.workers()[0]!.framesPerBatch, 0);
   assert.equal(readings.totals().get(GATEWAY_SUBJECT)!.connections, 2);
+  assert.equal(readings.totals().get(GATEWAY_SUBJECT)!.packetsIn, 17);
 });
 
 test("overrides: a target finds its slots; an action begins its deadline anew", () => {

@@ -14,7 +14,6 @@ import {
   B_ADMIN,
   B_CONFIGURED,
   B_EXISTING,
-  B_FLOWS,
   B_HEALTH,
   B_USED,
   B_WEIGHT,
@@ -23,11 +22,13 @@ import {
   EXISTING_KEEP,
   EXISTING_RESET,
   HEALTH_DOWN,
+  R_FLOWS,
 } from "../../src/service/backend-slots.ts";
 import { BANK_SERVICES_AT, S_BACKENDS_COUNT, SERVICE_WORDS } from "../../src/service/bank.ts";
 import type { GatewayDefinition } from "../../src/service/definition.ts";
+import { backendFlows, backendRunWord } from "../../src/service/runs.ts";
 import { backendSlotWord } from "../../src/service/slots.ts";
-import { H_BANK_TAKEN, type RegionViews } from "../../src/state/layout.ts";
+import { type RegionViews, W_BANK_TAKEN } from "../../src/state/layout.ts";
 import { backend, gateway, service, TCP_HEALTH } from "./definitions.ts";
 import { addFlow, type FakeWorker, fakeWorker, memoryRegion } from "./region.ts";
 
@@ -88,7 +89,8 @@ function bench(definition: GatewayDefinition): Bench {
       return slots[0]!;
     },
     listed(serviceSlot) {
-      const bank = views.layout.banks[views.i32[H_BANK_TAKEN]! & 1]!.at >> 2;
+      const bank =
+        views.layout.banks[views.i32[views.layout.workerWord + W_BANK_TAKEN]! & 1]!.at >> 2;
       const services = bank + (views.i32[bank + BANK_SERVICES_AT]! >> 2);
       return views.i32[services + serviceSlot * SERVICE_WORDS + S_BACKENDS_COUNT]!;
     },
@@ -125,7 +127,7 @@ test("apply is fulfilled only when the worker has taken the bank", async () => {
   });
   await new Promise((resolve) => setTimeout(resolve, 30));
   assert.equal(done, false);
-  assert.equal(views.i32[H_BANK_TAKEN], 0);
+  assert.equal(views.i32[views.layout.workerWord + W_BANK_TAKEN], 0);
   worker.paused = false;
   worker.wake();
   await applied;
@@ -242,14 +244,14 @@ for (const { name, after, break: spoil } of FAILURES) {
     assert.equal(slot("web/10.20.0.11:8080"), at);
     assert.equal(word(views, at, B_WEIGHT_OVERRIDE), 9);
     assert.equal(word(views, at, B_WEIGHT), 3);
-    assert.equal(word(views, at, B_FLOWS), 1);
+    assert.equal(backendFlows(views, at), 1);
     assert.equal(listed(0), 1);
   });
 }
 
 /** All slots and keys. */
 function slotBytes({ u8, layout }: RegionViews): Buffer {
-  return Buffer.from(u8.slice(layout.backendSlots.at, layout.counters.at));
+  return Buffer.from(u8.slice(layout.backendSlots.at, layout.hops[0].at));
 }
 
 test("a host that cannot be narrowed is logged; the definition runs", async () => {
@@ -282,7 +284,7 @@ test("a removed backend keeps its slot while it has flows, and is swept when the
   assert.equal(word(views, gone, B_USED), 1);
   assert.equal(word(views, gone, B_EXISTING), EXISTING_RESET);
   assert.equal(worker.sweeps, 1);
-  views.i32[backendSlotWord(views, gone) + B_FLOWS] = 0;
+  views.i32[backendRunWord(views, 0, gone) + R_FLOWS] = 0;
   await reconciler.refresh();
   assert.equal(word(views, gone, B_USED), 0);
   assert.equal(worker.sweeps, 1);

@@ -3,7 +3,7 @@ import { test } from "node:test";
 import { createLog } from "../../src/base/log.ts";
 import { createShutdown, liveFlows, type Shutdown } from "../../src/control/shutdown.ts";
 import { STATE_CLOSE, STATE_FREE, STATE_TIME_WAIT } from "../../src/flow/flow-record.ts";
-import { H_FLOWS_USED, H_NODE_DRAINED, type RegionViews } from "../../src/state/layout.ts";
+import { H_NODE_DRAINED, type RegionViews, W_FLOWS_USED } from "../../src/state/layout.ts";
 import { addFlow, memoryRegion } from "./region.ts";
 
 interface Bench {
@@ -46,7 +46,7 @@ const FLOW = {
 /** The worker ends the flow in row 0. */
 function endFlow(views: RegionViews): void {
   views.i32[(views.layout.flows.at >> 2) + 1] = STATE_FREE;
-  views.i32[H_FLOWS_USED] = 0;
+  views.i32[views.layout.workerWord + W_FLOWS_USED] = 0;
 }
 
 test("keep: flows stay, the gateway ends at once, and once", async () => {

@@ -6,10 +6,11 @@ import { memoryRegion } from "./region.ts";
 
 test("what the worker cannot open is the gateway's own error, with its exit code", async () => {
   const views = memoryRegion();
-  const size = { flowCapacity: 1024, services: 8, backends: 32, hashSlots: 4096 };
+  const size = { flowCapacity: 1024, services: 8, backends: 32, hashSlots: 4096, workers: 1 };
   const options = {
     statePath: "/nonexistent/headgate/state",
     size,
+    worker: 0,
     device: { type: "packet", interfaces: ["none0"], wakeFd: -1 } as const,
   };
   const deaths: string[] = [];

@@ -18,7 +18,6 @@ import { createFlowTable } from "../../src/flow/flow-table.ts";
 import {
   ADMIN_DISABLED,
   B_ADMIN,
-  B_FLOWS,
   B_HEALTH,
   BACKEND_WORDS,
   BF_BYTES_IN,
@@ -26,13 +25,14 @@ import {
   HEALTH_DOWN,
 } from "../../src/service/backend-slots.ts";
 import { applyExistingRules } from "../../src/service/effective.ts";
+import { backendFlows } from "../../src/service/runs.ts";
 import {
-  H_ANNOUNCE_DONE,
   H_ANNOUNCE_REQUESTED,
-  H_FLOWS_USED,
   H_NODE_DRAINED,
   H_SWEEP_REQUESTED,
+  W_ANNOUNCE_DONE,
 } from "../../src/state/layout.ts";
+import { flowsUsed } from "../../src/state/shards.ts";
 import {
   ACK,
   addressNumber,
@@ -125,7 +125,7 @@ class Bench {
   }
 
   get live(): number {
-    return this.gateway.views.i32[H_FLOWS_USED]!;
+    return flowsUsed(this.gateway.views);
   }
 
   /** A connection that both ends have taken for established; returns what the backend sees. */
@@ -295,7 +295,7 @@ test("an announcement is one gratuitous request per address and interface", () =
       )
       .sort(),
   );
-  assert.equal(bench.gateway.views.i32[H_ANNOUNCE_DONE], 1);
+  assert.equal(bench.gateway.views.i32[bench.gateway.views.layout.workerWord + W_ANNOUNCE_DONE], 1);
   assert.deepEqual(bench.pause(1), []);
   // The spares that held ARP hold IPv4 next.
   good(bench.client(tcpPacket({ ...TCP, flags: ACK })));
@@ -411,7 +411,7 @@ test("only what is sent on counts as a backend's traffic", () => {
   const bench = new Bench({ yaml: yaml() });
   bench.connect();
   const { views } = bench.gateway;
-  const at = views.layout.backendSlots.at >> 3;
+  const at = views.layout.backendRuns.at >> 3;
   const before = [views.f64[at + BF_PACKETS_IN], views.f64[at + BF_BYTES_IN]];
   assert.deepEqual(before, [2, 80]);
   bench.client(tcpPacket({ ...TCP, flags: ACK, ip: { ttl: 1 } }));
@@ -627,7 +627,7 @@ test("a disabled backend's flows end: RST both ways in the walk, a datagram is b
   assert.equal(sent.length, 2);
   good(sent);
   assert.equal(bench.live, 1, "the datagram's flow stays");
-  assert.equal(views.i32[at + B_FLOWS], 0);
+  assert.equal(backendFlows(views, 0), 0);
 });
 
 test("a drained node makes no flow and keeps those it has", () => {

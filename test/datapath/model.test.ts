@@ -6,14 +6,14 @@ import { DROP_REASONS } from "../../src/datapath/verdict.ts";
 import { ORIGINAL, PROTOCOL_TCP, PROTOCOL_UDP } from "../../src/flow/flow-record.ts";
 import {
   B_ADDRESS,
-  B_FLOWS,
   B_PORT,
   B_PROTOCOL,
   B_SERVICE,
   B_USED,
   BACKEND_WORDS,
 } from "../../src/service/backend-slots.ts";
-import { H_FLOWS_USED } from "../../src/state/layout.ts";
+import { backendFlows } from "../../src/service/runs.ts";
+import { flowsUsed } from "../../src/state/shards.ts";
 import {
   ACK,
   addressNumber,
@@ -237,7 +237,7 @@ class Pair {
   /** Live flows of each backend in the slots equal a count over the model. */
   checkCounts(): void {
     const { i32, layout } = this.gateway.views;
-    assert.equal(i32[H_FLOWS_USED], this.model.flows.length);
+    assert.equal(flowsUsed(this.gateway.views), this.model.flows.length);
     let counted = 0;
     for (let slot = 0; slot < layout.backends; slot++) {
       const at = (layout.backendSlots.at >> 2) + slot * BACKEND_WORDS;
@@ -249,7 +249,7 @@ class Pair {
           flow.service.protocol === i32[at + B_PROTOCOL] &&
           SERVICES.indexOf(flow.service) === this.#serviceIndex(i32[at + B_SERVICE]!),
       ).length;
-      assert.equal(i32[at + B_FLOWS], flows, `flows of slot ${slot}`);
+      assert.equal(backendFlows(this.gateway.views, slot), flows, `flows of slot ${slot}`);
       counted += flows;
     }
     assert.equal(counted, this.model.flows.length);
@@ -263,7 +263,7 @@ class Pair {
   /** Every flow gone, every token back. */
   clear(): void {
     this.pause(3 * 3_600_000);
-    assert.equal(this.gateway.views.i32[H_FLOWS_USED], 0);
+    assert.equal(flowsUsed(this.gateway.views), 0);
     assert.equal(this.model.flows.length, 0);
   }
 }

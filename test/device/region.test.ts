@@ -58,7 +58,7 @@ test("two mappings show the same bytes, and the bytes outlive both", () => {
   const region = mapper.open(file);
   region.allocate(8192);
   const first = region.map();
-  const second = mapper.attach(file);
+  const second = mapper.attach(file, []);
   const words = new Int32Array(first.buffer);
   const seen = new Int32Array(second.buffer);
   Atomics.store(words, 100, 0x12345678);
@@ -200,8 +200,8 @@ test("what cannot be opened says why and what to do", () => {
   writeFileSync(file, "");
   symlinkSync(file, `${file}.link`);
   assert.throws(() => mapper.open(`${file}.link`), /ELOOP.*symbolic link/);
-  assert.throws(() => mapper.attach(file), /cannot map/, "an empty file has nothing to map");
-  assert.throws(() => mapper.attach(freshPath()), /ENOENT/);
+  assert.throws(() => mapper.attach(file, []), /cannot map/, "an empty file has nothing to map");
+  assert.throws(() => mapper.attach(freshPath(), []), /ENOENT/);
 });
 
 test("a file system on disk is told apart", (context) => {
@@ -221,7 +221,7 @@ test("mapping and unmapping 200 times leaves no mapping and no descriptor", () =
     const region = mapper.open(file);
     region.allocate(65536);
     const mapped = region.map();
-    const attached = mapper.attach(file);
+    const attached = mapper.attach(file, []);
     mapped.close();
     attached.close();
     region.close();
@@ -294,7 +294,7 @@ for (const [ending, statement] of [
     const worker = new Worker(
       `import { parentPort } from "node:worker_threads";
        const { createRegionMapper } = await import(${JSON.stringify(regionModule)});
-       const mapped = createRegionMapper().attach(${JSON.stringify(file)});
+       const mapped = createRegionMapper().attach(${JSON.stringify(file)}, []);
        globalThis.words = new Int32Array(mapped.buffer);
        globalThis.words[0] = 77;
        parentPort.postMessage("mapped");

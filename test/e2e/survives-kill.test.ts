@@ -102,9 +102,11 @@ test("a record that was half-written at the kill is dropped, the others go on", 
     services: words[6]!,
     backends: words[7]!,
     hashSlots: words[8]!,
+    workers: words[17]!,
   });
+  const { flows } = layout.shards[0]!;
   let row = 0;
-  const wordOf = (field: number): number => (layout.flows.at >> 2) + row * FLOW_WORDS + field;
+  const wordOf = (field: number): number => (flows.at >> 2) + row * FLOW_WORDS + field;
   while ((words[wordOf(F_STATE)]! & 0xff) === 0) row++;
   words[wordOf(F_VERSION)] = words[wordOf(F_VERSION)]! | 1;
   // In place: the file is locked by nobody now, and its size stays.

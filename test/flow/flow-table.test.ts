@@ -33,7 +33,7 @@ import {
   WALK_DONE,
   WALK_PAUSE,
 } from "../../src/flow/flow-table.ts";
-import { H_FLOWS_HIGH_WATER, type RegionViews } from "../../src/state/layout.ts";
+import { type RegionViews, W_FLOWS_HIGH_WATER } from "../../src/state/layout.ts";
 import {
   BACKEND,
   CLIENT,
@@ -112,7 +112,7 @@ function forget(model: Model, table: FlowTable, row: number): void {
 
 function checkInvariants(views: RegionViews, table: FlowTable, model: Model): void {
   const { i32, layout } = views;
-  const highWater = i32[H_FLOWS_HIGH_WATER]!;
+  const highWater = i32[layout.workerWord + W_FLOWS_HIGH_WATER]!;
   assert.equal(table.used(), model.rows.size, "used() is the number of live flows");
   assert.equal(model.keys.size, 2 * model.rows.size, "no two live flows share a key");
   const free = new Set<number>();

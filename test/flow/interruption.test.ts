@@ -59,8 +59,10 @@ function interruptEverywhere(
   operation: (table: FlowTable, i32: Int32Array) => number,
 ): number {
   const { layout } = views;
-  const end = layout.backendSlots.at;
-  const before = views.u8.slice(0, end);
+  // The secret of the hashes, and all that the worker writes.
+  const first = layout.workerHeader.at;
+  const header = views.u8.slice(0, layout.header.bytes);
+  const before = views.u8.slice(first);
   const recorder = record(views);
   const plain = createFlowTable(views);
   const recordsBefore = liveRecords(views.i32, plain, layout.flowCapacity);
@@ -69,7 +71,8 @@ function interruptEverywhere(
   const copy = viewRegion(new ArrayBuffer(layout.bytes), layout);
   const successor = createFlowTable(copy);
   for (let stores = 0; stores <= recorder.log.length; stores++) {
-    copy.u8.set(before);
+    copy.u8.set(header);
+    copy.u8.set(before, first);
     for (const { index, value } of recorder.log.slice(0, stores)) copy.i32[index] = value;
     const report = successor.rebuild();
     const live = liveRecords(copy.i32, successor, layout.flowCapacity);

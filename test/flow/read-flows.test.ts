@@ -10,7 +10,7 @@ import {
   STATE_UDP_REPLIED,
 } from "../../src/flow/flow-record.ts";
 import { listFlows } from "../../src/flow/read-flows.ts";
-import { H_FLOWS_HIGH_WATER } from "../../src/state/layout.ts";
+import { W_FLOWS_HIGH_WATER } from "../../src/state/layout.ts";
 import {
   BACKEND,
   CLIENT,
@@ -36,6 +36,7 @@ test("a flow is listed with every field", () => {
   const { flows, total } = listFlows(views, {}, 10);
   assert.equal(total, 2);
   assert.deepEqual(flows[0], {
+    worker: 0,
     row: 0,
     state: 3,
     protocol: 6,
@@ -96,12 +97,12 @@ test("a record that is being written is skipped, and a wrong mark leads nowhere"
   for (let id = 0; id < 3; id++) insertSample(table, distinctFlow(id));
   views.i32[table.word(1) + F_VERSION]!++;
   views.i32[table.word(2) + F_STATE] = 200;
-  views.i32[H_FLOWS_HIGH_WATER] = 1 << 30;
+  views.i32[views.layout.workerWord + W_FLOWS_HIGH_WATER] = 1 << 30;
   assert.deepEqual(
     listFlows(views, {}, 10).flows.map(({ row }) => row),
     [0],
   );
-  views.i32[H_FLOWS_HIGH_WATER] = -1;
+  views.i32[views.layout.workerWord + W_FLOWS_HIGH_WATER] = -1;
   assert.equal(listFlows(views, {}, 10).total, 0);
 });
 

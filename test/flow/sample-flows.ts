@@ -127,7 +127,13 @@ export function findReply(table: FlowTable, flow: SampleFlow): number {
   return table.find(flow.protocol, flow.backend, replyAddress(flow), replyPorts(flow));
 }
 
-export const SMALL: RegionSize = { flowCapacity: 64, services: 4, backends: 16, hashSlots: 64 };
+export const SMALL: RegionSize = {
+  flowCapacity: 64,
+  services: 4,
+  backends: 16,
+  hashSlots: 64,
+  workers: 1,
+};
 
 export function createViews(size: Partial<RegionSize> = {}, secret = [1, 2]): RegionViews {
   const layout = planRegion({ ...SMALL, ...size });

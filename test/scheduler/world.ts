@@ -1,6 +1,6 @@
 import { formatEndpoint } from "../../src/base/address.ts";
 import { createScheduler } from "../../src/scheduler/schedule.ts";
-import { B_ACTIVE, B_FLOWS } from "../../src/service/backend-slots.ts";
+import { R_ACTIVE, R_FLOWS } from "../../src/service/backend-slots.ts";
 import {
   BANK_SERVICES_AT,
   E_ADDRESS,
@@ -11,7 +11,8 @@ import {
 } from "../../src/service/bank.ts";
 import { writeBank } from "../../src/service/bank-writer.ts";
 import type { ServiceDefinition } from "../../src/service/definition.ts";
-import { assignSlots, backendSlotWord, type SlotAssignment } from "../../src/service/slots.ts";
+import { backendRunWord } from "../../src/service/runs.ts";
+import { assignSlots, type SlotAssignment } from "../../src/service/slots.ts";
 import type { RegionViews } from "../../src/state/layout.ts";
 import { gateway, service } from "../control/definitions.ts";
 import { memoryRegion } from "../service/regions.ts";
@@ -70,9 +71,9 @@ export function createWorld(
     },
     slot: (index) => assignment.services[0]!.backends[index]!.slot,
     setFlows(index, flows, active) {
-      const at = backendSlotWord(views, world.slot(index));
-      views.i32[at + B_FLOWS] = flows;
-      views.i32[at + B_ACTIVE] = active;
+      const at = backendRunWord(views, 0, world.slot(index));
+      views.i32[at + R_FLOWS] = flows;
+      views.i32[at + R_ACTIVE] = active;
     },
   };
   world.rewrite();

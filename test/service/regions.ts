@@ -1,4 +1,5 @@
-import { B_ADMIN, B_FLOWS, B_HEALTH, B_WEIGHT_OVERRIDE } from "../../src/service/backend-slots.ts";
+import { B_ADMIN, B_HEALTH, B_WEIGHT_OVERRIDE, R_FLOWS } from "../../src/service/backend-slots.ts";
+import { backendRunWord } from "../../src/service/runs.ts";
 import { backendSlotWord } from "../../src/service/slots.ts";
 import {
   planRegion,
@@ -14,6 +15,7 @@ export function memoryRegion(size: Partial<RegionSize> = {}): RegionViews {
     services: 32,
     backends: 128,
     hashSlots: 1_100_000,
+    workers: 1,
     ...size,
   });
   return viewRegion(new ArrayBuffer(layout.bytes), layout);
@@ -23,15 +25,15 @@ export const SETTABLE = {
   admin: B_ADMIN,
   health: B_HEALTH,
   weightOverride: B_WEIGHT_OVERRIDE,
-  flows: B_FLOWS,
 } as const;
 
 /** Write words of a backend slot, as control or the worker does. */
 export function setSlot(
   views: RegionViews,
   slot: number,
-  words: Partial<Record<keyof typeof SETTABLE, number>>,
+  { flows, ...words }: Partial<Record<keyof typeof SETTABLE | "flows", number>>,
 ): void {
+  if (flows !== undefined) views.i32[backendRunWord(views, 0, slot) + R_FLOWS] = flows;
   for (const [name, value] of Object.entries(words)) {
     views.i32[backendSlotWord(views, slot) + SETTABLE[name as keyof typeof SETTABLE]] = value;
   }

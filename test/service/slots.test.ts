@@ -10,7 +10,6 @@ import {
   B_ADMIN_DEADLINE_MS,
   B_CONFIGURED,
   B_EXISTING,
-  B_FLOWS,
   B_GENERATION,
   B_HEALTH,
   B_PORT,
@@ -30,6 +29,7 @@ import {
   V_USED,
 } from "../../src/service/backend-slots.ts";
 import type { ProtocolName, ServiceDefinition } from "../../src/service/definition.ts";
+import { backendFlows, backendRunWord, serviceRunWord } from "../../src/service/runs.ts";
 import {
   assignSlots,
   backendKey,
@@ -63,7 +63,7 @@ function keyText(views: RegionViews, keys: "backendKeys" | "serviceKeys", slot: 
 
 /** Everything that an assignment may touch. */
 function snapshot({ layout, u8 }: RegionViews): Uint8Array {
-  return u8.slice(layout.backendSlots.at, layout.counters.at);
+  return u8.slice(layout.backendSlots.at, layout.hops[0].at);
 }
 
 test("a slot says what the definition says", () => {
@@ -99,7 +99,7 @@ test("a slot says what the definition says", () => {
   assert.deepEqual(words(B_USED, B_CONFIGURED, B_SERVICE, B_PROTOCOL), [1, 1, udp.slot, 17]);
   assert.deepEqual(words(B_ADDRESS, B_PORT, B_WEIGHT), [0x0a14000c, 8080, 7]);
   assert.deepEqual(words(B_WEIGHT_OVERRIDE, B_ADMIN, B_ADMIN_DEADLINE_MS), [-1, ADMIN_ENABLED, -1]);
-  assert.deepEqual(words(B_EXISTING, B_HEALTH, B_FLOWS), [EXISTING_KEEP, HEALTH_UP, 0]);
+  assert.deepEqual(words(B_EXISTING, B_HEALTH), [EXISTING_KEEP, HEALTH_UP]);
   assert.deepEqual(words(B_RULES, B_RULES_DEADLINE_MS), [0 | (1 << 2) | (2 << 4) | (1 << 6), 1234]);
   assert.equal(
     keyText(views, "backendKeys", udp.backends[1]!.slot),
@@ -171,15 +171,15 @@ test("overrides, health, counters and cursors of what stays are left alone", () 
   const slot = slotOf(before);
   const at = backendSlotWord(views, slot);
   setSlot(views, slot, { admin: ADMIN_DRAINED, weightOverride: 9, flows: 5 });
-  views.f64[(at >> 1) + BF_CONNECTIONS] = 77;
-  views.i32[serviceSlotWord(views, before.services[0]!.slot) + V_CURSOR] = 1;
+  views.f64[(backendRunWord(views, 0, slot) >> 1) + BF_CONNECTIONS] = 77;
+  views.i32[serviceRunWord(views, 0, before.services[0]!.slot) + V_CURSOR] = 1;
   const backends = web.backends.map((one) => ({ ...one, weight: 4 }));
   const after = assign(views, service("new", {}), { ...web, backends });
   assert.equal(slotOf(after, 1), slot);
-  const words = [B_ADMIN, B_WEIGHT_OVERRIDE, B_FLOWS, B_WEIGHT].map((word) => views.i32[at + word]);
-  assert.deepEqual(words, [ADMIN_DRAINED, 9, 5, 4]);
-  assert.equal(views.f64[(at >> 1) + BF_CONNECTIONS], 77);
-  assert.equal(views.i32[serviceSlotWord(views, after.services[1]!.slot) + V_CURSOR], 1);
+  const words = [B_ADMIN, B_WEIGHT_OVERRIDE, B_WEIGHT].map((word) => views.i32[at + word]);
+  assert.deepEqual(words, [ADMIN_DRAINED, 9, 4]);
+  assert.equal(views.f64[(backendRunWord(views, 0, slot) >> 1) + BF_CONNECTIONS], 77);
+  assert.equal(views.i32[serviceRunWord(views, 0, after.services[1]!.slot) + V_CURSOR], 1);
 });
 
 test("a new user of a slot finds nothing of the one before, but the next generation", () => {
@@ -188,7 +188,7 @@ test("a new user of a slot finds nothing of the one before, but the next generat
   const slot = slotOf(first);
   const at = backendSlotWord(views, slot);
   setSlot(views, slot, { admin: ADMIN_DRAINED, weightOverride: 0 });
-  views.f64[(at >> 1) + BF_CONNECTIONS] = 77;
+  views.f64[(backendRunWord(views, 0, slot) >> 1) + BF_CONNECTIONS] = 77;
   const generation = views.i32[at + B_GENERATION]!;
   // What is taken away may be in the bank in use, so it is free from the next call on.
   const other = service("web", { backends: [backend("10.20.0.12:80")] });
@@ -215,7 +215,7 @@ test("a new user of a slot finds nothing of the one before, but the next generat
     words.map((word) => views.i32[at + word]),
     [generation + 1, ADMIN_ENABLED, -1, HEALTH_STARTING, 0],
   );
-  assert.equal(views.f64[(at >> 1) + BF_CONNECTIONS], 0);
+  assert.equal(views.f64[(backendRunWord(views, 0, slot) >> 1) + BF_CONNECTIONS], 0);
 });
 
 test("a definition that could not be published: the one that is put back finds its slots again", () => {
@@ -412,7 +412,7 @@ test("property: numbers stay, are not used again while flows refer to them, and 
           const at = backendSlotWord(views, known.slot);
           assert.equal(views.i32[at + B_GENERATION], known.generation);
           assert.equal(views.i32[at + B_CONFIGURED], known.configured ? 1 : 0);
-          assert.equal(views.i32[at + B_FLOWS], known.flows);
+          assert.equal(backendFlows(views, known.slot), known.flows);
         }
         assert.deepEqual(
           usedBackendSlots(views),

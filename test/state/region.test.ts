@@ -4,14 +4,12 @@ import { AlreadyRunningError, StateError } from "../../src/base/errors.ts";
 import { layoutHash } from "../../src/state/header.ts";
 import {
   H_BANK_PUBLISHED,
-  H_BATCHES,
-  H_DEATHS,
-  H_HOP_REQUESTS,
   H_LAYOUT_HASH,
   H_MAGIC,
   H_OWNER_PID,
   H_READY,
   H_RUN,
+  H_RUN_WORDS,
   H_SECRET,
   H_SERVICES,
   H_STARTED_TICK,
@@ -23,6 +21,9 @@ import {
   planRegion,
   RUN_BEGUN,
   RUN_ENDED,
+  W_BATCHES,
+  W_HOP_REQUESTS,
+  WORKER_WORDS,
 } from "../../src/state/layout.ts";
 import { attachRegion, defaultStateFile } from "../../src/state/region.ts";
 import { createMemoryMapper } from "./memory-mapper.ts";
@@ -95,16 +96,19 @@ test("an orderly end and a death are told apart", () => {
 
 test("what belonged to the process that was is cleared; the secret stays", () => {
   const mapper = createMemoryMapper();
-  const { i32 } = openSample(mapper).views;
+  const { i32, layout } = openSample(mapper).views;
   const secret = i32.slice(H_SECRET, H_SECRET + 2);
   i32[H_BANK_PUBLISHED] = 9;
   i32[H_STOP] = 1;
-  i32[H_BATCHES] = 1234;
-  i32[H_HOP_REQUESTS + 5] = 77;
+  i32[layout.workerWord + W_BATCHES] = 1234;
+  i32[layout.workerWord + W_HOP_REQUESTS + 5] = 77;
   mapper.kill();
   const next = openSample(mapper, { random: (bytes) => new Uint8Array(bytes).fill(0xee) });
   assert.deepEqual(next.views.i32.slice(H_SECRET, H_SECRET + 2), secret);
-  assert.ok(next.views.i32.subarray(H_DEATHS + 2, HEADER_WORDS).every((word) => word === 0));
+  assert.ok(next.views.i32.subarray(H_RUN_WORDS, HEADER_WORDS).every((word) => word === 0));
+  const { workerWord } = layout;
+  const own = next.views.i32.subarray(workerWord, workerWord + WORKER_WORDS);
+  assert.ok(own.every((word) => word === 0));
 });
 
 test("a file off tmpfs is refused: path, and what to set", () => {
@@ -134,7 +138,8 @@ test("another layout version is refused in a sentence that says what to do", () 
   const before = words(mapper).slice();
   assert.equal(
     refusal(mapper),
-    "state file /run/headgate/state: has layout version 2, this headgate knows version 1; " +
+    `state file /run/headgate/state: has layout version ${LAYOUT_VERSION + 1}, ` +
+      `this headgate knows version ${LAYOUT_VERSION}; ` +
       "start the release that made it, or move the file away (its flows end then) and start again",
   );
   assert.deepEqual(words(mapper), before);
@@ -294,15 +299,15 @@ test("a process that dies while it takes over has died", () => {
 test("a worker attaches to the region that control has opened, and to no other", () => {
   const mapper = createMemoryMapper();
   const region = openSample(mapper);
-  const attached = attachRegion(mapper, PATH, SIZE);
-  region.views.i32[H_BATCHES] = 99;
-  assert.equal(attached.views.i32[H_BATCHES], 99);
+  const attached = attachRegion(mapper, PATH, SIZE, 0);
+  region.views.i32[region.views.layout.workerWord + W_BATCHES] = 99;
+  assert.equal(attached.views.i32[region.views.layout.workerWord + W_BATCHES], 99);
   attached.close();
   const held = mapper.held();
-  assert.throws(() => attachRegion(mapper, PATH, { ...SIZE, backends: 17 }), StateError);
-  assert.throws(() => attachRegion(mapper, "/run/headgate/none", SIZE), StateError);
+  assert.throws(() => attachRegion(mapper, PATH, { ...SIZE, backends: 17 }, 0), StateError);
+  assert.throws(() => attachRegion(mapper, "/run/headgate/none", SIZE, 0), StateError);
   region.views.i32[H_READY] = 0;
-  assert.throws(() => attachRegion(mapper, PATH, SIZE), /expected the region that this gateway/);
+  assert.throws(() => attachRegion(mapper, PATH, SIZE, 0), /expected the region that this gateway/);
   assert.equal(mapper.held(), held);
 });
 
@@ -313,6 +318,7 @@ test("the layout hash differs with every capacity", () => {
     { ...SIZE, services: 5 },
     { ...SIZE, backends: 17 },
     { ...SIZE, hashSlots: 65 },
+    { ...SIZE, workers: 2 },
   ].map((size) => layoutHash(planRegion(size)));
   assert.equal(new Set(hashes).size, hashes.length);
 });

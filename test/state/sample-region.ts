@@ -16,13 +16,20 @@ import {
   V_USED,
   VF_CONNECTIONS,
 } from "../../src/service/backend-slots.ts";
+import { backendRunWord, serviceRunWord } from "../../src/service/runs.ts";
 import { KEY_BYTES, type RegionSize, type RegionViews } from "../../src/state/layout.ts";
 import { openRegion, type Region, type RegionOptions } from "../../src/state/region.ts";
 import { BACKEND, distinctFlow, insertSample, type SampleFlow } from "../flow/sample-flows.ts";
 import type { MemoryMapper } from "./memory-mapper.ts";
 
 export const PATH = "/run/headgate/state";
-export const SIZE: RegionSize = { flowCapacity: 64, services: 4, backends: 16, hashSlots: 64 };
+export const SIZE: RegionSize = {
+  flowCapacity: 64,
+  services: 4,
+  backends: 16,
+  hashSlots: 64,
+  workers: 1,
+};
 
 /** An hour between the starts, so that deaths are far apart, unless the test sets the tick. */
 let starts = 0;
@@ -61,7 +68,7 @@ export function useBackend(views: RegionViews, slot: number, service = 0): void 
   i32[at + B_WEIGHT] = 10;
   i32[at + B_WEIGHT_OVERRIDE] = slot;
   i32[at + B_HEALTH] = HEALTH_UP;
-  f64[(at >> 1) + BF_CONNECTIONS] = 100 + slot;
+  f64[(backendRunWord(views, 0, slot) >> 1) + BF_CONNECTIONS] = 100 + slot;
   const key = new TextEncoder().encode(`web tcp backend ${slot}`);
   u8[layout.backendKeys.at + slot * KEY_BYTES] = key.length;
   u8.set(key, layout.backendKeys.at + slot * KEY_BYTES + 2);
@@ -70,7 +77,7 @@ export function useBackend(views: RegionViews, slot: number, service = 0): void 
 export function useService(views: RegionViews, slot: number): void {
   const at = serviceWord(views, slot);
   views.i32[at + V_USED] = 1;
-  views.f64[(at >> 1) + VF_CONNECTIONS] = 1000 + slot;
+  views.f64[(serviceRunWord(views, 0, slot) >> 1) + VF_CONNECTIONS] = 1000 + slot;
   views.u8.set([3, 0, 0x77, 0x65, 0x62 + slot], views.layout.serviceKeys.at + slot * KEY_BYTES);
 }
 

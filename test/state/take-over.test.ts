@@ -6,7 +6,9 @@ import { createRandom } from "../../src/base/random.ts";
 import { recordIsSound } from "../../src/flow/check-record.ts";
 import {
   F_BACKEND,
+  F_BACKEND_REPLY_PORTS,
   F_CLIENT_ADDR,
+  F_CLIENT_VIP_PORTS,
   F_STATE,
   F_VERSION,
   FLAG_ACTIVE,
@@ -15,29 +17,42 @@ import {
   STATE_SYN_SENT,
 } from "../../src/flow/flow-record.ts";
 import { createFlowTable } from "../../src/flow/flow-table.ts";
+import { OWNER_ADDRESS_ONLY, OWNER_PORT_COUNTS, ownerOfClient } from "../../src/flow/owner.ts";
 import {
-  B_ACTIVE,
   B_ADMIN,
-  B_FLOWS,
   B_GENERATION,
   B_PROTOCOL,
   B_SERVICE,
   B_USED,
   B_WEIGHT_OVERRIDE,
   BACKEND_WORDS,
+  BF_CONNECTIONS,
   BF_PACKETS_IN,
+  R_FLOWS,
   SERVICE_SLOT_WORDS,
   V_CURSOR,
   V_USED,
 } from "../../src/service/backend-slots.ts";
 import {
+  backendActive,
+  backendFlows,
+  backendRunWord,
+  backendTotal,
+  serviceRunWord,
+} from "../../src/service/runs.ts";
+import {
+  H_FLOWS_SCATTERED,
+  H_OWNER_PORT_MASK,
   H_READY,
   H_SECRET,
   KEY_BYTES,
   type RegionSize,
   type RegionViews,
+  viewShard,
+  W_FLOWS_USED,
 } from "../../src/state/layout.ts";
 import type { Region } from "../../src/state/region.ts";
+import { counterTotal } from "../../src/state/shards.ts";
 import { findOriginal, findReply, insertSample } from "../flow/sample-flows.ts";
 import { createMemoryMapper } from "./memory-mapper.ts";
 import {
@@ -50,6 +65,7 @@ import {
   SIZE,
   serviceWord,
   useBackend,
+  useService,
 } from "./sample-region.ts";
 
 // Goal: the next process goes on with what is whole, and follows nothing else.
@@ -62,14 +78,26 @@ function counts(region: Region): readonly number[] {
 
 /** Every flow is sound, indexed, and counted in a slot that is in use with its generation. */
 function checkRegion(views: RegionViews): number {
-  const { i32, layout } = views;
-  const table = createFlowTable(views);
+  const { layout } = views;
   const flows = new Int32Array(layout.backends);
   const active = new Int32Array(layout.backends);
+  const live = layout.shards.reduce(
+    (sum, { worker }) => sum + checkShard(viewShard(views, worker), flows, active),
+    0,
+  );
+  for (let slot = 0; slot < layout.backends; slot++) {
+    assert.equal(backendFlows(views, slot), flows[slot], `flows of slot ${slot}`);
+    assert.equal(backendActive(views, slot), active[slot], `active flows of slot ${slot}`);
+  }
+  return live;
+}
+
+function checkShard(views: RegionViews, flows: Int32Array, active: Int32Array): number {
+  const { i32, layout } = views;
+  const table = createFlowTable(views);
   let live = 0;
   for (let row = 0; row < layout.flowCapacity; row++) {
     const at = table.word(row);
-    assert.equal(i32[at + F_VERSION]! & 1, 0, "no record is half-written");
     if (i32[at + F_STATE] === STATE_FREE) continue;
     live++;
     assert.ok(recordIsSound(i32, at), `row ${row}`);
@@ -84,10 +112,6 @@ function checkRegion(views: RegionViews): number {
     if ((word(F_STATE) & FLAG_ACTIVE) !== 0) active[slot]!++;
   }
   assert.equal(table.used(), live);
-  for (let slot = 0; slot < layout.backends; slot++) {
-    assert.equal(i32[backendWord(views, slot) + B_FLOWS], flows[slot], `B_FLOWS of slot ${slot}`);
-    assert.equal(i32[backendWord(views, slot) + B_ACTIVE], active[slot], `B_ACTIVE of ${slot}`);
-  }
   return live;
 }
 
@@ -95,11 +119,13 @@ function checkRegion(views: RegionViews): number {
 function records(views: RegionViews): Map<string, string> {
   const { i32, layout } = views;
   const all = new Map<string, string>();
-  for (let row = 0; row < layout.flowCapacity; row++) {
-    const at = (layout.flows.at >> 2) + row * FLOW_WORDS;
-    if (i32[at + F_STATE] === STATE_FREE) continue;
-    const words = i32.subarray(at + 1, at + FLOW_WORDS);
-    all.set(words.subarray(1, 4).join(), words.join());
+  for (const { flows, flowCapacity } of layout.shards) {
+    for (let row = 0; row < flowCapacity; row++) {
+      const at = (flows.at >> 2) + row * FLOW_WORDS;
+      if (i32[at + F_STATE] === STATE_FREE) continue;
+      const words = i32.subarray(at + 1, at + FLOW_WORDS);
+      all.set(words.subarray(1, 4).join(), words.join());
+    }
   }
   return all;
 }
@@ -120,7 +146,7 @@ test("every flow goes on after a kill, at its row, with slots, keys and counters
   views.f64[(views.layout.counters.at >> 3) + 5] = 12_345;
   const before = records(views);
   // Whatever the worker has counted, the take-over counts again.
-  views.i32[backendWord(views, 2) + B_FLOWS] = -7;
+  views.i32[backendRunWord(views, 0, 2) + R_FLOWS] = -7;
   const slot = slotBytes(views, 1);
   mapper.kill();
   const region = openSample(mapper);
@@ -129,7 +155,6 @@ test("every flow goes on after a kill, at its row, with slots, keys and counters
   assert.deepEqual(records(region.views), before);
   assert.equal(checkRegion(region.views), 58);
   assert.equal(region.views.f64[(region.views.layout.counters.at >> 3) + 5], 12_345);
-  region.views.i32[backendWord(region.views, 1) + B_FLOWS] = 0;
   assert.deepEqual(slotBytes(region.views, 1), slot);
   const next = createFlowTable(region.views);
   assert.equal(findOriginal(next, flows[0]!), 0);
@@ -222,13 +247,13 @@ for (const flowCapacity of [SIZE.flowCapacity, SIZE.flowCapacity + 1]) {
     populate(views, 4);
     const counters = views.layout.counters.at >> 3;
     views.f64.set([Number.NaN, Number.POSITIVE_INFINITY, -1, 42], counters);
-    const packets = (backendWord(views, 3) >> 1) + BF_PACKETS_IN;
+    const packets = (backendRunWord(views, 0, 3) >> 1) + BF_PACKETS_IN;
     views.f64[packets] = Number.NaN;
     mapper.kill();
     const next = openSample(mapper, { size: { ...SIZE, flowCapacity } }).views;
     const at = next.layout.counters.at >> 3;
     assert.deepEqual([...next.f64.subarray(at, at + 4)], [0, 0, 0, 42]);
-    assert.equal(next.f64[(backendWord(next, 3) >> 1) + BF_PACKETS_IN], 0);
+    assert.equal(next.f64[(backendRunWord(next, 0, 3) >> 1) + BF_PACKETS_IN], 0);
   });
 }
 
@@ -237,13 +262,13 @@ test("more rows, slots and services: every flow is moved, slots keep their numbe
   const { views } = openSample(mapper);
   const { table } = populate(views, 60);
   table.remove(30);
-  views.i32[serviceWord(views, 3) + V_CURSOR] = 11;
+  views.i32[serviceRunWord(views, 0, 3) + V_CURSOR] = 11;
   views.f64[(views.layout.counters.at >> 3) + 5] = 6;
   views.u8[views.layout.samples.at + 3] = 9;
   const before = records(views);
   const secret = views.i32.slice(H_SECRET, H_SECRET + 2);
   mapper.kill();
-  const size = { flowCapacity: 1000, services: 9, backends: 40, hashSlots: 128 };
+  const size = { flowCapacity: 1000, services: 9, backends: 40, hashSlots: 128, workers: 1 };
   const region = openSample(mapper, { size });
   assert.equal(region.report.kind, "resized");
   assert.equal(region.report.previousClean, false);
@@ -251,10 +276,9 @@ test("more rows, slots and services: every flow is moved, slots keep their numbe
   assert.deepEqual(records(region.views), before);
   assert.equal(checkRegion(region.views), 59);
   assert.deepEqual(region.views.i32.slice(H_SECRET, H_SECRET + 2), secret);
-  assert.equal(region.views.i32[serviceWord(region.views, 3) + V_CURSOR], 11);
+  assert.equal(region.views.i32[serviceRunWord(region.views, 0, 3) + V_CURSOR], 11);
   assert.equal(region.views.f64[(region.views.layout.counters.at >> 3) + 5], 6);
   assert.equal(region.views.u8[region.views.layout.samples.at + 3], 9);
-  region.views.i32[backendWord(region.views, 5) + B_FLOWS] = 0;
   assert.deepEqual(slotBytes(region.views, 5), slotBytes(views, 5));
   assert.deepEqual([...mapper.files.keys()], [PATH]);
   region.close();
@@ -304,6 +328,71 @@ test("damage is found when flows are moved, too", () => {
   const region = openSample(mapper, { size: { ...SIZE, flowCapacity: 65 } });
   assert.deepEqual(counts(region), [7, 5, 0, 1]);
   checkRegion(region.views);
+});
+
+test("another number of workers: each flow goes to its owner, and every sum stays", () => {
+  const mapper = createMemoryMapper();
+  const { views } = openSample(mapper);
+  const { table } = populate(views, 20);
+  const snat = { address: 0x0a140064, port: 0 };
+  for (let id = 100; id < 120; id++) {
+    insertSample(table, flowOf(id % 16, id, { snat: { ...snat, port: 2000 + id } }));
+  }
+  views.f64[(views.layout.counters.at >> 3) + 5] = 6;
+  const before = records(views);
+  const packets = (at: RegionViews): number => backendTotal(at, 3, BF_CONNECTIONS);
+  const counted = packets(views);
+  for (const workers of [3, 16, 2, 2, 1]) {
+    mapper.kill();
+    const region = openSample(mapper, { size: { ...SIZE, flowCapacity: 1024, workers } });
+    assert.deepEqual(counts(region), [40, 0, 0, 0]);
+    assert.deepEqual(records(region.views), before);
+    assert.equal(checkRegion(region.views), 40);
+    assert.equal(counterTotal(region.views, 5), 6);
+    assert.equal(packets(region.views), counted);
+    const { i32, layout } = region.views;
+    let scattered = 0;
+    for (const { worker, flows, flowCapacity } of layout.shards) {
+      for (let row = 0; row < flowCapacity; row++) {
+        const at = (flows.at >> 2) + row * FLOW_WORDS;
+        if (i32[at + F_STATE] === STATE_FREE) continue;
+        const ports = i32[at + F_CLIENT_VIP_PORTS]! >>> 16;
+        const client = i32[at + F_CLIENT_ADDR]!;
+        const [k0, k1] = i32.subarray(H_SECRET, H_SECRET + 2);
+        const owner = ownerOfClient(k0!, k1!, client, ports, OWNER_PORT_COUNTS, workers);
+        assert.equal(worker, owner);
+        const replyPort = i32[at + F_BACKEND_REPLY_PORTS]! & 0xffff;
+        if (((i32[at + F_STATE]! >>> 16) & 0xff) === 1 && replyPort % workers !== worker)
+          scattered++;
+      }
+    }
+    assert.equal(i32[H_FLOWS_SCATTERED], scattered > 0 ? 1 : 0);
+    assert.equal(scattered > 0, workers > 1);
+  }
+});
+
+test("another owner of flows moves them, also among as many workers", () => {
+  const mapper = createMemoryMapper();
+  const size = { ...SIZE, flowCapacity: 1024, workers: 4 };
+  const { views } = openSample(mapper, { size });
+  views.i32[H_OWNER_PORT_MASK] = OWNER_PORT_COUNTS;
+  for (let slot = 0; slot < 16; slot++) useBackend(views, slot);
+  for (let service = 0; service < 4; service++) useService(views, service);
+  // One client, many ports: all go to one worker once the address alone decides.
+  const table = createFlowTable(views);
+  for (let id = 0; id < 20; id++) insertSample(table, flowOf(3, id));
+  mapper.kill();
+  const region = openSample(mapper, { size, ownerPortMask: OWNER_ADDRESS_ONLY });
+  assert.equal(region.report.kind, "resized");
+  assert.deepEqual(counts(region), [20, 0, 0, 0]);
+  checkRegion(region.views);
+  const used = region.views.layout.shards.map(
+    ({ workerWord }) => region.views.i32[workerWord + W_FLOWS_USED]!,
+  );
+  assert.deepEqual(
+    used.toSorted((a, b) => b - a),
+    [20, 0, 0, 0],
+  );
 });
 
 test("a process that dies at any step of a resize leaves the flows to the next one", () => {
@@ -418,7 +507,7 @@ test("a slot that is used again does not take the flows of the one before", () =
   mapper.kill();
   const region = openSample(mapper);
   assert.deepEqual(counts(region), [15, 1, 0, 0]);
-  assert.equal(region.views.i32[backendWord(region.views, 5) + B_FLOWS], 0);
+  assert.equal(backendFlows(region.views, 5), 0);
 });
 
 test("a region that was never ready again has no flows to give", () => {

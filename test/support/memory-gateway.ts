@@ -10,13 +10,13 @@ import { assignSlots } from "../../src/service/slots.ts";
 import { type Hop, type HopPlan, writeHopTable } from "../../src/state/hop-table.ts";
 import {
   H_BANK_PUBLISHED,
-  H_BANK_TAKEN,
   H_HOPS_PUBLISHED,
   H_SECRET,
   planRegion,
   type RegionSize,
   type RegionViews,
   viewRegion,
+  W_BANK_TAKEN,
 } from "../../src/state/layout.ts";
 
 /** A whole data plane on frames in memory: two interfaces, clients on the first, backends behind the second. */
@@ -83,6 +83,7 @@ export function createMemoryGateway(options: MemoryGatewayOptions): MemoryGatewa
     services: 32,
     backends: 256,
     hashSlots: 262144,
+    workers: 1,
     ...options.size,
   };
   const layout = planRegion(size);
@@ -125,7 +126,7 @@ export function createMemoryGateway(options: MemoryGatewayOptions): MemoryGatewa
   }
 
   function counters(): Record<string, number> {
-    const at = layout.counters.at >> 3;
+    const at = views.layout.counters.at >> 3;
     const all: Record<string, number> = { received: views.f64[at + C_RECEIVED]! };
     VERDICT_NAMES.forEach((name, index) => {
       all[name] = views.f64[at + C_RECEIVED + 1 + index]!;
@@ -149,7 +150,8 @@ export function createMemoryGateway(options: MemoryGatewayOptions): MemoryGatewa
   publish();
   const datapath = createDatapath({ device, views, fastLane: options.fastLane ?? true });
   datapath.runBatch(0);
-  if (views.i32[H_BANK_TAKEN] !== bank) throw new Error("the bank was not taken");
+  if (views.i32[views.layout.workerWord + W_BANK_TAKEN] !== bank)
+    throw new Error("the bank was not taken");
   return {
     device,
     views,

@@ -80,8 +80,12 @@ function checkInterfaces(definition: GatewayDefinition, facts: HostFacts, report
 
 function checkRoom(definition: GatewayDefinition, facts: HostFacts, report: Report): void {
   const { stateFile } = facts;
-  const { flows, limits } = definition;
-  const { bytes } = planRegion({ flowCapacity: flows.capacity, ...limits });
+  const { device, flows, limits } = definition;
+  const { bytes } = planRegion({
+    flowCapacity: flows.capacity,
+    ...limits,
+    workers: device.workers,
+  });
   if (!stateFile.isTmpfs) {
     const message = `expected a file on tmpfs, got ${stateFile.path}, which is on another file system`;
     report(["flows", "stateFile"], message);

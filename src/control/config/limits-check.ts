@@ -1,13 +1,13 @@
 import { SNAT_ADDRESSES_MAX } from "../../base/limits.ts";
 import { sourceHashSize } from "../../scheduler/source-hash-table.ts";
 import type { PortRange } from "../../service/definition.ts";
-import { bankSize, type RegionSize, VIP_INTERVALS_PER_SERVICE } from "../../state/layout.ts";
+import { bankSize, VIP_INTERVALS_PER_SERVICE } from "../../state/layout.ts";
 import type { CheckedService, CrossCheck } from "./cross-check.ts";
 import { precisionOf } from "./overlap-check.ts";
 
 /** Does everything fit in the room that `limits` takes at start? */
 export function checkLimits({ reading, services, report }: CrossCheck): void {
-  const { limits, flows, snat } = reading.values;
+  const { limits, snat } = reading.values;
   const limitAt = (key: keyof typeof limits): string => {
     const path = ["limits", key];
     const place = reading.source.has(path) ? reading.source.reference(path) : "the default";
@@ -20,8 +20,7 @@ export function checkLimits({ reading, services, report }: CrossCheck): void {
     report(["snat", "addresses"], message);
   }
   // The first service that does not fit any more is named, once for each limit.
-  const size: RegionSize = { flowCapacity: flows.capacity, ...limits };
-  const bank = bankSize(size);
+  const bank = bankSize(limits);
   const room = [
     { key: "services", path: "protocol", what: "service slots", need: protocolCount },
     { key: "backends", path: "backends", what: "backend slots", need: backendSlots },

@@ -20,7 +20,13 @@ services:
       - { address: 10.20.0.11, port: 80 }
 `;
 const TUN = PACKET.replace("type: packet, interfaces: [eth0, eth1]", "type: tun");
-const BYTES = planRegion({ flowCapacity: 1000, services: 4, backends: 8, hashSlots: 66_000 }).bytes;
+const BYTES = planRegion({
+  flowCapacity: 1000,
+  services: 4,
+  backends: 8,
+  hashSlots: 66_000,
+  workers: 1,
+}).bytes;
 
 function facts(changes: Partial<HostFacts> = {}): HostFacts {
   return {
