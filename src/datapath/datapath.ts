@@ -62,6 +62,7 @@ import { createFragmenter } from "./fragment.ts";
 import { createHops } from "./hops.ts";
 import { createIcmp } from "./icmp.ts";
 import { createOutput, ORIGINATED } from "./output.ts";
+import { createPartialChecksums } from "./partial.ts";
 import { createProcessor } from "./process.ts";
 import { createReply } from "./reply.ts";
 import { createSamples } from "./samples.ts";
@@ -134,6 +135,7 @@ export function createDatapath(options: DatapathOptions): Datapath {
   const balancer = createBalancer(context, flows, reply, counters);
   const arp = createArp(context, addresses, output, counters);
   const icmp = createIcmp(context, addresses, hops, output, counters);
+  const partial = createPartialChecksums(context);
   const processor = createProcessor(
     context,
     addresses,
@@ -144,9 +146,10 @@ export function createDatapath(options: DatapathOptions): Datapath {
     balancer,
     translator,
     output,
+    partial,
     counters,
   );
-  const fastLane = createFastLane(context, output);
+  const fastLane = createFastLane(context, output, partial);
   const expiry = createExpiry(context, flows, output, counters);
   const samples = createSamples(context);
 

@@ -86,6 +86,7 @@ import {
 import { UDP_CHECKSUM_AT, UDP_HEADER_BYTES } from "../wire/udp.ts";
 import { type Context, R_BANK, R_HOPS, R_SERVICES, R_TICK } from "./context.ts";
 import type { Output } from "./output.ts";
+import type { PartialChecksums } from "./partial.ts";
 import { FORWARDED } from "./verdict.ts";
 
 /**
@@ -173,15 +174,20 @@ const BUCKET_WORDS = BUCKET_BYTES >> 2;
 const BACKEND_DOUBLES = BACKEND_RUN_WORDS >> 1;
 const SERVICE_DOUBLES = SERVICE_RUN_WORDS >> 1;
 
-export function createFastLane(context: Context, output: Output): FastLane {
-  const { f64, i32, layout, registers, rx, view } = context;
+export function createFastLane(
+  context: Context,
+  output: Output,
+  partial: PartialChecksums,
+): FastLane {
+  const { device, f64, i32, layout, registers, rx, view } = context;
+  const isXdp = device.type === "xdp";
   const flowsWord = layout.flows.at >> 2;
   const indexWord = layout.flowIndex.at >> 2;
   const bucketMask = layout.flowBuckets - 1;
   const slots = layout.backendSlots.at >> 2;
   const backendRuns = layout.backendRuns.at >> 3;
   const serviceRuns = layout.serviceRuns.at >> 3;
-  const interfaceCount = context.device.interfaces.length;
+  const interfaceCount = device.interfaces.length;
   const notes = new Int32Array(BATCH_FRAMES_MAX * NOTE_WORDS);
   /** What the touching loads read goes here, so that the compiler keeps them. */
   const sink = new Int32Array(1);
@@ -254,6 +260,7 @@ export function createFastLane(context: Context, output: Output): FastLane {
       } else {
         continue;
       }
+      if (isXdp) partial.mark(word, ipAt, l4At, l4Bytes, protocol);
       const ports = view.getInt32(l4At);
       notes[note + N_ROW] = 0;
       notes[note + N_HASH] = flowHash(k0, k1, protocol, source, destination, ports);
