@@ -100,6 +100,8 @@ class FrameIo : public SharedOwner {
   size_t spare_bytes = 0;
   std::vector<InterfaceInfo> interfaces;
   double calls = 0;
+  // Microseconds that a receive looks for frames before it blocks, when the last one had some.
+  int spin_us = 0;
 
  protected:
   Descriptor* rx() const { return reinterpret_cast<Descriptor*>(memory.at() + kRxAt); }
@@ -114,6 +116,27 @@ class FrameIo : public SharedOwner {
                                                 static_cast<uint64_t>(now.tv_nsec) / 1000000);
     memcpy(memory.at() + kTickAt, &tick, sizeof tick);
     return tick;
+  }
+
+  // Called when frames came: the next wait may spin.
+  void NoteFrames() { had_frames_ = true; }
+  bool MaySpin() const { return spin_us > 0 && had_frames_; }
+  // Calls `look` until it is true or the time to spin is over; then the next wait blocks at once,
+  // until frames come again.
+  template <typename Look>
+  bool SpinUntil(Look look) {
+    timespec now{};
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    const int64_t end = NanosecondsOf(now) + static_cast<int64_t>(spin_us) * 1000;
+    do {
+      for (int looks = 0; looks < kLooksPerClock; looks += 1) {
+        if (look()) return true;
+        Relax();
+      }
+      clock_gettime(CLOCK_MONOTONIC, &now);
+    } while (NanosecondsOf(now) < end);
+    had_frames_ = false;
+    return false;
   }
 
   // True when [at, at + bytes) lies behind the batch and inside the memory: a wrong descriptor is
@@ -173,6 +196,23 @@ class FrameIo : public SharedOwner {
     if (plain == MAP_FAILED) return {errno, "mmap", "frame memory"};
     return {};
   }
+
+ private:
+  static constexpr int kLooksPerClock = 16;
+
+  static int64_t NanosecondsOf(const timespec& time) {
+    return static_cast<int64_t>(time.tv_sec) * 1'000'000'000 + time.tv_nsec;
+  }
+  // Lets the other thread of the core work, and saves power.
+  static void Relax() {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    asm volatile("yield");
+#endif
+  }
+
+  bool had_frames_ = false;
 };
 
 // The JavaScript object of a device: memory, places in it, interfaces and four functions. Takes

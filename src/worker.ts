@@ -8,6 +8,7 @@ import type { FrameDevice } from "./device/device.ts";
 import { openPacket } from "./device/packet.ts";
 import { createRegionMapper } from "./device/region.ts";
 import { openTun } from "./device/tun.ts";
+import { openXdp, type XdpDevice } from "./device/xdp.ts";
 import { H_STOP, type RegionViews } from "./state/layout.ts";
 import { attachRegion } from "./state/region.ts";
 
@@ -24,9 +25,21 @@ const IDLE_WAIT_MS = 10;
 const MISSED_INTERVAL_MS = 1000;
 
 function openDevice(options: WorkerOptions["device"]): FrameDevice {
-  return options.type === "tun"
-    ? openTun({ name: options.name, wakeFd: options.wakeFd })
-    : openPacket({ interfaces: [...options.interfaces], wakeFd: options.wakeFd });
+  switch (options.type) {
+    case "tun":
+      return openTun({ name: options.name, wakeFd: options.wakeFd });
+    case "packet":
+      return openPacket({ interfaces: [...options.interfaces], wakeFd: options.wakeFd });
+    case "xdp":
+      return openXdp(options);
+  }
+}
+
+/** What control writes into the log of a device. */
+function aboutDevice(device: FrameDevice): Readonly<Record<string, boolean>> {
+  if (device.type !== "xdp") return {};
+  const { txMetadata, zeroCopy } = device as XdpDevice;
+  return { zero_copy: zeroCopy, tx_metadata: txMetadata };
 }
 
 /** Open everything, say so, and begin when control says "go": the guard and bank 1 come first. */
@@ -50,6 +63,7 @@ function start(port: MessagePort, options: WorkerOptions): void {
   port.postMessage({
     kind: "started",
     interfaces: device.interfaces.map(({ name, index, mac, mtu }) => ({ name, index, mac, mtu })),
+    about: aboutDevice(device),
   } satisfies FromWorker);
 }
 

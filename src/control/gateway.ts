@@ -140,7 +140,7 @@ async function compose(
   const sampleRates = (): void => rates.sample(performance.now(), readings.totals());
   sampleRates();
   every(RATE_INTERVAL_MS, undo, sampleRates);
-  if (definition.device.type === "packet") {
+  if (definition.device.type !== "tun") {
     every(HOP_REQUEST_INTERVAL_MS, undo, host.serveHopRequests);
   }
   keepHouse(ground, control, log, undo);

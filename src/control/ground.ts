@@ -9,6 +9,7 @@ import {
   C_FLOWS_TAKE_OVER_NO_ROOM,
   C_FLOWS_TAKEN_OVER,
 } from "../datapath/counters.ts";
+import { receiveQueues } from "../device/xdp.ts";
 import { hostAddresses } from "../host/addresses.ts";
 import { findInterfaces } from "../host/interfaces.ts";
 import type { GatewayDefinition } from "../service/definition.ts";
@@ -19,6 +20,7 @@ import { type AdminServer, claimAdminSocket } from "./admin/server.ts";
 import { checkHost } from "./config/host-check.ts";
 import { createHostParts, type HostParts } from "./host-side.ts";
 import { startWorker, type WorkerHandle } from "./worker-host.ts";
+import type { WorkerOptions } from "./worker-protocol.ts";
 
 /** What a gateway stands on before it has services: everything that only one process can have. */
 export interface Ground {
@@ -85,7 +87,7 @@ export async function layGround(
   const wake = devices.createWake();
   undo.push(() => wake.close());
   const announce = (): void => {
-    if (device.type !== "packet" || !device.announce || views.i32[H_NODE_DRAINED] !== 0) return;
+    if (device.type === "tun" || !device.announce || views.i32[H_NODE_DRAINED] !== 0) return;
     Atomics.add(views.i32, H_ANNOUNCE_REQUESTED, 1);
     wake.wake();
   };
@@ -103,17 +105,39 @@ export async function layGround(
     {
       statePath: region.path,
       size,
-      device:
-        device.type === "tun"
-          ? { type: "tun", name: device.name, wakeFd: wake.fd }
-          : { type: "packet", interfaces: device.interfaces, wakeFd: wake.fd },
+      device: workerDevice(device, host, wake.fd),
     },
     views,
     wake.wake,
     (reason) => dieWithWorker(region, log, reason),
   );
   undo.push(() => worker.stop());
+  if (device.type === "xdp") log.info("xdp_opened", { ...worker.about });
   return { startedMs, admin, region, wake, host, worker, hosts, announce };
+}
+
+/** What the worker has to open. */
+function workerDevice(
+  device: GatewayDefinition["device"],
+  host: HostParts,
+  wakeFd: number,
+): WorkerOptions["device"] {
+  const { type, interfaces, name, spinUs, xdp } = device;
+  if (type === "tun") return { type, name, wakeFd };
+  if (type === "packet") return { type, interfaces, wakeFd };
+  return {
+    type,
+    interfaces: interfaces.map((each, index) => ({
+      name: each,
+      queues: Array.from({ length: receiveQueues(each) }, (_, queue) => queue),
+      generic: host.xdp?.generic[index] ?? false,
+    })),
+    wakeFd,
+    socketMap: host.xdp?.sockets ?? -1,
+    zeroCopy: xdp.zeroCopy,
+    busyPollUs: xdp.busyPollUs,
+    spinUs,
+  };
 }
 
 /** Give everything back, newest first; what fails is logged. */
@@ -181,7 +205,7 @@ function openState(
  * @throws ConfigError when the host speaks against the definition
  */
 async function requireHost(definition: GatewayDefinition): Promise<void> {
-  if (definition.device.type === "packet") await findInterfaces(definition.device.interfaces);
+  if (definition.device.type !== "tun") await findInterfaces(definition.device.interfaces);
   const problems = await hostProblems(definition);
   if (problems.length > 0) throw new ConfigError(problems);
 }

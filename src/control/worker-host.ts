@@ -9,6 +9,8 @@ import type { FromWorker, WorkerOptions } from "./worker-protocol.ts";
 export interface WorkerHandle {
   /** What the device said about its interfaces when it was opened. */
   readonly interfaces: readonly DeviceInterface[];
+  /** What else it said, for the log. */
+  readonly about: Readonly<Record<string, boolean>>;
   /** Begin to handle frames. Call once, when guard and bank 1 are in place. */
   go(): void;
   /** End it between two batches; its device is closed when the promise is fulfilled. */
@@ -72,6 +74,7 @@ export const startWorker: StartWorker = (options, views, wake, onDeath) =>
       started = true;
       resolve({
         interfaces: message.interfaces,
+        about: message.about,
         go: () => worker.postMessage("go"),
         stop: async () => {
           stopping = true;

@@ -1,5 +1,6 @@
 import type { ErrorCode } from "../base/errors.ts";
 import type { DeviceInterface } from "../device/device.ts";
+import type { XdpOptions } from "../device/xdp.ts";
 import type { RegionSize } from "../state/layout.ts";
 
 /** What the worker thread is started with (`workerData`). */
@@ -12,12 +13,18 @@ export interface WorkerOptions {
         readonly type: "packet";
         readonly interfaces: readonly string[];
         readonly wakeFd: number;
-      };
+      }
+    | ({ readonly type: "xdp" } & XdpOptions);
 }
 
 /** The one message that a worker posts; control answers with one message, which means "go". */
 export type FromWorker =
-  | { readonly kind: "started"; readonly interfaces: readonly DeviceInterface[] }
+  | {
+      readonly kind: "started";
+      readonly interfaces: readonly DeviceInterface[];
+      /** What there is to know of the device beside its interfaces, for the log. */
+      readonly about: Readonly<Record<string, boolean>>;
+    }
   | {
       readonly kind: "failed";
       readonly code: ErrorCode;

@@ -136,7 +136,9 @@ export const H_ANNOUNCE_DONE = 31;
 export const H_HOP_REQUESTS = 32;
 export const HOP_REQUESTS = 64;
 /** Each request is 2 words: address (int32, host order), interface index in the device's list. */
-export const HEADER_WORDS = H_HOP_REQUESTS + 2 * HOP_REQUESTS;
+/** Interfaces that partial checksums came in on, one bit each (worker writes; AF_XDP only). */
+export const H_PARTIAL_CHECKSUMS = H_HOP_REQUESTS + 2 * HOP_REQUESTS;
+export const HEADER_WORDS = H_PARTIAL_CHECKSUMS + 1;
 
 /** Words of one bank before the tables whose size follows RegionSize (service/bank.ts). */
 export const BANK_HEADER_BYTES = PAGE_BYTES;

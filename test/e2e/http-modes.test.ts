@@ -9,7 +9,7 @@ import { httpLoad, startWeb } from "../support/servers.ts";
 const REQUESTS = { 1: 3000, 2: 10_000 } as const;
 const WEB = { name: "web", protocol: "tcp", port: 80, backendPort: 8080 } as const;
 
-for (const device of ["tun", "packet"] as const) {
+for (const device of ["tun", "packet", "xdp"] as const) {
   for (const mode of ["nat", "full-nat"] as const) {
     for (const arms of [2, 1] as const) {
       const requests = REQUESTS[arms];

@@ -17,7 +17,7 @@ import { startTcpEcho } from "../support/servers.ts";
 const KILLS = Number(process.env["HEADGATE_KILLS"] ?? 5);
 const CONNECTIONS = 100;
 
-for (const device of ["packet", "tun"] as const) {
+for (const device of ["packet", "tun", "xdp"] as const) {
   for (const mode of ["nat", "full-nat"] as const) {
     const title = `${mode} ${device}: ${CONNECTIONS} connections outlive ${KILLS} kills`;
     test(title, { skip: SKIP_UNLESS_ROOT, timeout: 240_000 }, async (t) => {
