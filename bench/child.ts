@@ -1,3 +1,5 @@
+import { isMainThread } from "node:worker_threads";
+import { tuneCompiler } from "../src/datapath/compiler.ts";
 import type { MemoryCase } from "./memory/fast-path.ts";
 import { measureMemory } from "./memory/measure.ts";
 import { measureResident } from "./memory/resident.ts";
@@ -7,10 +9,10 @@ import { measureMicro } from "./micro.ts";
 /**
  * One measurement that wants a process of its own; prints its result as JSON. bench/run.ts calls it.
  *
- *   node dist/bench/child.js micro NAME SECONDS
- *   node dist/bench/child.js memory CASE ROUNDS          CASE: a MemoryCase as JSON
- *   node dist/bench/child.js workers CASE ROUNDS MILLISECONDS
- *   node dist/bench/child.js resident FLOWS
+ *   node dist/bundled/bench/child.js micro NAME SECONDS
+ *   node dist/bundled/bench/child.js memory CASE ROUNDS          CASE: a MemoryCase as JSON
+ *   node dist/bundled/bench/child.js workers CASE ROUNDS MILLISECONDS
+ *   node dist/bundled/bench/child.js resident FLOWS
  */
 const [what, first = "", ...rest] = process.argv.slice(2);
 const numbers = rest.map(Number);
@@ -30,4 +32,6 @@ async function measure(): Promise<unknown> {
   }
 }
 
-console.log(JSON.stringify(await measure()));
+// A thread that a measurement starts from this bundle has a task of its own (memory/workers.ts).
+tuneCompiler();
+if (isMainThread) console.log(JSON.stringify(await measure()));

@@ -48,7 +48,7 @@ interface Options {
 const say = (text: string): void => console.log(text);
 
 async function child<T>(...args: readonly (string | number)[]): Promise<T> {
-  const program = fileURLToPath(new URL("child.js", import.meta.url));
+  const program = fileURLToPath(new URL("../bundled/bench/child.js", import.meta.url));
   const { stdout } = await run([process.execPath, program, ...args.map(String)], {
     timeoutMs: 300_000,
   });

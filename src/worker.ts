@@ -1,8 +1,8 @@
-import { setFlagsFromString } from "node:v8";
 import { type MessagePort, parentPort, workerData } from "node:worker_threads";
 import { assert } from "./base/assert.ts";
 import { HeadgateError } from "./base/errors.ts";
 import type { FromWorker, WorkerOptions } from "./control/worker-protocol.ts";
+import { tuneCompiler } from "./datapath/compiler.ts";
 import { C_MISSED } from "./datapath/counters.ts";
 import { createDatapath } from "./datapath/datapath.ts";
 import type { FrameDevice } from "./device/device.ts";
@@ -20,16 +20,6 @@ import { attachRegion } from "./state/region.ts";
  * The loop blocks this isolate's event loop on purpose: the two threads talk through words of the
  * region's header and the eventfd that the device waits on, never by messages while frames flow.
  */
-
-/**
- * How much V8 puts into one compiled function. With its defaults (460 and 920) the hash and half of the
- * fast lane stay calls, each with its arguments on the stack: 59 ns a packet instead of 48
- * (docs/decisions/0004-one-module-for-the-worker.md).
- */
-const COMPILER_FLAGS = [
-  "--max-inlined-bytecode-size=1200",
-  "--max-inlined-bytecode-size-cumulative=4000",
-] as const;
 
 /** Longest wait for a frame: the expiry sweep and the control thread's requests go on without. */
 const IDLE_WAIT_MS = 10;
@@ -102,7 +92,7 @@ function createMissedCounter(device: FrameDevice, views: RegionViews): () => voi
   };
 }
 
-for (const flag of COMPILER_FLAGS) setFlagsFromString(flag);
+tuneCompiler();
 assert(parentPort !== null, "the worker runs as a thread of the gateway");
 try {
   start(parentPort, workerData as WorkerOptions);

@@ -22,9 +22,9 @@ import { assignSlots } from "../../src/service/slots.ts";
 import { type Hop, macHigh, macLow, writeHopTable } from "../../src/state/hop-table.ts";
 import {
   H_BANK_PUBLISHED,
-  H_FLOWS_USED,
   H_HOPS_PUBLISHED,
   type RegionViews,
+  W_FLOWS_USED,
 } from "../../src/state/layout.ts";
 import { openRegion } from "../../src/state/region.ts";
 import {
@@ -140,6 +140,7 @@ export function createFastPath(one: MemoryCase, capacity: number): FastPath {
   const region = openRegion(createRegionMapper(), {
     path: path.join(folder, "state"),
     size: {
+      workers: 1,
       flowCapacity: capacity,
       services: Math.max(32, one.services),
       backends: Math.max(256, one.services * BACKENDS_PER_SERVICE, one.backends),
@@ -298,7 +299,7 @@ export function openFlows(path: FastPath, one: MemoryCase): void {
     fields.ports = (client[1]! << 16) | VIP_PORT;
     writeFrame(store, index, fields);
   });
-  const used = path.views.i32[H_FLOWS_USED]!;
+  const used = path.views.i32[path.views.layout.workerWord + W_FLOWS_USED]!;
   if (used !== one.flows) throw new Error(`${used} of ${one.flows} flows were opened`);
   fields.tcpFlags = SYN | ACK;
   runAll(path, store, used, (row, index) => flowFrame(path, store, index, fields, row, 1));

@@ -23,12 +23,12 @@ import {
   HT_INTERFACES,
 } from "../../src/state/hop-table.ts";
 import {
-  H_BANK_TAKEN,
-  H_FLOWS_USED,
-  H_HOPS_TAKEN,
+  H_BANK_PUBLISHED,
+  H_HOPS_PUBLISHED,
   H_SECRET,
   PAGE_BYTES,
   type RegionViews,
+  W_FLOWS_USED,
 } from "../../src/state/layout.ts";
 import { compileBench } from "../compile.ts";
 import { type FrameStore, STORE_BYTES, WINDOW_FRAMES } from "./frame-store.ts";
@@ -78,12 +78,12 @@ function stateTable(): Int8Array {
 }
 
 function interfaceRows({ i32, layout }: RegionViews): Int32Array {
-  const base = layout.hops[i32[H_HOPS_TAKEN]! & 1]!.at >> 2;
+  const base = layout.hops[i32[H_HOPS_PUBLISHED]! & 1]!.at >> 2;
   return i32.slice(base + HT_INTERFACES, base + HT_INTERFACES + 8);
 }
 
 function timeoutRows({ i32, layout }: RegionViews): Int32Array {
-  const bank = layout.banks[i32[H_BANK_TAKEN]! & 1]!.at >> 2;
+  const bank = layout.banks[i32[H_BANK_PUBLISHED]! & 1]!.at >> 2;
   const services = bank + (i32[bank + BANK_SERVICES_AT]! >> 2);
   const rows = new Int32Array(layout.services * STATE_STRIDE);
   for (let service = 0; service < layout.services; service++) {
@@ -96,7 +96,7 @@ function timeoutRows({ i32, layout }: RegionViews): Int32Array {
 }
 
 function backendRows({ i32, layout }: RegionViews): Int32Array {
-  const hops = (layout.hops[i32[H_HOPS_TAKEN]! & 1]!.at + PAGE_BYTES) >> 2;
+  const hops = (layout.hops[i32[H_HOPS_PUBLISHED]! & 1]!.at + PAGE_BYTES) >> 2;
   const rows = new Int32Array(layout.backends * 8);
   for (let slot = 0; slot < layout.backends; slot++) {
     const at = (layout.backendSlots.at >> 2) + slot * BACKEND_WORDS;
@@ -133,7 +133,7 @@ function flowRows({ i32, layout }: RegionViews, flows: number): Int32Array {
 /** Write all that the reference needs: state table, interfaces, services, backends, flows, frames. */
 export function writeReferenceInput(file: string, views: RegionViews, store: FrameStore): void {
   const { i32, layout } = views;
-  const flows = i32[H_FLOWS_USED]!;
+  const flows = i32[layout.workerWord + W_FLOWS_USED]!;
   const header = new Int32Array(HEADER_WORDS);
   header.set([
     MAGIC,

@@ -1,3 +1,4 @@
+import { tuneCompiler } from "../../src/datapath/compiler.ts";
 import { listFlows } from "../../src/flow/read-flows.ts";
 import {
   ACK,
@@ -22,6 +23,7 @@ const WARM_BATCHES = 30_000;
 const STEADY_BATCHES = 20_000;
 const CLIENTS = 400;
 
+tuneCompiler();
 const gateway = createMemoryGateway({
   yaml: `
 version: 1
