@@ -74,11 +74,11 @@ export function openXdp(options: XdpOptions): XdpDevice {
       options.socketMap,
       ZERO_COPY[options.zeroCopy ?? "auto"],
       options.busyPollUs ?? 0,
-      options.spinUs ?? 0,
     );
   } catch (error) {
     throw openError(error, what);
   }
+  native.setSpin(options.spinUs ?? 0);
   const base = wrapNativeDevice(native, "xdp", 14, what);
   const rings = createXdpRings({
     ...native,
