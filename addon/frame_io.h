@@ -120,11 +120,11 @@ class FrameIo : public SharedOwner {
 
   // Called when frames came: the next wait may spin.
   void NoteFrames() { had_frames_ = true; }
-  bool MaySpin() const { return spin_us > 0 && had_frames_; }
-  // Calls `look` until it is true or the time to spin is over; then the next wait blocks at once,
-  // until frames come again.
+  // Where a wait may spin: calls `look` until it is true or the time to spin is over; then waits
+  // block at once, until frames come again.
   template <typename Look>
   bool SpinUntil(Look look) {
+    if (spin_us == 0 || !had_frames_) return false;
     timespec now{};
     clock_gettime(CLOCK_MONOTONIC, &now);
     const int64_t end = NanosecondsOf(now) + static_cast<int64_t>(spin_us) * 1000;

@@ -229,7 +229,7 @@ std::string TextOf(napi_env env, napi_value value) {
   return text;
 }
 
-// attach(interfaceIndex, pin, ordinal, generic): whether a pinned program was replaced.
+// attach(interfaceIndex, pin, ordinal, generic): 1 when a pinned program was replaced, else 0.
 napi_value CallAttach(napi_env env, napi_callback_info info) {
   const Call call(env, info);
   if (call.guard == nullptr) return nullptr;
@@ -237,9 +237,7 @@ napi_value CallAttach(napi_env env, napi_callback_info info) {
   ThrowIf(env, call.guard->Attach(call.Integer(0), TextOf(env, call.arguments[1]),
                                   static_cast<uint32_t>(call.Integer(2)), call.Integer(3) != 0,
                                   &replaced));
-  napi_value result = nullptr;
-  napi_get_boolean(env, replaced, &result);
-  return result;
+  return headgate::MakeNumber(env, replaced ? 1 : 0);
 }
 
 napi_value CallClose(napi_env env, napi_callback_info info) {

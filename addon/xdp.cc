@@ -59,7 +59,6 @@ struct XdpOptions {
   int socket_map = -1;
   ZeroCopy zero_copy = ZeroCopy::kAuto;
   int busy_poll_us = 0;
-  int spin_us = 0;
 };
 
 class XdpIo : public FrameIo {
@@ -69,7 +68,6 @@ class XdpIo : public FrameIo {
     if (!wake_.ok()) return {errno, "fcntl", "wakeFd"};
     control_ = Fd(socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
     if (!control_.ok()) return {errno, "socket", "interfaces"};
-    spin_us = options.spin_us;
     int mtu_max = 0;
     for (const XdpInterface& each : options.interfaces) {
       int mtu = 0;
@@ -232,7 +230,6 @@ class XdpIo : public FrameIo {
     uint32_t taken = 0;
     for (const XskSocket& socket : group.sockets) taken += *socket.rx.consumer;
     if (taken != std::exchange(taken_, taken)) NoteFrames();
-    if (!MaySpin()) return false;
     return SpinUntil([this] {
       for (const XskSocket& socket : group.sockets) {
         if (__atomic_load_n(socket.rx.producer, __ATOMIC_ACQUIRE) != *socket.rx.consumer) {
@@ -326,8 +323,8 @@ void AddXdp(napi_env env, napi_value device, const XdpIo& io) {
   napi_set_named_property(env, device, "zeroCopy", is_zero_copy);
 }
 
-// openXdp(interfaces, wakeFd, socketMap, zeroCopy, busyPollUs, spinUs); interfaces: {name, queues,
-// ordinal, generic} each, zeroCopy: 0 auto, 1 off, 2 require. Arguments were checked in xdp.ts.
+// openXdp(interfaces, wakeFd, socketMap, zeroCopy, busyPollUs); interfaces: {name, queues, ordinal,
+// generic} each, zeroCopy: 0 auto, 1 off, 2 require. Arguments were checked in xdp.ts.
 Napi::Value OpenXdp(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
   XdpOptions options;
@@ -348,7 +345,6 @@ Napi::Value OpenXdp(const Napi::CallbackInfo& info) {
   options.socket_map = info[2].As<Napi::Number>().Int32Value();
   options.zero_copy = static_cast<ZeroCopy>(info[3].As<Napi::Number>().Int32Value());
   options.busy_poll_us = info[4].As<Napi::Number>().Int32Value();
-  options.spin_us = info[5].As<Napi::Number>().Int32Value();
   auto* io = new XdpIo();
   if (const Failure failure = io->Open(options)) {
     io->Release();

@@ -28,9 +28,9 @@ const MISSED_INTERVAL_MS = 1000;
 function openDevice(options: WorkerOptions["device"]): FrameDevice {
   switch (options.type) {
     case "tun":
-      return openTun({ name: options.name, wakeFd: options.wakeFd });
+      return openTun(options);
     case "packet":
-      return openPacket({ interfaces: [...options.interfaces], wakeFd: options.wakeFd });
+      return openPacket(options);
     case "xdp":
       return openXdp(options);
   }

@@ -18,6 +18,7 @@ import { loadConfig } from "./config/load.ts";
 import { restartProblems } from "./config/restart-keys.ts";
 import { type Devices, type Ground, hostProblems, layGround, type Undo, unwind } from "./ground.ts";
 import { createHealth, type Health } from "./health.ts";
+import { createPartialChecksumWarner } from "./partial-checksums.ts";
 import { createRateMeter } from "./rates.ts";
 import { createReadings } from "./readings.ts";
 import { type Applied, createReconciler, type Reconciler } from "./reconcile.ts";
@@ -212,7 +213,13 @@ function every(ms: number, undo: Undo, job: () => void): void {
 function keepHouse(ground: Ground, control: Control, log: Log, undo: Undo): void {
   const { host, hosts, region } = ground;
   let hostText = interfaceText();
+  const warn = createPartialChecksumWarner(
+    region.views,
+    ground.worker.interfaces.map(({ name }) => name),
+    log,
+  );
   const keep = async (): Promise<void> => {
+    warn();
     await host.trim();
     if (hasUnusedSlots(region.views)) control.refresh();
     const text = interfaceText();

@@ -128,8 +128,8 @@ function workerDevice(
   wakeFd: number,
 ): WorkerOptions["device"] {
   const { type, interfaces, name, spinUs, xdp } = device;
-  if (type === "tun") return { type, name, wakeFd };
-  if (type === "packet") return { type, interfaces, wakeFd };
+  if (type === "tun") return { type, name, wakeFd, spinUs };
+  if (type === "packet") return { type, interfaces, wakeFd, spinUs };
   return {
     type,
     interfaces: interfaces.map((each, index) => ({

@@ -1,5 +1,7 @@
 import type { ErrorCode } from "../base/errors.ts";
 import type { DeviceInterface } from "../device/device.ts";
+import type { PacketOptions } from "../device/packet.ts";
+import type { TunOptions } from "../device/tun.ts";
 import type { XdpOptions } from "../device/xdp.ts";
 import type { RegionSize } from "../state/layout.ts";
 
@@ -10,12 +12,8 @@ export interface WorkerOptions {
   /** Its number, 0..size.workers - 1. */
   readonly worker: number;
   readonly device:
-    | { readonly type: "tun"; readonly name: string; readonly wakeFd: number }
-    | {
-        readonly type: "packet";
-        readonly interfaces: readonly string[];
-        readonly wakeFd: number;
-      }
+    | ({ readonly type: "tun" } & TunOptions)
+    | ({ readonly type: "packet" } & PacketOptions)
     | ({ readonly type: "xdp" } & XdpOptions);
 }
 

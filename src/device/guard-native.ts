@@ -40,7 +40,14 @@ export interface NativeGuard {
 const HOOKS = { tcx: 0, xdp: 1 } as const;
 
 interface GuardAddon {
-  createGuard(addressesMax: number, portsMax: number, hook: number, keeps: boolean): NativeGuard;
+  createGuard(
+    addressesMax: number,
+    portsMax: number,
+    hook: number,
+    keeps: boolean,
+  ): Omit<NativeGuard, "attach"> & {
+    attach(interfaceIndex: number, pin: string, ordinal: number, generic: number): number;
+  };
   guardPinned(path: string): number;
 }
 
@@ -101,7 +108,7 @@ export function openNativeGuard(
     removePorts: (kind, protocol, address, port, bits) =>
       call(() => native.removePorts(kind, protocol, address, port, bits)),
     attach: (interfaceIndex, pin, ordinal, generic) =>
-      call(() => native.attach(interfaceIndex, pin, ordinal, generic)),
+      call(() => native.attach(interfaceIndex, pin, ordinal, generic ? 1 : 0) !== 0),
     close: () => native.close(),
   };
 }

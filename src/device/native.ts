@@ -30,7 +30,6 @@ export interface NativeAddon {
     socketMap: number,
     zeroCopy: number,
     busyPollUs: number,
-    spinUs: number,
   ): NativeXdpDevice;
   /** Receive queues in use, or a negative errno. */
   receiveQueues(interfaceName: string): number;
@@ -90,6 +89,8 @@ export interface NativeDevice {
   /** Frames sent, or a negative errno. */
   transmit(count: number): number;
   statistics(): { missed: number; skipped: number; calls: number } | undefined;
+  /** Have a receive look for frames this long before it blocks, when the last one had some. */
+  setSpin(microseconds: number): void;
   close(): void;
 }
 

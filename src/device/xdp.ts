@@ -9,6 +9,9 @@ import { createXdpRings } from "./xdp-rings.ts";
 /** Queues of one interface that the socket map has room for (addon/ownership.h, kQueuesMax). */
 export const XDP_QUEUES_MAX = 64;
 
+/** Largest MTU: a frame, behind the headroom of 258 bytes, has to fit a page (addon/xsk.h). */
+export const XDP_MTU_MAX = 4096 - 258 - 14;
+
 export interface XdpInterface {
   readonly name: string;
   /**
@@ -74,11 +77,11 @@ export function openXdp(options: XdpOptions): XdpDevice {
       options.socketMap,
       ZERO_COPY[options.zeroCopy ?? "auto"],
       options.busyPollUs ?? 0,
-      options.spinUs ?? 0,
     );
   } catch (error) {
     throw openError(error, what);
   }
+  native.setSpin(options.spinUs ?? 0);
   const base = wrapNativeDevice(native, "xdp", 14, what);
   const rings = createXdpRings({
     ...native,

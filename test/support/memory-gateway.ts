@@ -2,7 +2,7 @@ import { parseConfig } from "../../src/control/config/load.ts";
 import { C_DROPS, C_RECEIVED } from "../../src/datapath/counters.ts";
 import { createDatapath, type Datapath } from "../../src/datapath/datapath.ts";
 import { DROP_REASONS, VERDICT_NAMES } from "../../src/datapath/verdict.ts";
-import type { DeviceInterface } from "../../src/device/device.ts";
+import type { DeviceInterface, FrameDevice } from "../../src/device/device.ts";
 import { createMemoryDevice, type MemoryDevice } from "../../src/device/memory.ts";
 import { writeBank } from "../../src/service/bank-writer.ts";
 import type { GatewayDefinition } from "../../src/service/definition.ts";
@@ -57,6 +57,8 @@ export interface MemoryGatewayOptions {
   readonly keepSent?: boolean;
   readonly hostAddresses?: readonly number[];
   readonly fastLane?: boolean;
+  /** The data plane takes the device for AF_XDP. */
+  readonly asXdp?: boolean;
 }
 
 export function createMemoryGateway(options: MemoryGatewayOptions): MemoryGateway {
@@ -148,7 +150,12 @@ export function createMemoryGateway(options: MemoryGatewayOptions): MemoryGatewa
   }
 
   publish();
-  const datapath = createDatapath({ device, views, fastLane: options.fastLane ?? true });
+  const seen: FrameDevice = options.asXdp === true ? { ...device, type: "xdp" } : device;
+  const datapath = createDatapath({
+    device: seen,
+    views,
+    fastLane: options.fastLane ?? true,
+  });
   datapath.runBatch(0);
   if (views.i32[views.layout.workerWord + W_BANK_TAKEN] !== bank)
     throw new Error("the bank was not taken");

@@ -82,7 +82,7 @@ export const fileSchema = section(
           "packet, xdp: replies go back the way the flow came, or by the host's routes",
         ),
         spin: withDefault(
-          integer(0, 100_000),
+          integer(0, 10_000),
           0,
           "Microseconds that a worker looks for frames before it sleeps, after it had some",
         ),

@@ -175,7 +175,7 @@ export const BAD_SECTIONS: readonly BadConfig[] = [
       'gw.yaml:1:55: device.xdp.mode: expected auto, native or generic, got "fast"',
       'gw.yaml:1:71: device.xdp.zeroCopy: expected auto, off or require, got "on"',
       "gw.yaml:1:85: device.xdp.busyPoll: expected a whole number from 0 to 10000, got -1",
-      'gw.yaml:1:97: device.spin: expected a whole number from 0 to 100000, got "1s"',
+      'gw.yaml:1:97: device.spin: expected a whole number from 0 to 10000, got "1s"',
     ],
   },
   {

@@ -124,7 +124,7 @@ const configuration = fc.record(
       fc.record({
         type: fc.constant("xdp"),
         interfaces: fc.constantFrom(["eth0"], ["eth0", "eth1"]),
-        spin: fc.integer({ min: 0, max: 100_000 }),
+        spin: fc.integer({ min: 0, max: 10_000 }),
         xdp: some({
           mode: fc.constantFrom("auto", "native", "generic"),
           zeroCopy: fc.constantFrom("auto", "off", "require"),
