@@ -38,6 +38,12 @@ class Assembler {
   void MoveValue(int dst, int32_t value) { Emit(BPF_ALU64 | BPF_MOV | BPF_K, dst, 0, 0, value); }
   // dst op= value, with op one of BPF_ADD, BPF_AND, BPF_LSH, BPF_RSH
   void Calculate(int op, int dst, int32_t value) { Emit(BPF_ALU64 | op | BPF_K, dst, 0, 0, value); }
+  // The same on the low 32 bits, with op one of BPF_ADD, BPF_AND, BPF_MOD, BPF_MUL, BPF_RSH, BPF_XOR;
+  // the high ones become 0.
+  void Calculate32(int op, int dst, int32_t value) { Emit(BPF_ALU | op | BPF_K, dst, 0, 0, value); }
+  void Combine32(int op, int dst, int src) { Emit(BPF_ALU | op | BPF_X, dst, src, 0, 0); }
+  // dst = its low 16 or 32 bits from network to host order
+  void FromNetwork(int dst, int bits) { Emit(BPF_ALU | BPF_END | BPF_TO_BE, dst, 0, 0, bits); }
   void Add(int dst, int src) { Emit(BPF_ALU64 | BPF_ADD | BPF_X, dst, src, 0, 0); }
   // dst = *(size*)(src + offset), with size one of BPF_B, BPF_H, BPF_W
   void Load(int size, int dst, int src, int offset) {

@@ -2,7 +2,9 @@
 
 #include <errno.h>
 #include <net/if.h>
+#include <fcntl.h>
 #include <sys/ioctl.h>
+#include <unistd.h>
 
 namespace headgate {
 
@@ -12,18 +14,20 @@ struct Call {
   Holder* holder = nullptr;
   FrameIo* io = nullptr;
   int32_t argument = 0;
+  int32_t second = 0;
 };
 
 // Raw Node-API: these run once a batch, and the C++ wrapper of a call costs more than the call.
 Call ReadCall(napi_env env, napi_callback_info info) {
   Call call;
-  size_t count = 1;
-  napi_value argument = nullptr;
+  size_t count = 2;
+  napi_value arguments[2] = {};
   void* data = nullptr;
-  napi_get_cb_info(env, info, &count, &argument, nullptr, &data);
+  napi_get_cb_info(env, info, &count, arguments, nullptr, &data);
   call.holder = static_cast<Holder*>(data);
   call.io = static_cast<FrameIo*>(call.holder->owner());
-  if (count > 0) napi_get_value_int32(env, argument, &call.argument);
+  if (count > 0) napi_get_value_int32(env, arguments[0], &call.argument);
+  if (count > 1) napi_get_value_int32(env, arguments[1], &call.second);
   return call;
 }
 
@@ -45,7 +49,9 @@ napi_value CallTransmit(napi_env env, napi_callback_info info) {
   if (call.io == nullptr) return MakeInt(env, -EBADF);
   if (call.argument < 0 || call.argument > kOutFramesMax) return MakeInt(env, -EINVAL);
   call.io->calls += 1;
-  return MakeInt(env, call.io->Transmit(call.argument));
+  const int sent = call.io->Transmit(call.argument);
+  if (call.second != 0) call.io->Wake(static_cast<uint32_t>(call.second));
+  return MakeInt(env, sent);
 }
 
 napi_value CallStatistics(napi_env env, napi_callback_info info) {
@@ -96,6 +102,15 @@ napi_value MakeDevice(napi_env env, FrameIo* io) {
     SetNumber(env, result, "spareAt", static_cast<double>(io->spare_at));
     SetNumber(env, result, "spareBytes", static_cast<double>(io->spare_bytes));
     SetNumber(env, result, "spareCount", kSpareCount);
+    SetNumber(env, result, "inletAt", static_cast<double>(io->inlet_at));
+    SetNumber(env, result, "inletSlotBytes", kInletSlotBytes);
+    SetNumber(env, result, "inletSlots", io->inlet_at == 0 ? 0 : kInletSlots);
+    napi_value groups = nullptr;
+    napi_create_array_with_length(env, io->groups.size(), &groups);
+    for (size_t i = 0; i < io->groups.size(); i += 1) {
+      napi_set_element(env, groups, static_cast<uint32_t>(i), MakeNumber(env, io->groups[i]));
+    }
+    napi_set_named_property(env, result, "groups", groups);
     napi_value list = nullptr;
     napi_create_array_with_length(env, io->interfaces.size(), &list);
     for (size_t i = 0; i < io->interfaces.size(); i += 1) {
@@ -116,6 +131,43 @@ napi_value MakeDevice(napi_env env, FrameIo* io) {
   }
   holder->DropReference();
   return result;
+}
+
+Crew ReadCrew(const Napi::Value& value) {
+  Crew crew;
+  if (!value.IsObject()) return crew;
+  const auto object = value.As<Napi::Object>();
+  const auto numbers = [&object](const char* name) {
+    std::vector<int> list;
+    const auto array = object.Get(name).As<Napi::Array>();
+    for (uint32_t i = 0; i < array.Length(); i += 1) {
+      list.push_back(array.Get(i).ToNumber().Int32Value());
+    }
+    return list;
+  };
+  crew.worker = object.Get("worker").ToNumber().Int32Value();
+  crew.program = object.Get("programFd").ToNumber().Int32Value();
+  crew.groups = numbers("groups");
+  crew.wakes = numbers("wakeFds");
+  crew.workers = static_cast<int>(crew.wakes.size());
+  return crew;
+}
+
+Failure FrameIo::KeepWakes(const std::vector<int>& wakes) {
+  for (const int wake : wakes) {
+    Fd copy(fcntl(wake, F_DUPFD_CLOEXEC, 0));
+    if (!copy.ok()) return {errno, "fcntl", "wakeFds"};
+    wakes_.push_back(std::move(copy));
+  }
+  return {};
+}
+
+void FrameIo::Wake(uint32_t mask) const {
+  const uint64_t one = 1;
+  for (size_t i = 0; i < wakes_.size(); i += 1) {
+    // A counter at its largest refuses more, and its sleeper is awake anyway.
+    if ((mask >> i & 1) != 0 && write(wakes_[i].get(), &one, sizeof one) < 0) continue;
+  }
 }
 
 void DrainWake(int wake_fd) {

@@ -49,6 +49,10 @@ constexpr size_t kSpareBytesMin = 2048;
 // A spare has room for a packet of the MTU and for what the fast path puts before it.
 constexpr size_t kSpareLeadBytes = 64;
 
+// The inlet: a batch of ordinary frames of another worker, or one of the largest and some others.
+constexpr size_t kInletSlotBytes = 2048;
+constexpr size_t kInletSlots = 2 * kBatchFramesMax;
+
 // Largest frame that is received: 64 KiB and its headers (PACKET_BYTES_MAX).
 constexpr size_t kFrameBytesMax = 65536 + 64;
 
@@ -86,6 +90,21 @@ struct IoStatistics {
   double skipped = 0;
 };
 
+// The workers that share the interfaces of a device, and the place of this one among them.
+struct Crew {
+  int worker = 0;
+  int workers = 1;
+  // Descriptor of the steering program (steering.cc).
+  int program = -1;
+  // AF_PACKET: the fan-out group of each interface; empty: worker 0 makes them.
+  std::vector<int> groups;
+  // Wake-ups of all workers, by number.
+  std::vector<int> wakes;
+};
+
+// The crew that an argument names; undefined: this device is alone.
+Crew ReadCrew(const Napi::Value& value);
+
 // A device: fills and drains the batch at the start of `memory`. All methods run on one thread.
 class FrameIo : public SharedOwner {
  public:
@@ -99,11 +118,25 @@ class FrameIo : public SharedOwner {
   size_t spare_at = 0;
   size_t spare_bytes = 0;
   std::vector<InterfaceInfo> interfaces;
+  // Where frames of other workers are copied to: slots of kInletSlotBytes; 0: no other workers.
+  size_t inlet_at = 0;
+  // AF_PACKET: fan-out group of each interface; empty without other workers.
+  std::vector<int> groups;
   double calls = 0;
   // Microseconds that a receive looks for frames before it blocks, when the last one had some.
   int spin_us = 0;
 
+  // Keeps a duplicate of each worker's wake-up, so that their owners may close them first.
+  Failure KeepWakes(const std::vector<int>& wakes);
+  // Wakes the workers whose bit is set.
+  void Wake(uint32_t mask) const;
+
  protected:
+  // Bytes of the inlet: none without other workers.
+  static size_t InletBytes(const Crew& crew) {
+    return crew.workers > 1 ? kInletSlots * kInletSlotBytes : 0;
+  }
+
   Descriptor* rx() const { return reinterpret_cast<Descriptor*>(memory.at() + kRxAt); }
   Descriptor* tx() const { return reinterpret_cast<Descriptor*>(memory.at() + kTxAt); }
   int32_t* mtu_words() const { return reinterpret_cast<int32_t*>(memory.at() + kMtuAt); }
@@ -213,6 +246,7 @@ class FrameIo : public SharedOwner {
   }
 
   bool had_frames_ = false;
+  std::vector<Fd> wakes_;
 };
 
 // The JavaScript object of a device: memory, places in it, interfaces and four functions. Takes

@@ -23,6 +23,7 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   headgate::InitTun(env, exports);
   headgate::InitPacket(env, exports);
   headgate::InitXdp(env, exports);
+  headgate::InitSteering(env, exports);
   InitGuard(env, exports);
   return exports;
 }

@@ -1,6 +1,6 @@
 // AF_PACKET on up to 16 Ethernet interfaces, with memory mapped both ways.
 //
-// Memory    batch | spares | big frames | receive ring of interface 0 | of interface 1 | ...
+// Memory    batch | spares | inlet | big frames | receive ring of interface 0 | of interface 1 | ...
 //           The send rings are mapped elsewhere: JavaScript never writes there.
 // Receive   TPACKET_V2 (net/packet/af_packet.c, tpacket_rcv): slots of 2 KiB. V3 would hand over a
 //           block only when it is full or its timer fires, which a ping can feel. A frame that does
@@ -13,10 +13,15 @@
 //           TPACKET_ALIGN(tp_hdrlen + 16) + 2 + 10 = 92. (PACKET_VNET_HDR_SZ 12 would do it too,
 //           but only since Linux 6.5, and the header would still be 10 bytes away.)
 //
+// Workers   One socket an interface and worker, in one fan-out group an interface. A group hands its
+//           members' numbers out in the order in which they joined, also after the interface was
+//           down: the kernel takes its sockets out and in again in the order of their making.
+//
 // docs/decisions/0001-packet-receive-and-send.md has the measurements behind this.
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/filter.h>
 #include <linux/if_ether.h>
 #include <linux/if_packet.h>
 #include <net/if.h>
@@ -33,6 +38,12 @@
 
 #include "frame_io.h"
 #include "parts.h"
+
+// Newer than Debian 12's header. A kernel that does not know it shows a group what we send, and
+// TakeSlot() skips that.
+#ifndef PACKET_FANOUT_FLAG_IGNORE_OUTGOING
+#define PACKET_FANOUT_FLAG_IGNORE_OUTGOING 0x4000
+#endif
 
 namespace headgate {
 
@@ -114,7 +125,9 @@ int32_t ResultOf(int code) {
 
 class PacketIo : public FrameIo {
  public:
-  Failure Open(const std::vector<std::string>& names, int wake_fd) {
+  Failure Open(const std::vector<std::string>& names, int wake_fd, const Crew& crew) {
+    crew_ = crew;
+    if (Failure failure = KeepWakes(crew.wakes)) return failure;
     wake_ = Fd(fcntl(wake_fd, F_DUPFD_CLOEXEC, 0));
     if (!wake_.ok()) return {errno, "fcntl", "wakeFd"};
     control_ = Fd(socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
@@ -131,6 +144,10 @@ class PacketIo : public FrameIo {
         std::max(kSpareBytesMin, RoundUp(static_cast<size_t>(mtu_max) + kSpareLeadBytes, 64));
     spare_at = kHeaderBytes;
     big_at_ = spare_at + kSpareCount * spare_bytes;
+    if (InletBytes(crew) > 0) {
+      inlet_at = big_at_;
+      big_at_ += InletBytes(crew);
+    }
     const size_t plain_bytes = RoundUp(big_at_ + kBigBytes, 4096);
     const size_t ring_bytes = kRxSlots * kSlotBytes;
     if (Failure failure = Reserve(plain_bytes + names.size() * ring_bytes, plain_bytes)) {
@@ -138,7 +155,7 @@ class PacketIo : public FrameIo {
     }
     for (size_t i = 0; i < links_.size(); i += 1) {
       links_[i]->ring_at = plain_bytes + i * ring_bytes;
-      if (Failure failure = OpenRx(links_[i].get(), interfaces[i])) return failure;
+      if (Failure failure = OpenRx(links_[i].get(), i)) return failure;
       if (Failure failure = OpenTx(links_[i].get(), interfaces[i])) return failure;
       mtu_words()[i] = links_[i]->mtu;
       fds_[i] = {links_[i]->rx.get(), POLLIN, 0};
@@ -235,6 +252,10 @@ class PacketIo : public FrameIo {
     if (info.mtu < 0) return {-info.mtu, "SIOCGIFMTU", name};
     link->mtu = info.mtu;
 
+    interfaces.push_back(info);
+    // Worker 0 holds the interface for all.
+    if (crew_.worker != 0) return {};
+
     // Abstract names belong to the network namespace, as the interface does, and go with the
     // process.
     link->lock = Fd(socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0));
@@ -248,7 +269,6 @@ class PacketIo : public FrameIo {
     if (bind(link->lock.get(), reinterpret_cast<sockaddr*>(&address), bytes) != 0) {
       return {errno, "interface", name};
     }
-    interfaces.push_back(info);
     return {};
   }
 
@@ -270,7 +290,8 @@ class PacketIo : public FrameIo {
     return {};
   }
 
-  Failure OpenRx(Link* link, const InterfaceInfo& info) {
+  Failure OpenRx(Link* link, size_t index) {
+    const InterfaceInfo& info = interfaces[index];
     if (Failure failure = OpenSocket(&link->rx, info.name)) return failure;
     const int socket = link->rx.get();
     if (Failure failure = SetOption(socket, SOL_PACKET, PACKET_RESERVE, static_cast<int>(kReserve),
@@ -293,7 +314,45 @@ class PacketIo : public FrameIo {
     void* at = mmap(memory.at() + link->ring_at, bytes, PROT_READ | PROT_WRITE,
                     MAP_SHARED | MAP_FIXED, socket, 0);
     if (at == MAP_FAILED) return {errno, "mmap", info.name};
-    return Bind(socket, info, ETH_P_ALL);
+    if (crew_.workers == 1) return Bind(socket, info, ETH_P_ALL);
+    return JoinGroup(socket, index);
+  }
+
+  // Takes its share of the interface's frames. A socket has to be bound before it can join, and
+  // would see a second copy of every frame until it has: a filter keeps them out meanwhile.
+  Failure JoinGroup(int socket, size_t index) {
+    const InterfaceInfo& info = interfaces[index];
+    sock_filter nothing = BPF_STMT(BPF_RET | BPF_K, 0);
+    const sock_fprog filter{1, &nothing};
+    if (setsockopt(socket, SOL_SOCKET, SO_ATTACH_FILTER, &filter, sizeof filter) != 0) {
+      return {errno, "SO_ATTACH_FILTER", info.name};
+    }
+    if (Failure failure = Bind(socket, info, ETH_P_ALL)) return failure;
+    // Rollover stays off: a frame that another worker would have to give back helps nobody. The
+    // group's own flag decides whether what we send comes back.
+    const bool is_first = index >= crew_.groups.size();
+    const uint32_t flags = PACKET_FANOUT_EBPF | PACKET_FANOUT_FLAG_IGNORE_OUTGOING |
+                           (is_first ? PACKET_FANOUT_FLAG_UNIQUEID : 0);
+    int group = static_cast<int>(flags << 16) | (is_first ? 0 : crew_.groups[index]);
+    if (setsockopt(socket, SOL_PACKET, PACKET_FANOUT, &group, sizeof group) != 0) {
+      return {errno, "PACKET_FANOUT", info.name};
+    }
+    if (is_first) {
+      socklen_t bytes = sizeof group;
+      if (getsockopt(socket, SOL_PACKET, PACKET_FANOUT, &group, &bytes) != 0) {
+        return {errno, "PACKET_FANOUT", info.name};
+      }
+      if (setsockopt(socket, SOL_PACKET, PACKET_FANOUT_DATA, &crew_.program,
+                     sizeof crew_.program) != 0) {
+        return {errno, "PACKET_FANOUT_DATA", info.name};
+      }
+    }
+    groups.push_back(group & 0xffff);
+    const int unused = 0;
+    if (setsockopt(socket, SOL_SOCKET, SO_DETACH_FILTER, &unused, sizeof unused) != 0) {
+      return {errno, "SO_DETACH_FILTER", info.name};
+    }
+    return {};
   }
 
   Failure OpenTx(Link* link, const InterfaceInfo& info) {
@@ -577,6 +636,7 @@ class PacketIo : public FrameIo {
   }
 
   std::vector<std::unique_ptr<Link>> links_;
+  Crew crew_;
   Fd wake_;
   Fd control_;
   pollfd fds_[kInterfacesMax + 1];
@@ -589,7 +649,7 @@ class PacketIo : public FrameIo {
   double skipped_ = 0;
 };
 
-// openPacket(interfaces, wakeFd)
+// openPacket(interfaces, wakeFd, crew)
 Napi::Value OpenPacket(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
   std::vector<std::string> names;
@@ -606,7 +666,7 @@ Napi::Value OpenPacket(const Napi::CallbackInfo& info) {
     return env.Undefined();
   }
   auto* io = new PacketIo();
-  if (const Failure failure = io->Open(names, info[1].As<Napi::Number>().Int32Value())) {
+  if (const Failure failure = io->Open(names, info[1].As<Napi::Number>().Int32Value(), ReadCrew(info[2]))) {
     delete io;
     Throw(env, failure);
     return env.Undefined();

@@ -11,6 +11,7 @@ void InitRegion(Napi::Env env, Napi::Object exports);
 void InitTun(Napi::Env env, Napi::Object exports);
 void InitPacket(Napi::Env env, Napi::Object exports);
 void InitXdp(Napi::Env env, Napi::Object exports);
+void InitSteering(Napi::Env env, Napi::Object exports);
 
 }  // namespace headgate
 

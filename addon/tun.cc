@@ -1,6 +1,6 @@
 // A TUN device: IP packets with a virtio_net_hdr, read and written one by one.
 //
-// Memory    batch | spares | packets. Packets of one batch are read one behind the other, each
+// Memory    batch | spares | inlet | packets. Packets of one batch are read one behind the other, each
 //           with room for the largest one, so that small packets stay close together in cache.
 // Headers   The 10-byte header is read to 6 mod 16, so the IP header starts on 16 bytes.
 #include <errno.h>
@@ -38,7 +38,8 @@ constexpr size_t kReadBytes = kVnetBytes + kFrameBytesMax;
 
 class TunIo : public FrameIo {
  public:
-  Failure Open(const std::string& name, int wake_fd) {
+  Failure Open(const std::string& name, int wake_fd, const Crew& crew) {
+    if (Failure failure = KeepWakes(crew.wakes)) return failure;
     wake_ = Fd(fcntl(wake_fd, F_DUPFD_CLOEXEC, 0));
     if (!wake_.ok()) return {errno, "fcntl", "wakeFd"};
     tun_ = Fd(open("/dev/net/tun", O_RDWR | O_NONBLOCK | O_CLOEXEC));
@@ -49,7 +50,13 @@ class TunIo : public FrameIo {
     ifreq request{};
     name.copy(request.ifr_name, IFNAMSIZ - 1);
     request.ifr_flags = IFF_TUN | IFF_NO_PI | IFF_VNET_HDR;
+    if (crew.workers > 1) request.ifr_flags |= IFF_MULTI_QUEUE;
     if (ioctl(tun_.get(), TUNSETIFF, &request) != 0) return {errno, "TUNSETIFF", name};
+    // Queues are numbered in the order in which they are attached.
+    if (crew.workers > 1 && crew.worker == 0 &&
+        ioctl(tun_.get(), TUNSETSTEERINGEBPF, &crew.program) != 0) {
+      return {errno, "TUNSETSTEERINGEBPF", name};
+    }
     const int header = kVnetBytes;
     if (ioctl(tun_.get(), TUNSETVNETHDRSZ, &header) != 0) return {errno, "TUNSETVNETHDRSZ", name};
     const unsigned offloads = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN;
@@ -75,6 +82,10 @@ class TunIo : public FrameIo {
     spare_bytes =
         std::max(kSpareBytesMin, RoundUp(static_cast<size_t>(info.mtu) + kSpareLeadBytes, 64));
     packets_at_ = spare_at + kSpareCount * spare_bytes;
+    if (InletBytes(crew) > 0) {
+      inlet_at = packets_at_;
+      packets_at_ += InletBytes(crew);
+    }
     const size_t bytes =
         RoundUp(packets_at_ + kBatchFramesMax * RoundUp(kLeadBytes + kReadBytes, kPacketStep), 4096);
     if (Failure failure = Reserve(bytes, bytes)) return failure;
@@ -211,7 +222,7 @@ class TunIo : public FrameIo {
   uint32_t link_read_ = 0;
 };
 
-// openTun(name, wakeFd)
+// openTun(name, wakeFd, crew)
 Napi::Value OpenTun(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
   if (info.Length() < 2 || !info[0].IsString() || !info[1].IsNumber()) {
@@ -220,7 +231,7 @@ Napi::Value OpenTun(const Napi::CallbackInfo& info) {
   }
   auto* io = new TunIo();
   const std::string name = info[0].As<Napi::String>().Utf8Value();
-  if (const Failure failure = io->Open(name, info[1].As<Napi::Number>().Int32Value())) {
+  if (const Failure failure = io->Open(name, info[1].As<Napi::Number>().Int32Value(), ReadCrew(info[2]))) {
     delete io;
     Throw(env, failure);
     return env.Undefined();

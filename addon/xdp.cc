@@ -1,10 +1,11 @@
 // AF_XDP on up to 16 Ethernet interfaces: opens the sockets, waits and kicks. The rings and the
 // frames are TypeScript's (src/device/xdp-rings.ts); all of it lies in one range.
 //
-// Memory    batch | spares | UMEM | rings of socket 0 | rings of socket 1 | ...
+// Memory    batch | spares | inlet | UMEM | rings of socket 0 | rings of socket 1 | ...
 // Sockets   One for every (interface, queue) that this device owns. They share one UMEM, so that a
 //           frame goes from one interface to another where it lies. An interface on which the
-//           device owns no queue is sent to through AF_PACKET.
+//           device owns no queue is sent to through AF_PACKET. One of several workers may own no
+//           queue at all: it works on what the others hand it.
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/ethtool.h>
@@ -59,6 +60,7 @@ struct XdpOptions {
   int socket_map = -1;
   ZeroCopy zero_copy = ZeroCopy::kAuto;
   int busy_poll_us = 0;
+  Crew crew;
 };
 
 class XdpIo : public FrameIo {
@@ -81,14 +83,17 @@ class XdpIo : public FrameIo {
       }
     }
     if (places_.size() > kSocketsMax) return {E2BIG, "queues", interfaces[0].name};
-    if (places_.empty()) return {EINVAL, "queues", interfaces[0].name};
+    if (places_.empty() && options.crew.workers == 1) return {EINVAL, "queues", interfaces[0].name};
+    if (Failure failure = KeepWakes(options.crew.wakes)) return failure;
 
     settings.zero_copy = options.zero_copy;
     settings.busy_poll_us = options.busy_poll_us;
-    if (Failure failure = Size(mtu_max)) return failure;
-    if (Failure failure = group.Open(settings, memory.at() + umem_at, memory.at() + rings_at,
-                                     places_)) {
-      return failure;
+    if (Failure failure = Size(mtu_max, InletBytes(options.crew))) return failure;
+    if (!places_.empty()) {
+      if (Failure failure = group.Open(settings, memory.at() + umem_at, memory.at() + rings_at,
+                                       places_)) {
+        return failure;
+      }
     }
     const Fd map(fcntl(options.socket_map, F_DUPFD_CLOEXEC, 0));
     if (!map.ok()) return {errno, "fcntl", "socketMap"};
@@ -202,7 +207,7 @@ class XdpIo : public FrameIo {
   }
 
   // Chooses sizes, and reserves the memory.
-  Failure Size(int mtu_max) {
+  Failure Size(int mtu_max, size_t inlet_bytes) {
     const size_t frame_bytes = static_cast<size_t>(mtu_max) + ETH_HLEN;
     if (kXskFrameAt + frame_bytes > settings.chunk_bytes) settings.chunk_bytes = kPageBytes;
     if (kXskFrameAt + frame_bytes > settings.chunk_bytes) {
@@ -219,7 +224,9 @@ class XdpIo : public FrameIo {
     spare_bytes = std::max(kSpareBytesMin,
                            RoundUp(static_cast<size_t>(mtu_max) + kSpareLeadBytes, 64));
     spare_at = kHeaderBytes;
-    umem_at = RoundUp(spare_at + kSpareCount * spare_bytes, kPageBytes);
+    const size_t spares_end = spare_at + kSpareCount * spare_bytes;
+    if (inlet_bytes > 0) inlet_at = spares_end;
+    umem_at = RoundUp(spares_end + inlet_bytes, kPageBytes);
     rings_at = umem_at + settings.chunks * settings.chunk_bytes;
     return Reserve(rings_at + places_.size() * rings_bytes, rings_at);
   }
@@ -323,8 +330,8 @@ void AddXdp(napi_env env, napi_value device, const XdpIo& io) {
   napi_set_named_property(env, device, "zeroCopy", is_zero_copy);
 }
 
-// openXdp(interfaces, wakeFd, socketMap, zeroCopy, busyPollUs); interfaces: {name, queues, ordinal,
-// generic} each, zeroCopy: 0 auto, 1 off, 2 require. Arguments were checked in xdp.ts.
+// openXdp(interfaces, wakeFd, socketMap, zeroCopy, busyPollUs, crew); interfaces: {name, queues,
+// ordinal, generic} each, zeroCopy: 0 auto, 1 off, 2 require. Arguments were checked in xdp.ts.
 Napi::Value OpenXdp(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
   XdpOptions options;
@@ -345,6 +352,7 @@ Napi::Value OpenXdp(const Napi::CallbackInfo& info) {
   options.socket_map = info[2].As<Napi::Number>().Int32Value();
   options.zero_copy = static_cast<ZeroCopy>(info[3].As<Napi::Number>().Int32Value());
   options.busy_poll_us = info[4].As<Napi::Number>().Int32Value();
+  options.crew = ReadCrew(info[5]);
   auto* io = new XdpIo();
   if (const Failure failure = io->Open(options)) {
     io->Release();

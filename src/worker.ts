@@ -6,6 +6,7 @@ import { tuneCompiler } from "./datapath/compiler.ts";
 import { C_MISSED } from "./datapath/counters.ts";
 import { createDatapath } from "./datapath/datapath.ts";
 import type { FrameDevice } from "./device/device.ts";
+import type { NativeFrameDevice } from "./device/frame-device.ts";
 import { openPacket } from "./device/packet.ts";
 import { createRegionMapper } from "./device/region.ts";
 import { openTun } from "./device/tun.ts";
@@ -14,8 +15,8 @@ import { H_STOP, type RegionViews } from "./state/layout.ts";
 import { attachRegion } from "./state/region.ts";
 
 /**
- * Composition root of the data plane: one thread that owns one device and works until the control
- * thread sets H_STOP.
+ * Composition root of the data plane: a thread that owns a device, or its part of one, and works until
+ * the control thread sets H_STOP.
  *
  * The loop blocks this isolate's event loop on purpose: the two threads talk through words of the
  * region's header and the eventfd that the device waits on, never by messages while frames flow.
@@ -25,14 +26,14 @@ import { attachRegion } from "./state/region.ts";
 const IDLE_WAIT_MS = 10;
 const MISSED_INTERVAL_MS = 1000;
 
-function openDevice(options: WorkerOptions["device"]): FrameDevice {
-  switch (options.type) {
+function openDevice({ device, crew }: WorkerOptions): NativeFrameDevice {
+  switch (device.type) {
     case "tun":
-      return openTun(options);
+      return openTun({ ...device, crew });
     case "packet":
-      return openPacket(options);
+      return openPacket({ ...device, crew });
     case "xdp":
-      return openXdp(options);
+      return openXdp({ ...device, crew });
   }
 }
 
@@ -51,7 +52,7 @@ function start(port: MessagePort, options: WorkerOptions): void {
     options.size,
     options.worker,
   );
-  const device = openDevice(options.device);
+  const device = openDevice(options);
   const datapath = createDatapath({ device, views: region.views });
   const { i32 } = region.views;
 
@@ -68,6 +69,7 @@ function start(port: MessagePort, options: WorkerOptions): void {
   });
   port.postMessage({
     kind: "started",
+    groups: device.groups,
     interfaces: device.interfaces.map(({ name, index, mac, mtu }) => ({ name, index, mac, mtu })),
     about: aboutDevice(device),
   } satisfies FromWorker);

@@ -167,6 +167,9 @@ export interface WorkerRow {
   readonly received: number;
   readonly forwarded: number;
   readonly dropped: number;
+  /** Frames handed over by other workers, and to them. */
+  readonly handedIn: number;
+  readonly handedOut: number;
   readonly batches: number;
   readonly nativeCalls: number;
   readonly missed: number;

@@ -159,6 +159,7 @@ export function renderDrops(list: DropList, isWide = false): string {
 const WORKER_COLUMNS: readonly Column<WorkerRow>[] = [
   { title: "Worker", cell: (row) => row.worker, isNumber: true },
   { title: "Device", cell: (row) => row.device },
+  number("Flows", (row) => row.flows),
   number("Received", (row) => row.received),
   number("Forwarded", (row) => row.forwarded),
   number("Dropped", (row) => row.dropped),
@@ -168,6 +169,8 @@ const WORKER_COLUMNS: readonly Column<WorkerRow>[] = [
 
 const WORKER_COLUMNS_WIDE: readonly Column<WorkerRow>[] = [
   ...WORKER_COLUMNS,
+  number("HandedIn", (row) => row.handedIn),
+  number("HandedOut", (row) => row.handedOut),
   number("Batches", (row) => row.batches),
   number("NativeCalls", (row) => row.nativeCalls),
 ];
@@ -235,7 +238,7 @@ export function renderStatus(
       (it) =>
         [
           `Worker ${it.worker}`,
-          `${it.device}, ${it.framesPerBatch.toFixed(1)} frames a batch, ${formatCount(it.batches)} batches`,
+          `${it.device}, ${it.flows} flows, ${it.framesPerBatch.toFixed(1)} frames a batch, ${formatCount(it.batches)} batches`,
         ] as const,
     ),
   ];

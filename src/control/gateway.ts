@@ -18,6 +18,7 @@ import { loadConfig } from "./config/load.ts";
 import { restartProblems } from "./config/restart-keys.ts";
 import { type Devices, type Ground, hostProblems, layGround, type Undo, unwind } from "./ground.ts";
 import { createHealth, type Health } from "./health.ts";
+import { OTHERS_INTERVAL_MS, publishOthers } from "./others.ts";
 import { createPartialChecksumWarner } from "./partial-checksums.ts";
 import { createRateMeter } from "./rates.ts";
 import { createReadings } from "./readings.ts";
@@ -81,7 +82,7 @@ async function compose(
   const shutdown = createShutdown({
     views,
     log,
-    wake: ground.wake.wake,
+    wake: ground.wake,
     settings: () => control.reconciler.current()?.definition.shutdown ?? definition.shutdown,
     finish: () => unwind(undo, log),
   });
@@ -145,6 +146,7 @@ async function compose(
   if (definition.device.type !== "tun") {
     every(HOP_REQUEST_INTERVAL_MS, undo, host.serveHopRequests);
   }
+  if (views.layout.workers > 1) every(OTHERS_INTERVAL_MS, undo, () => publishOthers(views));
   keepHouse(ground, control, log, undo);
   watch(region, log, undo);
   logStart(definition, view, log);
@@ -189,7 +191,7 @@ function createControl(ground: Ground, log: Log, undo: Undo): Control {
       // The first bank is there: now, and not before, the worker may handle frames.
       if (!isRunning) worker.go();
       isRunning = true;
-      wake.wake();
+      wake();
     },
     hostAddresses: () => ground.hosts.addresses,
     onApplied: (applied) => {
@@ -237,12 +239,12 @@ function keepHouse(ground: Ground, control: Control, log: Log, undo: Undo): void
   });
 }
 
-/** End a process whose worker hangs, and trust the state file once it does not. */
+/** End a process of which a worker hangs, and trust the state file once it does not. */
 function watch(region: Region, log: Log, undo: Undo): void {
   const watchdog = createWatchdog(region.views);
   every(WATCHDOG_INTERVAL_MS, undo, () => {
     if (!watchdog.look()) return;
-    log.error("worker_hangs", { reason: "the worker has handled no batch for 2 s" });
+    log.error("worker_hangs", { reason: "a worker has handled no batch for 2 s" });
     region.markDoubtful();
     process.abort();
   });
@@ -309,6 +311,7 @@ function logStart(definition: GatewayDefinition, view: GatewayView, log: Log): v
     device: device.type,
     interfaces: device.interfaces.map(({ name }) => name),
     guard: device.guard,
+    workers: definition.device.workers,
     services,
     backends: backends.total,
     state_file: stateFile,

@@ -10,14 +10,24 @@ import {
   C_FLOWS_TAKEN_OVER,
 } from "../datapath/counters.ts";
 import { receiveQueues } from "../device/xdp.ts";
+import { OWNER_PORT_COUNTS } from "../flow/owner.ts";
 import { hostAddresses } from "../host/addresses.ts";
 import { findInterfaces } from "../host/interfaces.ts";
+import { createSteering, type Steering } from "../host/steering.ts";
 import type { GatewayDefinition } from "../service/definition.ts";
-import { H_ANNOUNCE_REQUESTED, H_NODE_DRAINED, type RegionSize } from "../state/layout.ts";
+import {
+  H_ANNOUNCE_REQUESTED,
+  H_NODE_DRAINED,
+  H_OWNER_PORT_MASK,
+  H_SECRET,
+  type RegionSize,
+  type RegionViews,
+} from "../state/layout.ts";
 import type { RegionMapper } from "../state/mapper.ts";
 import { defaultStateFile, openRegion, type Region } from "../state/region.ts";
 import { type AdminServer, claimAdminSocket } from "./admin/server.ts";
 import { checkHost } from "./config/host-check.ts";
+import { startCrew } from "./crew.ts";
 import { createHostParts, type HostParts } from "./host-side.ts";
 import { startWorker, type WorkerHandle } from "./worker-host.ts";
 import type { WorkerOptions } from "./worker-protocol.ts";
@@ -28,9 +38,10 @@ export interface Ground {
   readonly startedMs: number;
   readonly admin: AdminServer;
   readonly region: Region;
-  readonly wake: Wake;
+  /** End the wait of every worker for frames. */
+  readonly wake: () => void;
   readonly host: HostParts;
-  /** Its device is open; it handles nothing before `go()`. */
+  /** All workers. Their devices are open; they handle nothing before `go()`. */
   readonly worker: WorkerHandle;
   /** The host's addresses, int32 in host order, as last read. */
   readonly hosts: { addresses: readonly number[] };
@@ -88,53 +99,67 @@ export async function layGround(
   });
   await requireHost(definition);
 
-  const wake = devices.createWake();
-  undo.push(() => wake.close());
+  const wakes = Array.from({ length: device.workers }, () => devices.createWake());
+  undo.push(() => {
+    for (const each of wakes) each.close();
+  });
+  const wake = (): void => {
+    for (const each of wakes) each.wake();
+  };
+  const steering = device.workers > 1 ? steeringOf(views) : null;
+  undo.push(() => steering?.close());
   const announce = (): void => {
     if (device.type === "tun" || !device.announce || views.i32[H_NODE_DRAINED] !== 0) return;
     Atomics.add(views.i32, H_ANNOUNCE_REQUESTED, 1);
-    wake.wake();
+    wake();
   };
   const hosts = { addresses: await hostAddresses() };
   const host = await createHostParts({
     device,
     views,
     log,
-    wake: wake.wake,
+    wake,
+    steering,
     hostAddresses: hosts.addresses,
     onLinkUp: announce,
   });
   undo.push(() => host.close());
-  const worker = await startWorker(
-    {
-      statePath: region.path,
-      size,
-      worker: 0,
-      device: workerDevice(device, host, wake.fd),
-    },
+  const worker = await startCrew({
+    statePath: region.path,
     views,
-    wake.wake,
-    (reason) => dieWithWorker(region, log, reason),
-  );
+    device: workerDevice(device, host),
+    wakeFds: wakes.map(({ fd }) => fd),
+    programFd: steering?.programFd ?? null,
+    wake,
+    onDeath: (reason) => dieWithWorker(region, log, reason),
+    startWorker,
+  });
   undo.push(() => worker.stop());
   if (device.type === "xdp") log.info("xdp_opened", { ...worker.about });
   return { startedMs, admin, region, wake, host, worker, hosts, announce };
 }
 
-/** What the worker has to open. */
+/**
+ * What each worker has to open. Of AF_XDP, worker w owns the receive queues that are w modulo the
+ * number of workers, so that every queue has an owner; one without a queue is handed frames.
+ */
 function workerDevice(
   device: GatewayDefinition["device"],
   host: HostParts,
-  wakeFd: number,
-): WorkerOptions["device"] {
-  const { type, interfaces, name, spinUs, xdp } = device;
-  if (type === "tun") return { type, name, wakeFd, spinUs };
-  if (type === "packet") return { type, interfaces, wakeFd, spinUs };
-  return {
+): (worker: number, wakeFd: number) => WorkerOptions["device"] {
+  const { type, interfaces, name, spinUs, workers, xdp } = device;
+  if (type === "tun") return (_, wakeFd) => ({ type, name, wakeFd, spinUs });
+  if (type === "packet") return (_, wakeFd) => ({ type, interfaces, wakeFd, spinUs });
+  const queues = interfaces.map(receiveQueues);
+  const ownQueues = (index: number, worker: number): number[] =>
+    Array.from({ length: queues[index]! }, (_, queue) => queue).filter(
+      (queue) => queue % workers === worker,
+    );
+  return (worker, wakeFd) => ({
     type,
     interfaces: interfaces.map((each, index) => ({
       name: each,
-      queues: Array.from({ length: receiveQueues(each) }, (_, queue) => queue),
+      queues: ownQueues(index, worker),
       generic: host.xdp?.generic[index] ?? false,
     })),
     wakeFd,
@@ -142,7 +167,7 @@ function workerDevice(
     zeroCopy: xdp.zeroCopy,
     busyPollUs: xdp.busyPollUs,
     spinUs,
-  };
+  });
 }
 
 /** Give everything back, newest first; what fails is logged. */
@@ -156,6 +181,15 @@ export async function unwind(undo: Undo, log: Log): Promise<void> {
   }
 }
 
+/** The workers' shares, by the words of the region that the workers go by too. */
+function steeringOf({ i32, layout }: RegionViews): Steering {
+  return createSteering({
+    key: [i32[H_SECRET]!, i32[H_SECRET + 1]!],
+    portMask: i32[H_OWNER_PORT_MASK]!,
+    workers: layout.workers,
+  });
+}
+
 function dieWithWorker(region: Region, log: Log, reason: string): void {
   // The state file stays marked as in use, so that the next process knows of the death.
   region.markDoubtful();
@@ -166,6 +200,15 @@ function dieWithWorker(region: Region, log: Log, reason: string): void {
 function isTmpfs(folder: string): boolean {
   const TMPFS_MAGIC = 0x01021994; // include/uapi/linux/magic.h
   return statfsSync(folder).type === TMPFS_MAGIC;
+}
+
+/**
+ * Which bits of the client's port decide about the worker of a flow: all. The one place to ask when a
+ * definition has services whose flows of one client must lie together (affinity, limits per source):
+ * then it is OWNER_ADDRESS_ONLY, and region, workers and steering program follow.
+ */
+function ownerPortMask(): number {
+  return OWNER_PORT_COUNTS;
 }
 
 /** @throws StateError, AlreadyRunningError */
@@ -183,7 +226,13 @@ function openState(
       cause: error,
     });
   }
-  const region = openRegion(mapper, { path: file, size, tick: monotonicMs(), random: randomBytes });
+  const region = openRegion(mapper, {
+    path: file,
+    size,
+    tick: monotonicMs(),
+    random: randomBytes,
+    ownerPortMask: ownerPortMask(),
+  });
   const { report, views } = region;
   const counters = views.layout.counters.at >> 3;
   const add = (counter: number, count: number): void => {

@@ -5,6 +5,7 @@ import type { DeviceInterface } from "../device/device.ts";
 import { createGuard, createSocketGuard, type Guard } from "../host/guard.ts";
 import type { XdpGuard } from "../host/guard-xdp.ts";
 import { createHopPlanner, type HopPlanner, type HostHopPlan } from "../host/hop-planner.ts";
+import type { Steering } from "../host/steering.ts";
 import { createTunRoutes, type TunRoutes } from "../host/tun-routes.ts";
 import { B_ADDRESS, B_USED, BACKEND_WORDS } from "../service/backend-slots.ts";
 import type { GatewayDefinition } from "../service/definition.ts";
@@ -43,6 +44,8 @@ export interface HostOptions {
   readonly views: RegionViews;
   readonly log: Log;
   readonly wake: () => void;
+  /** Several workers: what divides the frames among them. */
+  readonly steering: Steering | null;
   readonly hostAddresses: readonly number[];
   /** An interface came up (again): neighbours have to hear of our addresses. */
   readonly onLinkUp: () => void;
@@ -90,6 +93,10 @@ export async function createHostParts(options: HostOptions): Promise<HostParts> 
       last = { definition, ownership, text };
       return;
     }
+    options.steering?.update(
+      ownership.vips.map(({ address }) => address),
+      ownership.snat,
+    );
     await guard?.update({ ...ownership, hosts });
     await tunRoutes?.update({
       vips: [...new Set(ownership.vips.map(({ address }) => address))],

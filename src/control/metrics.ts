@@ -186,6 +186,18 @@ function addFrames({ counter, gauge }: Declarations, source: MetricsSource): voi
     });
   };
   perWorker("frames_missed_total", "Frames lost before the gateway saw them.", (row) => row.missed);
+  counter(
+    "frames_handed_over_total",
+    "Frames copied from one worker to another; in: from others, out: to them.",
+    ["worker", "direction"],
+    (add) => {
+      for (const row of source.workers()) {
+        const worker = String(row.worker);
+        add(row.handedIn, { worker, direction: "in" });
+        add(row.handedOut, { worker, direction: "out" });
+      }
+    },
+  );
   perWorker("batches_total", "Batches of frames, empty ones included.", (row) => row.batches);
   perWorker("native_calls_total", "Calls into the device driver.", (row) => row.nativeCalls);
 }

@@ -5,12 +5,14 @@ import type { DeviceInterface } from "../device/device.ts";
 import { H_STOP, type RegionViews } from "../state/layout.ts";
 import type { FromWorker, WorkerOptions } from "./worker-protocol.ts";
 
-/** The data plane, as control sees it. */
+/** The data plane, or one worker of it, as control sees it. */
 export interface WorkerHandle {
   /** What the device said about its interfaces when it was opened. */
   readonly interfaces: readonly DeviceInterface[];
   /** What else it said, for the log. */
   readonly about: Readonly<Record<string, boolean>>;
+  /** AF_PACKET with several workers: fan-out group of each interface. */
+  readonly groups: readonly number[];
   /** Begin to handle frames. Call once, when guard and bank 1 are in place. */
   go(): void;
   /** End it between two batches; its device is closed when the promise is fulfilled. */
@@ -47,7 +49,7 @@ const RESOURCE_LIMITS = {
 export const startWorker: StartWorker = (options, views, wake, onDeath) =>
   new Promise((resolve, reject) => {
     const worker = new Worker(new URL("../../bundled/src/worker.js", import.meta.url), {
-      name: "headgate worker 0",
+      name: `headgate worker ${options.worker}`,
       workerData: options,
       execArgv: ["--enable-source-maps"],
       resourceLimits: RESOURCE_LIMITS,
@@ -75,6 +77,7 @@ export const startWorker: StartWorker = (options, views, wake, onDeath) =>
       resolve({
         interfaces: message.interfaces,
         about: message.about,
+        groups: message.groups,
         go: () => worker.postMessage("go"),
         stop: async () => {
           stopping = true;

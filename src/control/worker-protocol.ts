@@ -1,5 +1,6 @@
 import type { ErrorCode } from "../base/errors.ts";
 import type { DeviceInterface } from "../device/device.ts";
+import type { Crew } from "../device/native.ts";
 import type { PacketOptions } from "../device/packet.ts";
 import type { TunOptions } from "../device/tun.ts";
 import type { XdpOptions } from "../device/xdp.ts";
@@ -15,6 +16,8 @@ export interface WorkerOptions {
     | ({ readonly type: "tun" } & TunOptions)
     | ({ readonly type: "packet" } & PacketOptions)
     | ({ readonly type: "xdp" } & XdpOptions);
+  /** Its place among several workers; undefined: it is the only one. */
+  readonly crew: Crew | undefined;
 }
 
 /** The one message that a worker posts; control answers with one message, which means "go". */
@@ -24,6 +27,8 @@ export type FromWorker =
       readonly interfaces: readonly DeviceInterface[];
       /** What there is to know of the device beside its interfaces, for the log. */
       readonly about: Readonly<Record<string, boolean>>;
+      /** AF_PACKET with several workers: fan-out group of each interface. */
+      readonly groups: readonly number[];
     }
   | {
       readonly kind: "failed";

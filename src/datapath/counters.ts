@@ -3,9 +3,9 @@ import { COUNTERS_BYTES } from "../state/layout.ts";
 import { DROP_REASON_COUNT } from "./verdict.ts";
 
 /**
- * Global counters: doubles in the section `counters`, indexed from its start. The worker adds,
- * everybody reads. `received = forwarded + replied + passed + consumed + drops + held` after every
- * batch (design 1.6).
+ * Counters of a worker: doubles in the section `counters` of its shard, indexed from its start. The
+ * worker adds, everybody reads. `received + handed in = forwarded + replied + passed + consumed +
+ * drops + handed out + held` after every batch (design 1.6).
  */
 export const C_RECEIVED = 0;
 export const C_FORWARDED = 1;
@@ -13,7 +13,10 @@ export const C_REPLIED = 2;
 export const C_PASSED = 3;
 export const C_CONSUMED = 4;
 export const C_DROPPED = 5;
-export const C_HELD = 6;
+/** Frames handed over to other workers, and by them to this one. */
+export const C_HANDED_OUT = 6;
+export const C_HANDED_IN = 27;
+export const C_HELD = 28;
 /** Frames of our own making: RST at expiry, gratuitous ARP, further fragments. */
 export const C_ORIGINATED = 7;
 /** Own frames that could not be sent or had no token. */

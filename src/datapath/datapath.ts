@@ -31,6 +31,7 @@ import {
   R_ADDRESSES,
   R_ADDRESSES_MASK,
   R_BANK,
+  R_HANDED,
   R_HOP_REQUESTS,
   R_HOPS,
   R_INTERVALS,
@@ -45,6 +46,8 @@ import {
   C_DROPPED,
   C_DROPS,
   C_FORWARDED,
+  C_HANDED_IN,
+  C_HANDED_OUT,
   C_NATIVE_CALLS,
   C_ORIGINATED,
   C_ORIGINATED_LOST,
@@ -59,9 +62,11 @@ import { createExpiry } from "./expiry.ts";
 import { createFastLane, NOT_FAST } from "./fast-lane.ts";
 import { createFlows } from "./flows.ts";
 import { createFragmenter } from "./fragment.ts";
+import { createHandover } from "./handover.ts";
 import { createHops } from "./hops.ts";
 import { createIcmp } from "./icmp.ts";
 import { createOutput, ORIGINATED } from "./output.ts";
+import { createOwners } from "./owners.ts";
 import { createPartialChecksums } from "./partial.ts";
 import { createProcessor } from "./process.ts";
 import { createReply } from "./reply.ts";
@@ -75,6 +80,7 @@ import {
   DROP_TX_FULL,
   DROPPED,
   FORWARDED,
+  HANDED_OVER,
   PASSED,
   REPLIED,
 } from "./verdict.ts";
@@ -88,7 +94,7 @@ export interface Datapath {
    * One batch.
    *
    * @param timeoutMs - how long to wait for the first frame
-   * @returns frames received
+   * @returns frames received, or handed over by other workers
    * @throws DeviceError when the device is gone for good
    */
   runBatch(timeoutMs: number): number;
@@ -102,14 +108,20 @@ export interface DatapathOptions {
 }
 
 assert(
-  FORWARDED === 0 && REPLIED === 1 && PASSED === 2 && CONSUMED === 3 && DROPPED === 4,
+  FORWARDED === 0 &&
+    REPLIED === 1 &&
+    PASSED === 2 &&
+    CONSUMED === 3 &&
+    DROPPED === 4 &&
+    HANDED_OVER === 5,
   "verdicts count up in the order of their counters",
 );
 assert(
   C_REPLIED === C_FORWARDED + REPLIED &&
     C_PASSED === C_FORWARDED + PASSED &&
     C_CONSUMED === C_FORWARDED + CONSUMED &&
-    C_DROPPED === C_FORWARDED + DROPPED,
+    C_DROPPED === C_FORWARDED + DROPPED &&
+    C_HANDED_OUT === C_FORWARDED + HANDED_OVER,
   "counters of verdicts follow one another",
 );
 
@@ -125,6 +137,9 @@ export function createDatapath(options: DatapathOptions): Datapath {
   const batches = layout.workerWord + W_BATCHES;
 
   const addresses = createAddresses(context);
+  const owners = createOwners(context, addresses);
+  const handover = createHandover(context);
+  const { worker, workers } = layout;
   const output = createOutput(context);
   const bucket = createTokenBucket(context);
   const hops = createHops(context);
@@ -134,11 +149,13 @@ export function createDatapath(options: DatapathOptions): Datapath {
   const translator = createTranslator(context, output, reply, fragmenter);
   const balancer = createBalancer(context, flows, reply, counters);
   const arp = createArp(context, addresses, output, counters);
-  const icmp = createIcmp(context, addresses, hops, output, counters);
+  const icmp = createIcmp(context, addresses, owners, handover, hops, output, counters);
   const partial = createPartialChecksums(context);
   const processor = createProcessor(
     context,
     addresses,
+    owners,
+    handover,
     arp,
     icmp,
     hops,
@@ -233,9 +250,38 @@ export function createDatapath(options: DatapathOptions): Datapath {
     }
   }
 
+  /** What other workers have handed over was received by them. */
+  function countReceived(count: number, bytes: number): void {
+    if (registers[R_HANDED] !== 0) {
+      add(C_HANDED_IN, count);
+      return;
+    }
+    add(C_RECEIVED, count);
+    add(C_RECEIVED_BYTES, bytes);
+  }
+
+  /** Frames of the device, or those that other workers have handed over. */
+  function receiveShared(timeoutMs: number): number {
+    if (handover.isDue()) {
+      registers[R_HANDED] = 1;
+      return handover.receive();
+    }
+    registers[R_HANDED] = 0;
+    add(C_NATIVE_CALLS, 1);
+    const count = device.receive(handover.sleep(timeoutMs));
+    handover.awake();
+    return count;
+  }
+
+  function receive(timeoutMs: number): number {
+    if (workers !== 1) return receiveShared(timeoutMs);
+    add(C_NATIVE_CALLS, 1);
+    return device.receive(timeoutMs);
+  }
+
   function runBatch(timeoutMs: number): number {
     takePublished();
-    const count = device.receive(timeoutMs);
+    const count = receive(timeoutMs);
     registers[R_TICK] = device.batch.tick[0]!;
     registers[R_TX_COUNT] = 0;
     registers[R_SPARES] = 0;
@@ -255,19 +301,18 @@ export function createDatapath(options: DatapathOptions): Datapath {
     }
     if (registers[R_BANK] !== 0) {
       expiry.run();
-      if (device.linkHeaderBytes !== 0) arp.announce();
+      if (device.linkHeaderBytes !== 0 && worker === 0) arp.announce();
     }
-    if (registers[R_TX_COUNT] !== 0) {
-      if (settleSent(device.transmit(registers[R_TX_COUNT]!))) others = DROPPED;
+    const wakeMask = workers === 1 ? 0 : handover.flush();
+    if (registers[R_TX_COUNT] !== 0 || wakeMask !== 0) {
+      if (settleSent(device.transmit(registers[R_TX_COUNT]!, wakeMask))) others = DROPPED;
       add(C_NATIVE_CALLS, 1);
     }
     if (count !== 0) {
-      add(C_RECEIVED, count);
-      add(C_RECEIVED_BYTES, bytes);
+      countReceived(count, bytes);
       if (others === FORWARDED) add(C_FORWARDED, count);
       else settleReceived(count);
     }
-    add(C_NATIVE_CALLS, 1);
     add(C_BATCHES, 1);
     i32[batches] = (i32[batches]! + 1) | 0;
     return count;

@@ -41,8 +41,10 @@ import { tcpPorts } from "../wire/tcp.ts";
 import type { Addresses } from "./addresses.ts";
 import { type Context, R_OUT_INTERFACE, R_OUT_MAC_HIGH, R_OUT_MAC_LOW } from "./context.ts";
 import { C_ECHO_REPLIES, C_ICMP_ERRORS_TRANSLATED } from "./counters.ts";
+import type { Handover } from "./handover.ts";
 import { HOP_FOUND, type Hops } from "./hops.ts";
 import type { Output } from "./output.ts";
+import type { Owners } from "./owners.ts";
 import {
   DROP_ICMP_CHECKSUM_WRONG,
   DROP_ICMP_HEADER_MALFORMED,
@@ -70,11 +72,14 @@ export interface Icmp {
 export function createIcmp(
   context: Context,
   addresses: Addresses,
+  owners: Owners,
+  handover: Handover,
   hops: Hops,
   output: Output,
   countersAt: number,
 ): Icmp {
-  const { f64, i32, link, registers, rx, table, view } = context;
+  const { f64, i32, layout, link, registers, rx, table, view } = context;
+  const { worker, workers } = layout;
 
   function process(rxWord: number, ipAt: number): number {
     const headerBytes = ipv4HeaderBytes(view, ipAt);
@@ -151,6 +156,11 @@ export function createIcmp(
         ipv4Source(view, quoteAt),
         (ports << 16) | (ports >>> 16),
       );
+      if (reference < 0 && workers !== 1) {
+        const source = ipv4Source(view, quoteAt);
+        const owner = owners.ofQuote(rxWord, source, ipv4Destination(view, quoteAt), ports);
+        if (owner !== worker) return handover.send(rxWord, owner);
+      }
     }
     if (reference < 0) return ours ? DROPPED | (DROP_ICMP_NO_FLOW << 8) : PASSED;
     const flowWord = table.word(reference >> 1);

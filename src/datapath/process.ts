@@ -92,9 +92,11 @@ import { type Balancer, OPENED } from "./balance.ts";
 import { type Context, R_HOPS, R_TICK } from "./context.ts";
 import { C_FLOWS_RESET } from "./counters.ts";
 import type { Flows } from "./flows.ts";
+import type { Handover } from "./handover.ts";
 import { HOP_FOUND, type Hops } from "./hops.ts";
 import type { Icmp } from "./icmp.ts";
 import type { Output } from "./output.ts";
+import type { Owners } from "./owners.ts";
 import type { PartialChecksums } from "./partial.ts";
 import type { Translator } from "./translate.ts";
 import {
@@ -139,6 +141,8 @@ const SERVICE_RUN_DOUBLES = SERVICE_RUN_BYTES >> 3;
 export function createProcessor(
   context: Context,
   addresses: Addresses,
+  owners: Owners,
+  handover: Handover,
   arp: Arp,
   icmp: Icmp,
   hops: Hops,
@@ -153,6 +157,7 @@ export function createProcessor(
   // AF_XDP took the frame from the kernel, and says nothing of its checksum.
   const isXdp = device.type === "xdp";
   const unclaimed = isXdp ? drop(DROP_NOT_OURS) : PASSED;
+  const { worker, workers } = layout;
   const backendRuns = layout.backendRuns.at >> 3;
   const serviceRuns = layout.serviceRuns.at >> 3;
 
@@ -270,6 +275,12 @@ export function createProcessor(
     }
     const entry = addresses.find(destination);
     const flags = entry < 0 ? 0 : i32[entry + A_FLAGS]!;
+    if (workers !== 1) {
+      const owner = owners.ofPacket(rxWord, flags, source, destination, ports);
+      if (owner !== worker && isGatewayOwned(flags, source, protocol, ports)) {
+        return handover.send(rxWord, owner);
+      }
+    }
     if ((flags & A_IS_VIP) !== 0) {
       const service = addresses.serviceAt(entry, protocol, ports & 0xffff);
       if (service >= 0) {
@@ -295,6 +306,12 @@ export function createProcessor(
       return drop(DROP_OUT_OF_STATE);
     }
     return pass(rxWord);
+  }
+
+  /** Whether a flow may have the packet. On TUN the kernel sends us nothing but such. */
+  function isGatewayOwned(flags: number, source: number, protocol: number, ports: number): boolean {
+    if (link === 0 || (flags & (A_IS_VIP | A_IS_SNAT)) !== 0) return true;
+    return isBackend(source, protocol, ports >>> 16);
   }
 
   function isBackend(source: number, protocol: number, port: number): boolean {

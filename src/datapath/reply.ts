@@ -78,12 +78,15 @@ export function createReply(
   bucket: TokenBucket,
   countersAt: number,
 ): Reply {
-  const { view, rx, f64, link, registers } = context;
+  const { view, rx, f64, layout, link, registers } = context;
+  // A part of the numbers for each worker: two never give out one at the same time.
+  const ids = Math.floor(0x10000 / layout.workers);
+  const firstId = layout.worker * ids;
 
   function nextId(): number {
-    const id = (registers[R_IPV4_ID]! + 1) & 0xffff;
-    registers[R_IPV4_ID] = id;
-    return id;
+    const id = registers[R_IPV4_ID]!;
+    registers[R_IPV4_ID] = id + 1 >= ids ? 0 : id + 1;
+    return firstId + id;
   }
 
   /** RFC 1122 3.2.2: no error and no reset about group addresses and later fragments. */

@@ -21,6 +21,7 @@ export interface Samples {
 export function createSamples(context: Context): Samples {
   const { i32, layout, link, registers, rx, view } = context;
   const first = layout.samples.at >> 2;
+  const perTick = Math.max(1, Math.floor(DROP_SAMPLES_PER_TICK / layout.workers));
   let sequence = 0;
   for (let index = 0; index < DROP_SAMPLES; index++) {
     const found = i32[first + index * SAMPLE_WORDS + SAMPLE_SEQUENCE]!;
@@ -34,7 +35,7 @@ export function createSamples(context: Context): Samples {
       registers[R_SAMPLES_TAKEN] = 0;
     }
     const taken = registers[R_SAMPLES_TAKEN]!;
-    if (taken >= DROP_SAMPLES_PER_TICK) return;
+    if (taken >= perTick) return;
     registers[R_SAMPLES_TAKEN] = taken + 1;
     sequence = sequence === 0x3fffffff ? 1 : sequence + 1;
     const at = first + (sequence % DROP_SAMPLES) * SAMPLE_WORDS;

@@ -7,11 +7,12 @@ export interface TokenBucket {
   take(): boolean;
 }
 
-const BURST = REPLY_TOKENS_BURST * 1000;
-
 export function createTokenBucket(context: Context): TokenBucket {
-  const { registers } = context;
-  registers[R_TOKENS] = BURST;
+  const { layout, registers } = context;
+  // The limit is the gateway's: each worker has its share, at least one a second.
+  const burst = Math.max(1, Math.floor(REPLY_TOKENS_BURST / layout.workers)) * 1000;
+  const perSecond = Math.max(1, Math.floor(REPLY_TOKENS_PER_SECOND / layout.workers));
+  registers[R_TOKENS] = burst;
 
   function take(): boolean {
     const tick = registers[R_TICK]!;
@@ -19,9 +20,9 @@ export function createTokenBucket(context: Context): TokenBucket {
     if (elapsed !== 0) {
       registers[R_TOKENS_TICK] = tick;
       // A pause of more than a second fills the bucket; it also keeps the product in 32 bits.
-      const gained = elapsed < 0 || elapsed > 1000 ? BURST : elapsed * REPLY_TOKENS_PER_SECOND;
+      const gained = elapsed < 0 || elapsed > 1000 ? burst : elapsed * perSecond;
       const tokens = registers[R_TOKENS]! + gained;
-      registers[R_TOKENS] = Math.min(tokens, BURST);
+      registers[R_TOKENS] = Math.min(tokens, burst);
     }
     const tokens = registers[R_TOKENS]!;
     if (tokens < 1000) return false;

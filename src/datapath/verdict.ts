@@ -15,7 +15,16 @@ export const PASSED = 2;
 export const CONSUMED = 3;
 /** Dropped, for one reason. */
 export const DROPPED = 4;
-export const VERDICT_NAMES = ["forwarded", "replied", "passed", "consumed", "dropped"] as const;
+/** Copied to the worker that owns its flow, which gives it a verdict. */
+export const HANDED_OVER = 5;
+export const VERDICT_NAMES = [
+  "forwarded",
+  "replied",
+  "passed",
+  "consumed",
+  "dropped",
+  "handed_over",
+] as const;
 
 /**
  * Reasons of a drop. The order is part of the region's layout (counters are indexed by it): add at
@@ -63,6 +72,8 @@ export const DROP_REASONS = [
   "tx_failed",
   // AF_XDP takes a frame from the kernel: what turns out not to be ours has nowhere to go
   "not_ours",
+  // Between workers
+  "handover_full",
 ] as const;
 export type DropReason = (typeof DROP_REASONS)[number];
 
@@ -110,3 +121,4 @@ export const DROP_REPLY_NOT_ALLOWED = reason("reply_not_allowed");
 export const DROP_TX_FULL = reason("tx_full");
 export const DROP_TX_FAILED = reason("tx_failed");
 export const DROP_NOT_OURS = reason("not_ours");
+export const DROP_HANDOVER_FULL = reason("handover_full");

@@ -11,6 +11,10 @@
  *           each one's result into its descriptor.
  * Spares    `spareCount` slots of `spareBytes` each, free again after every `transmit()`, for
  *           frames of our own making.
+ * Inlet     With other workers: `inletSlots` slots of `inletSlotBytes` each, into which the fast
+ *           path copies frames that another worker's device has received. It describes them in
+ *           `batch.rx` itself, between two receives, and sends them as received ones. A frame
+ *           begins `inletLeadBytes` into a slot, and may go on into the slots behind it.
  */
 
 /** Int32 words of one descriptor, in `rx` and in `tx`. */
@@ -31,7 +35,10 @@ export const D_VNET = 3;
 export const D_CSUM = 4;
 /** tx: index in rx of the frame this one came from, or FROM_SPARE. rx: unused. */
 export const D_FROM = 5;
-/** tx: TX_SENT, TX_FULL, TX_TOO_BIG or TX_FAILED, written by transmit(). rx: unused. */
+/**
+ * tx: TX_SENT, TX_FULL, TX_TOO_BIG or TX_FAILED, written by transmit(). rx: how often workers have
+ * handed the frame on; 0 for one that receive() brought.
+ */
 export const D_RESULT = 6;
 /** Free for the fast path: it keeps the flow or the reason there between passes. */
 export const D_USER = 7;
@@ -95,6 +102,11 @@ export interface FrameDevice {
   readonly spareAt: number;
   readonly spareBytes: number;
   readonly spareCount: number;
+  readonly inletAt: number;
+  readonly inletSlotBytes: number;
+  /** 0: no other workers. */
+  readonly inletSlots: number;
+  readonly inletLeadBytes: number;
   readonly interfaces: readonly DeviceInterface[];
 
   /**
@@ -109,9 +121,10 @@ export interface FrameDevice {
   /**
    * Send `batch.tx[0..count)`. Never blocks; what does not fit gets TX_FULL.
    *
+   * @param wakeMask - bit N: wake worker N too (it has been handed frames); left out: nobody
    * @returns frames sent
    */
-  transmit(count: number): number;
+  transmit(count: number, wakeMask?: number): number;
 
   statistics(): DeviceStatistics;
 

@@ -22,6 +22,8 @@ export interface NativeDeviceStatistics extends DeviceStatistics {
 /** A FrameDevice whose frames come from the kernel. */
 export interface NativeFrameDevice extends FrameDevice {
   statistics(): NativeDeviceStatistics;
+  /** AF_PACKET: fan-out group of each interface; empty without other workers. */
+  readonly groups: readonly number[];
 }
 
 /**
@@ -66,14 +68,20 @@ export function wrapNativeDevice(
     spareAt: native.spareAt,
     spareBytes: native.spareBytes,
     spareCount: native.spareCount,
+    inletAt: native.inletAt,
+    inletSlotBytes: native.inletSlotBytes,
+    inletSlots: native.inletSlots,
+    // The IP header on a multiple of 4, as in every frame.
+    inletLeadBytes: -linkHeaderBytes & 3,
+    groups: native.groups,
     interfaces,
     receive(timeoutMs) {
       const count = native.receive(timeoutMs);
       if (count < 0) throw goneError(-count, "receive", name);
       return count;
     },
-    transmit(count) {
-      const sent = native.transmit(count);
+    transmit(count, wakeMask = 0) {
+      const sent = native.transmit(count, wakeMask);
       if (sent < 0) throw goneError(-sent, "transmit", name);
       return sent;
     },

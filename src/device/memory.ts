@@ -26,7 +26,7 @@ import {
  *
  * Theory of operation
  *
- *   memory = slots x slotBytes | spares x spareBytes
+ *   memory = slots x slotBytes | spares x spareBytes | inlet
  *
  * The slots are a ring. `inject` copies a frame into the slot after the last one; `receive` hands out
  * up to BATCH_FRAMES_MAX of the oldest where they lie, and the next `receive` gives those slots
@@ -55,6 +55,10 @@ export interface MemoryDeviceOptions {
   readonly slots?: number;
   /** Bytes of one slot, a multiple of 4, with 4 for alignment. Default 2048. */
   readonly slotBytes?: number;
+  /** Slots for frames of other workers. Default 0: there are none. */
+  readonly inletSlots?: number;
+  /** Called with the workers to be woken, as a bit mask. */
+  readonly onWake?: (wakeMask: number) => void;
   /** false: `sent` stays empty, and no call allocates anything. Default true. */
   readonly keepSent?: boolean;
 }
@@ -106,7 +110,7 @@ const COUNTS = 4;
 
 /** @throws AssertionError when an option is out of its range */
 export function createMemoryDevice(options: MemoryDeviceOptions): MemoryDevice {
-  const { linkHeaderBytes, interfaces, keepSent = true } = options;
+  const { linkHeaderBytes, interfaces, keepSent = true, inletSlots = 0 } = options;
   const { slots = SLOTS, slotBytes = SLOT_BYTES } = options;
   assert(linkHeaderBytes === 0 || linkHeaderBytes === 14, "a link header has 0 or 14 bytes");
   assert(interfaces.length > 0, "a device has an interface");
@@ -115,7 +119,8 @@ export function createMemoryDevice(options: MemoryDeviceOptions): MemoryDevice {
 
   const frameAt = -linkHeaderBytes & (ALIGN_BYTES - 1);
   const spareAt = slots * slotBytes;
-  const memory = new ArrayBuffer(spareAt + OUT_FRAMES_MAX * SPARE_BYTES);
+  const inletAt = spareAt + OUT_FRAMES_MAX * SPARE_BYTES;
+  const memory = new ArrayBuffer(inletAt + inletSlots * SLOT_BYTES);
   const bytes = new Uint8Array(memory);
   const memoryBytes = memory.byteLength;
   const batch: Batch = {
@@ -183,7 +188,7 @@ export function createMemoryDevice(options: MemoryDeviceOptions): MemoryDevice {
     return count;
   }
 
-  function transmit(count: number): number {
+  function transmit(count: number, wakeMask = 0): number {
     if (closed) throw closedError("transmit");
     assert(count >= 0 && count <= OUT_FRAMES_MAX, "a batch of frames to send fits its descriptors");
     counts[CALLS] = counts[CALLS]! + 1;
@@ -199,6 +204,7 @@ export function createMemoryDevice(options: MemoryDeviceOptions): MemoryDevice {
       if (keepSent) keep(word);
     }
     counts[FRAMES_SENT] = counts[FRAMES_SENT]! + taken;
+    if (wakeMask !== 0) options.onWake?.(wakeMask);
     return taken;
   }
 
@@ -211,7 +217,9 @@ export function createMemoryDevice(options: MemoryDeviceOptions): MemoryDevice {
     assert(interfaces[tx[word + D_INTERFACE]!] !== undefined, "a sent frame names an interface");
     const from = tx[word + D_FROM]!;
     assert(
-      from === FROM_SPARE ? at >= spareAt : from >= 0 && from < handedOut && at < spareAt,
+      from === FROM_SPARE
+        ? at >= spareAt && at < inletAt
+        : at >= inletAt || (from >= 0 && from < handedOut && at < spareAt),
       "a sent frame comes from a received one or from a spare",
     );
   }
@@ -254,6 +262,10 @@ export function createMemoryDevice(options: MemoryDeviceOptions): MemoryDevice {
     spareAt,
     spareBytes: SPARE_BYTES,
     spareCount: OUT_FRAMES_MAX,
+    inletAt,
+    inletSlotBytes: SLOT_BYTES,
+    inletSlots,
+    inletLeadBytes: frameAt,
     interfaces,
     sent,
     sentFrames: () => counts[FRAMES_SENT]!,

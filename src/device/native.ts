@@ -22,14 +22,15 @@ export interface NativeAddon {
   allocateFile(fd: number, bytes: number): void;
   /** mmap of the whole file, shared; `touched`: at, bytes, at, bytes, ... of what is mapped at once. */
   mapFile(fd: number, touched: readonly number[]): { readonly buffer: ArrayBuffer; close(): void };
-  openTun(name: string, wakeFd: number): NativeDevice;
-  openPacket(interfaces: readonly string[], wakeFd: number): NativeDevice;
+  openTun(name: string, wakeFd: number, crew: Crew | undefined): NativeDevice;
+  openPacket(interfaces: readonly string[], wakeFd: number, crew: Crew | undefined): NativeDevice;
   openXdp(
     interfaces: readonly NativeXdpInterface[],
     wakeFd: number,
     socketMap: number,
     zeroCopy: number,
     busyPollUs: number,
+    crew: Crew | undefined,
   ): NativeXdpDevice;
   /** Receive queues in use, or a negative errno. */
   receiveQueues(interfaceName: string): number;
@@ -43,6 +44,18 @@ export interface NativeXdpInterface {
   readonly ordinal: number;
   /** The XDP program runs in generic mode there. */
   readonly generic: boolean;
+}
+
+/** The workers that share the interfaces of a device, and the place of this one among them. */
+export interface Crew {
+  /** Its number. Workers open their devices in the order of their numbers. */
+  readonly worker: number;
+  /** Descriptor of the steering program (steering-native.ts). */
+  readonly programFd: number;
+  /** `groups` of worker 0's device; empty for worker 0 itself. */
+  readonly groups: readonly number[];
+  /** `Wake.fd` of every worker, by number. */
+  readonly wakeFds: readonly number[];
 }
 
 /** Byte offsets in the device's memory of one ring of an AF_XDP socket. */
@@ -83,11 +96,16 @@ export interface NativeDevice {
   readonly spareAt: number;
   readonly spareBytes: number;
   readonly spareCount: number;
+  readonly inletAt: number;
+  readonly inletSlotBytes: number;
+  readonly inletSlots: number;
+  /** AF_PACKET: fan-out group of each interface; empty without other workers. */
+  readonly groups: readonly number[];
   readonly interfaces: readonly { name: string; index: number; mac: string }[];
   /** Frames, or a negative errno. */
   receive(timeoutMs: number): number;
   /** Frames sent, or a negative errno. */
-  transmit(count: number): number;
+  transmit(count: number, wakeMask: number): number;
   statistics(): { missed: number; skipped: number; calls: number } | undefined;
   /** Have a receive look for frames this long before it blocks, when the last one had some. */
   setSpin(microseconds: number): void;
@@ -251,6 +269,11 @@ function advice(failure: NativeFailure): string {
       return errno === ERRNO.EINVAL
         ? "a device needs at least one receive queue"
         : "too many receive queues for one worker; use more workers, or fewer queues (ethtool -L)";
+    case "PACKET_FANOUT":
+    case "PACKET_FANOUT_DATA":
+      return "the kernel cannot share an interface between workers; set device.workers to 1";
+    case "TUNSETSTEERINGEBPF":
+      return "the kernel cannot share a TUN device between workers (Linux 4.16); set device.workers to 1";
     case "PACKET_RX_RING":
     case "PACKET_TX_RING":
     case "mmap":

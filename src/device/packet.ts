@@ -1,7 +1,7 @@
 import { DeviceError } from "../base/errors.ts";
 import { INTERFACES_MAX } from "../base/limits.ts";
 import { type NativeFrameDevice, wrapNativeDevice } from "./frame-device.ts";
-import { type NativeDevice, nativeAddon, openError } from "./native.ts";
+import { type Crew, type NativeDevice, nativeAddon, openError } from "./native.ts";
 import { assertInterfaceName } from "./tun.ts";
 
 export interface PacketOptions {
@@ -11,6 +11,8 @@ export interface PacketOptions {
   readonly wakeFd: number;
   /** Microseconds that `receive` looks for frames before it blocks, when the last had some. */
   readonly spinUs?: number;
+  /** Other workers on the same interfaces; left out: none. */
+  readonly crew?: Crew | undefined;
 }
 
 /**
@@ -24,11 +26,14 @@ export interface PacketOptions {
  * (counted as missed). An interface that goes down receives nothing until it is up again; one that
  * is deleted makes `receive` throw.
  *
+ * With a crew the interfaces' frames are divided among its workers by the steering program, in one
+ * fan-out group an interface (packet(7), PACKET_FANOUT).
+ *
  * @throws PrivilegeError without CAP_NET_RAW
  * @throws DeviceError when an interface is missing, down, not Ethernet, or taken already
  */
 export function openPacket(options: PacketOptions): NativeFrameDevice {
-  const { interfaces, wakeFd } = options;
+  const { interfaces, wakeFd, crew } = options;
   if (interfaces.length < 1 || interfaces.length > INTERFACES_MAX) {
     throw new DeviceError(
       `interfaces: expected 1-${INTERFACES_MAX} names, got ${interfaces.length}`,
@@ -48,7 +53,7 @@ export function openPacket(options: PacketOptions): NativeFrameDevice {
   const name = `${what} ${interfaces.join(", ")}`;
   let native: NativeDevice;
   try {
-    native = nativeAddon().openPacket(interfaces, wakeFd);
+    native = nativeAddon().openPacket(interfaces, wakeFd, crew);
   } catch (error) {
     throw openError(error, name);
   }

@@ -1,6 +1,6 @@
 import { DeviceError } from "../base/errors.ts";
 import { type NativeFrameDevice, wrapNativeDevice } from "./frame-device.ts";
-import { type NativeDevice, nativeAddon, openError } from "./native.ts";
+import { type Crew, type NativeDevice, nativeAddon, openError } from "./native.ts";
 
 export interface TunOptions {
   /** Interface name, 1-15 bytes; made when it is not there, and gone with the process. */
@@ -9,6 +9,8 @@ export interface TunOptions {
   readonly wakeFd: number;
   /** Microseconds that `receive` looks for frames before it blocks, when the last had some. */
   readonly spinUs?: number;
+  /** Other workers on the same device; left out: none. */
+  readonly crew?: Crew | undefined;
 }
 
 /**
@@ -20,15 +22,17 @@ export interface TunOptions {
  * 10,000 packets. A device that is down receives nothing and refuses frames; one that is deleted
  * makes `receive` throw.
  *
+ * With a crew each worker has a queue of the device, and the steering program divides the packets.
+ *
  * @throws PrivilegeError without CAP_NET_ADMIN
  * @throws DeviceError when the name is bad or in use, or the kernel has no TUN
  */
 export function openTun(options: TunOptions): NativeFrameDevice {
-  const { name, wakeFd } = options;
+  const { name, wakeFd, crew } = options;
   assertInterfaceName(name);
   let native: NativeDevice;
   try {
-    native = nativeAddon().openTun(name, wakeFd);
+    native = nativeAddon().openTun(name, wakeFd, crew);
   } catch (error) {
     throw openError(error, `TUN device ${name}`);
   }

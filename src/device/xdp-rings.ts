@@ -5,7 +5,6 @@ import {
   D_FROM,
   D_INTERFACE,
   D_RESULT,
-  D_USER,
   D_VNET,
   DESCRIPTOR_WORDS,
   TX_FAILED,
@@ -57,14 +56,14 @@ export interface XdpRingsParts {
   /** Waits and writes the tick; below 0 it only writes the tick. 0, or a negative errno. */
   wait(timeoutMs: number): number;
   /** Sends what is in the rings; 1 when `kicked` has something to say. */
-  kick(count: number): number;
+  kick(count: number, wakeMask: number): number;
 }
 
 export interface XdpRings {
   /** Frames in rx, 0..BATCH_FRAMES_MAX, or a negative errno. */
   receive(timeoutMs: number): number;
-  /** Frames sent. */
-  transmit(count: number): number;
+  /** Frames sent; wakes the workers of the mask too. */
+  transmit(count: number, wakeMask?: number): number;
 }
 
 /** Timeout of `wait` for "write the tick and do nothing else". */
@@ -271,7 +270,7 @@ export function createXdpRings(parts: XdpRingsParts): XdpRings {
       rx[word + D_INTERFACE] = ingress;
       rx[word + D_VNET] = 0;
       rx[word + D_CSUM] = 0;
-      rx[word + D_USER] = 0;
+      rx[word + D_RESULT] = 0;
       chunkOf[next] = address & chunkMask;
       socketOf[next] = index;
       next++;
@@ -370,7 +369,8 @@ export function createXdpRings(parts: XdpRingsParts): XdpRings {
     if (at < 0 || at + bytes > memory.byteLength) return TX_FAILED;
     const available = queues[egress]!;
     if (available === 0) return TX_BY_PACKET;
-    let from = tx[word + D_FROM]!;
+    // What lies outside the UMEM is a spare, or a frame that another worker has received.
+    let from = at >= umemAt ? tx[word + D_FROM]! : NO_FRAME;
     if (from >= registers[R_RECEIVED]!) return TX_FAILED;
     const sender = first[egress]! + (from >= 0 && available > 1 ? socketOf[from]! % available : 0);
     const socket = sender * SOCKET_WORDS;
@@ -385,7 +385,7 @@ export function createXdpRings(parts: XdpRingsParts): XdpRings {
     if (chunk !== NO_CHUNK && offset >= metadataBytes && offset + bytes <= chunkBytes) {
       chunkOf[from] = NO_CHUNK;
     } else {
-      // A spare, or a received frame that is sent a second time.
+      // A spare, another worker's frame, or a received frame that is sent a second time.
       chunk = copy(at, bytes);
       if (chunk === NO_CHUNK) return TX_FULL;
       at = umemAt + ((chunk + frameAt) & ~3) + (at & 3);
@@ -424,7 +424,7 @@ export function createXdpRings(parts: XdpRingsParts): XdpRings {
     }
   }
 
-  function transmit(count: number): number {
+  function transmit(count: number, wakeMask = 0): number {
     for (let index = 0; index < count; index++) {
       tx[index * DESCRIPTOR_WORDS + D_RESULT] = enqueue(index);
     }
@@ -434,7 +434,7 @@ export function createXdpRings(parts: XdpRingsParts): XdpRings {
       sockets[socket + S_TX_PUBLISHED] = at;
       Atomics.store(words, sockets[socket + S_TX_PRODUCER]!, at);
     }
-    const code = kick(count);
+    const code = kick(count, wakeMask);
     if (code < 0) return code;
     if (code !== 0) takeBack(count);
     registers[R_TICKED] = 1;

@@ -2,7 +2,7 @@ import { readdirSync } from "node:fs";
 import { DeviceError } from "../base/errors.ts";
 import { INTERFACES_MAX } from "../base/limits.ts";
 import { goneError, type NativeFrameDevice, wrapNativeDevice } from "./frame-device.ts";
-import { ERRNO, type NativeXdpDevice, nativeAddon, openError } from "./native.ts";
+import { type Crew, ERRNO, type NativeXdpDevice, nativeAddon, openError } from "./native.ts";
 import { assertInterfaceName } from "./tun.ts";
 import { createXdpRings } from "./xdp-rings.ts";
 
@@ -39,6 +39,8 @@ export interface XdpOptions {
   readonly busyPollUs?: number;
   /** Microseconds that `receive` looks for frames before it blocks, when the last had some. */
   readonly spinUs?: number;
+  /** Other workers on the same interfaces, each with queues of its own; left out: none. */
+  readonly crew?: Crew | undefined;
 }
 
 export interface XdpDevice extends NativeFrameDevice {
@@ -77,6 +79,7 @@ export function openXdp(options: XdpOptions): XdpDevice {
       options.socketMap,
       ZERO_COPY[options.zeroCopy ?? "auto"],
       options.busyPollUs ?? 0,
+      options.crew,
     );
   } catch (error) {
     throw openError(error, what);
@@ -103,10 +106,10 @@ export function openXdp(options: XdpOptions): XdpDevice {
       if (count < 0) throw goneError(-count, "receive", what);
       return count;
     },
-    transmit(count) {
+    transmit(count, wakeMask = 0) {
       const isRight = count >= 0 && count * 8 <= base.batch.tx.length;
       let sent: number = isRight ? -ERRNO.EBADF : -ERRNO.EINVAL;
-      if (isOpen && isRight) sent = rings.transmit(count);
+      if (isOpen && isRight) sent = rings.transmit(count, wakeMask);
       if (sent < 0) throw goneError(-sent, "transmit", what);
       return sent;
     },

@@ -11,7 +11,8 @@ import type { FlowTable } from "./flow-table.ts";
  * There is no list of free ports: the flow table is it. A candidate (address, port) is free towards
  * a backend when no live flow has the reply tuple (backend, candidate), so one address and port
  * serves any number of backends, but never twice towards one backend address and port (design
- * section 2). The pool is numbered address by address, 0..space - 1.
+ * section 2). The pool is numbered address by address, 0..space - 1; with N workers, worker w's pool
+ * has only the ports that are w modulo N, so that a reply says whose it is (owner.ts).
  *
  * The first candidate is a keyed hash of client, VIP and protocol, plus the client's port (RFC 6056
  * section 3.3.3, with the client's own choice as the counter): the ports of one client stay apart,
@@ -86,6 +87,7 @@ export interface SnatPorts {
  */
 export function createSnatPorts(views: RegionViews, table: FlowTable): SnatPorts {
   const i32 = views.i32;
+  const { worker, workers } = views.layout;
   const result = new Int32Array(2);
   /** The search at hand, so that a candidate is looked at without a closure or ten arguments. */
   const search = new Int32Array(SEARCH_WORDS);
@@ -93,7 +95,7 @@ export function createSnatPorts(views: RegionViews, table: FlowTable): SnatPorts
   /** Look at one candidate; a free one is the result. */
   function isFree(candidate: number, ports: number): boolean {
     const address = i32[search[SEARCH_POOL]! + ((candidate / ports) | 0)]!;
-    const port = search[SEARCH_PORT_LOW]! + (candidate % ports);
+    const port = search[SEARCH_PORT_LOW]! + (candidate % ports) * workers;
     const replyPorts = (search[SEARCH_BACKEND_PORT]! << 16) | port;
     const backend = search[SEARCH_BACKEND]!;
     // A client that is the backend itself: its own packets have this tuple.
@@ -130,7 +132,9 @@ export function createSnatPorts(views: RegionViews, table: FlowTable): SnatPorts
     portLow: number,
     portHigh: number,
   ): number {
-    const ports = portHigh - portLow + 1;
+    // The first port of the pool that is this worker's, and how many there are.
+    const low = portLow + ((worker + workers - (portLow % workers)) % workers);
+    const ports = ((portHigh - low + workers) / workers) | 0;
     const space = Math.imul(poolCount, ports);
     if (space <= 0) return 0;
     search[SEARCH_PROTOCOL] = protocol;
@@ -140,7 +144,7 @@ export function createSnatPorts(views: RegionViews, table: FlowTable): SnatPorts
     search[SEARCH_BACKEND] = backend;
     search[SEARCH_BACKEND_PORT] = backendPort;
     search[SEARCH_POOL] = poolWord;
-    search[SEARCH_PORT_LOW] = portLow;
+    search[SEARCH_PORT_LOW] = low;
     const k0 = i32[H_SECRET]!;
     const k1 = i32[H_SECRET + 1]! ^ SEARCH_KEY;
     const site = flowHash(k0, k1, protocol, client, vip, clientVipPorts & 0xffff);

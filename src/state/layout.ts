@@ -204,7 +204,11 @@ export const W_PARTIAL_CHECKSUMS = 9;
 export const W_HOP_REQUESTS = 32;
 export const HOP_REQUESTS = 64;
 /** Each request is 2 words: address (int32, host order), interface index in the device's list. */
-export const WORKER_WORDS = W_HOP_REQUESTS + 2 * HOP_REQUESTS;
+/** By receiver: head of the handover ring to it. See datapath/handover.ts. */
+export const W_HANDOVER_HEADS = W_HOP_REQUESTS + 2 * HOP_REQUESTS;
+/** By sender: tail of the ring from it. */
+export const W_HANDOVER_TAILS = W_HANDOVER_HEADS + WORKERS_MAX;
+export const WORKER_WORDS = W_HANDOVER_TAILS + WORKERS_MAX;
 
 /** Words of one bank before the tables whose size follows RegionSize (service/bank.ts). */
 export const BANK_HEADER_BYTES = PAGE_BYTES;

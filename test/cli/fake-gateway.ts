@@ -172,6 +172,8 @@ export const WORKERS: readonly WorkerRow[] = [
     received: 200_000,
     forwarded: 190_000,
     dropped: 10_000,
+    handedIn: 6,
+    handedOut: 5,
     batches: 5000,
     nativeCalls: 10_000,
     missed: 4,

@@ -101,11 +101,11 @@ test("workers", () => {
   assert.equal(
     renderWorkers(WORKERS),
     lines(
-      "Worker  Device  Received  Forwarded  Dropped  Missed  FramesPerBatch",
-      "     0  packet      200K       190K    10000       4            40.0",
+      "Worker  Device  Flows  Received  Forwarded  Dropped  Missed  FramesPerBatch",
+      "     0  packet   1000      200K       190K    10000       4            40.0",
     ),
   );
-  assert.match(renderWorkers(WORKERS, true), /Batches +NativeCalls$/m);
+  assert.match(renderWorkers(WORKERS, true), /HandedIn +HandedOut +Batches +NativeCalls$/m);
 });
 
 test("a table without rows is its header", () => {
@@ -135,7 +135,7 @@ test("status is one screen", () => {
       "               originated 3, missed 4",
       "Rates          in 1234 packets/s 8.1MB/s, out 1200 packets/s 0B/s, 2.5 connections/s",
       "Drops          out_of_state 1.2M, no_service 12",
-      "Worker 0       packet, 40.0 frames a batch, 5000 batches",
+      "Worker 0       packet, 1000 flows, 40.0 frames a batch, 5000 batches",
     ),
   );
 });

@@ -13,6 +13,8 @@ const WORKER = {
   received: 10,
   forwarded: 8,
   dropped: 1,
+  handedIn: 6,
+  handedOut: 5,
   batches: 6,
   nativeCalls: 12,
   missed: 2,

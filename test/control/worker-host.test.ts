@@ -12,6 +12,7 @@ test("what the worker cannot open is the gateway's own error, with its exit code
     size,
     worker: 0,
     device: { type: "packet", interfaces: ["none0"], wakeFd: -1 } as const,
+    crew: undefined,
   };
   const deaths: string[] = [];
   const started = startWorker(

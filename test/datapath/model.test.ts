@@ -13,7 +13,7 @@ import {
   BACKEND_WORDS,
 } from "../../src/service/backend-slots.ts";
 import { backendFlows } from "../../src/service/runs.ts";
-import { flowsUsed } from "../../src/state/shards.ts";
+import { counterTotal, flowsUsed } from "../../src/state/shards.ts";
 import {
   ACK,
   addressNumber,
@@ -132,16 +132,20 @@ function build(packet: ModelPacket, ttl: number, serial: number): Uint8Array {
 
 /** One gateway and one model, fed with the same packets. */
 class Pair {
-  readonly gateway: MemoryGateway = createMemoryGateway({
-    yaml: YAML,
-    size: { flowCapacity: 512 },
-  });
-  model = new Model(SERVICES);
+  readonly gateway: MemoryGateway;
+  model: Model;
   #now = 1_000_000;
   #serial = 0;
+  /** Draws the worker that a frame comes to; steering has no part in this. */
+  readonly #random = createRandom(1);
+
+  constructor(workers: number) {
+    this.gateway = createMemoryGateway({ yaml: YAML, size: { flowCapacity: 512, workers } });
+    this.model = new Model(SERVICES, workers);
+  }
 
   #counter(index: number): number {
-    return this.gateway.views.f64[(this.gateway.views.layout.counters.at >> 3) + index]!;
+    return counterTotal(this.gateway.views, index);
   }
 
   /** What the gateway did with one frame: its verdict, a drop's reason, and the frames it sent. */
@@ -149,24 +153,27 @@ class Pair {
     frame: Uint8Array,
     ingress: number,
   ): { verdict: string; sent: readonly { bytes: Uint8Array; interface: number }[] } {
-    const { device, datapath } = this.gateway;
+    const { workers } = this.gateway;
+    const { device, datapath } = workers[this.#random.below(workers.length)]!;
     const before = [0, 1, 2, 3, 4].map((index) => this.#counter(C_FORWARDED + index));
     const drops = DROP_REASONS.map((_, index) => this.#counter(C_DROPS + index));
-    device.sent.length = 0;
+    for (const worker of workers) worker.device.sent.length = 0;
     device.inject(frame, ingress);
     assert.equal(datapath.runBatch(0), 1);
+    if (workers.length > 1) this.gateway.settle();
     const changed = before.findIndex(
       (count, index) => this.#counter(C_FORWARDED + index) !== count,
     );
     const names = ["forwarded", "replied", "passed", "consumed"];
     const reason = DROP_REASONS.find((_, index) => this.#counter(C_DROPS + index) !== drops[index]);
-    return { verdict: names[changed] ?? `dropped ${reason}`, sent: [...device.sent] };
+    const sent = workers.flatMap((worker) => [...worker.device.sent]);
+    return { verdict: names[changed] ?? `dropped ${reason}`, sent };
   }
 
   pause(ms: number): void {
     this.#now += ms;
-    this.gateway.device.setTick(this.#now);
-    this.gateway.datapath.runBatch(0);
+    for (const { device } of this.gateway.workers) device.setTick(this.#now);
+    this.gateway.settle();
     this.model.advance(this.#now);
   }
 
@@ -326,10 +333,16 @@ function runSequence(pair: Pair, seed: number): void {
   pair.clear();
 }
 
-test("the fast path decides as the slow model does, packet by packet", () => {
-  const count = Number(process.env["HEADGATE_SEQUENCES"] ?? 10_000);
+for (const workers of [1, 3]) {
+  const who = workers === 1 ? "one worker decides" : `${workers} workers together decide`;
+  test(`${who} as the slow model does, packet by packet`, () => checkSequences(workers));
+}
+
+function checkSequences(workers: number): void {
+  const asked = process.env["HEADGATE_SEQUENCES"];
+  const count = Number(asked ?? (workers === 1 ? 10_000 : 3000));
   const first = Number(process.env["HEADGATE_SEED"] ?? Date.now() & 0x3fffffff);
-  const pair = new Pair();
+  const pair = new Pair(workers);
   for (let index = 0; index < count; index++) {
     const seed = first + index;
     try {
@@ -342,5 +355,7 @@ test("the fast path decides as the slow model does, packet by packet", () => {
     }
   }
   pair.gateway.checkLaw();
-  console.log(`${count} sequences from seed ${first}`);
-});
+  const { handed_over: handedOver = 0, received = 0 } = pair.gateway.counters();
+  if (workers > 1) assert.ok(handedOver > received / 4 && handedOver < received);
+  console.log(`${count} sequences from seed ${first}, ${workers} workers`);
+}

@@ -89,8 +89,11 @@ export class Model {
   readonly #reply = new Map<string, ModelFlow>();
   #tick = 0;
 
-  constructor(services: readonly ModelService[]) {
+  readonly #workers: number;
+
+  constructor(services: readonly ModelService[], workers = 1) {
     this.#services = services;
+    this.#workers = workers;
   }
 
   get flows(): readonly ModelFlow[] {
@@ -249,13 +252,16 @@ export class Model {
       return holder !== undefined && (service.mode === "full-nat" || !isClosing(holder));
     };
     if (service.mode === "full-nat" && reason === "snat_ports_exhausted") {
-      const exhausted = service.backends.some((backend) => {
-        for (let port = SNAT.low; port <= SNAT.high; port++) {
+      // Each worker has the ports that are its number modulo the workers.
+      const exhausted = (backend: { address: string; port: number }, first: number): boolean => {
+        for (let port = SNAT.low + first; port <= SNAT.high; port += this.#workers) {
           if (!held(backend, SNAT.address, port)) return false;
         }
         return true;
-      });
-      if (exhausted) return;
+      };
+      for (let first = 0; first < this.#workers; first++) {
+        if (service.backends.some((backend) => exhausted(backend, first))) return;
+      }
     }
     if (service.mode === "nat" && reason === "reply_tuple_taken") {
       if (service.backends.every((backend) => held(backend, packet.source, packet.sourcePort)))

@@ -264,10 +264,10 @@ test("an interface without a socket is the native call's to send to", () => {
   let seen = 0;
   const rings = createXdpRings({
     ...kernel.parts,
-    kick(count) {
+    kick(count, wakeMask) {
       seen = result(kernel, 0);
       kernel.tx[D_RESULT] = TX_SENT;
-      return kernel.parts.kick(count);
+      return kernel.parts.kick(count, wakeMask);
     },
   });
   kernel.deliver(0, frameOf(3));

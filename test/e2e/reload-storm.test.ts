@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { test } from "node:test";
+import { type TestContext, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { LoadReport } from "../../lab/tools/http-load.ts";
 import type { HoldReport } from "../../lab/tools/tcp-hold.ts";
@@ -21,10 +21,11 @@ const RELOADS_PER_SECOND = 20;
 const CONNECTIONS_PER_SECOND = 500;
 
 /** Configuration `number`: weights, a time-out, a second service and the third backend come and go. */
-function balance(number: number): LabBalance {
+function balance(number: number, workers: number): LabBalance {
   const odd = number % 2 === 1;
   return {
     mode: "nat",
+    workers,
     services: [
       {
         name: "web",
@@ -51,15 +52,17 @@ function balance(number: number): LabBalance {
   };
 }
 
-test(`${RELOADS} reloads at ${CONNECTIONS_PER_SECOND} new connections a second cost none`, {
-  skip: SKIP_UNLESS_ROOT,
-  timeout: 300_000,
-}, async (t) => {
+for (const workers of [1, 2]) {
+  const title = `workers: ${workers}: ${RELOADS} reloads at ${CONNECTIONS_PER_SECOND} new connections a second cost none`;
+  test(title, { skip: SKIP_UNLESS_ROOT, timeout: 300_000 }, (t) => storm(t, workers));
+}
+
+async function storm(t: TestContext, workers: number): Promise<void> {
   const lab = createLab({ device: "packet" });
   t.after(() => lab.stop());
   await startWeb(lab);
   await startTcpEcho(lab);
-  const gateway = await lab.startGateway(lab.config(balance(0)));
+  const gateway = await lab.startGateway(lab.config(balance(0, workers)));
   const holder = lab.spawn("client", [
     process.execPath,
     labProgram("tools/tcp-hold.js"),
@@ -74,7 +77,7 @@ test(`${RELOADS} reloads at ${CONNECTIONS_PER_SECOND} new connections a second c
     ...["--concurrency", "256", "--rate", String(CONNECTIONS_PER_SECOND)],
   ]);
   for (let number = 1; number <= RELOADS; number++) {
-    const answer = await gateway.reload(lab.config(balance(number)));
+    const answer = await gateway.reload(lab.config(balance(number, workers)));
     assert.equal(answer.status, 200, answer.body);
     await sleep(1000 / RELOADS_PER_SECOND / 2);
   }
@@ -85,9 +88,9 @@ test(`${RELOADS} reloads at ${CONNECTIONS_PER_SECOND} new connections a second c
   await holder.stop("SIGTERM", 15_000);
   const held = JSON.parse(holder.lines.at(-1)!) as HoldReport;
   console.log(
-    `${RELOADS} reloads, ${report.ok} requests, ${held.lines} lines of 1,400 bytes compared`,
+    `workers: ${workers}: ${RELOADS} reloads, ${report.ok} requests, ${held.lines} lines of 1,400 bytes compared`,
   );
   assert.deepEqual(held.ended, {});
   assert.equal(held.wrong, 0);
   assert.equal(held.whole, 50);
-});
+}

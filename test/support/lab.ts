@@ -95,6 +95,8 @@ export interface LabService {
 export interface LabBalance {
   readonly mode: LabMode;
   readonly services: readonly LabService[];
+  /** Default 1. */
+  readonly workers?: number;
   /** More top-level keys of the configuration. */
   readonly more?: Readonly<Record<string, unknown>>;
 }
@@ -474,10 +476,11 @@ export function createLab(options: LabOptions): Lab {
       return child;
     },
     config(balance) {
+      const { workers = 1 } = balance;
       const device =
         options.device === "tun"
-          ? { type: "tun", name: "hg0" }
-          : { type: options.device, interfaces: lab.interfaces };
+          ? { type: "tun", name: "hg0", workers }
+          : { type: options.device, interfaces: lab.interfaces, workers };
       const services = balance.services.map((service) => ({
         name: service.name,
         vip: LAB_VIP,

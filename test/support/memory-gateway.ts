@@ -1,9 +1,10 @@
 import { parseConfig } from "../../src/control/config/load.ts";
-import { C_DROPS, C_RECEIVED } from "../../src/datapath/counters.ts";
+import { C_DROPS, C_FORWARDED, C_HANDED_IN, C_RECEIVED } from "../../src/datapath/counters.ts";
 import { createDatapath, type Datapath } from "../../src/datapath/datapath.ts";
 import { DROP_REASONS, VERDICT_NAMES } from "../../src/datapath/verdict.ts";
 import type { DeviceInterface, FrameDevice } from "../../src/device/device.ts";
 import { createMemoryDevice, type MemoryDevice } from "../../src/device/memory.ts";
+import { OWNER_PORT_COUNTS } from "../../src/flow/owner.ts";
 import { writeBank } from "../../src/service/bank-writer.ts";
 import type { GatewayDefinition } from "../../src/service/definition.ts";
 import { assignSlots } from "../../src/service/slots.ts";
@@ -11,28 +12,49 @@ import { type Hop, type HopPlan, writeHopTable } from "../../src/state/hop-table
 import {
   H_BANK_PUBLISHED,
   H_HOPS_PUBLISHED,
+  H_OWNER_PORT_MASK,
   H_SECRET,
   planRegion,
   type RegionSize,
   type RegionViews,
+  type Shard,
   viewRegion,
+  viewShard,
   W_BANK_TAKEN,
 } from "../../src/state/layout.ts";
+import { allWorkersHave } from "../../src/state/shards.ts";
 
-/** A whole data plane on frames in memory: two interfaces, clients on the first, backends behind the second. */
+/** One worker of it: its device, its datapath, and the region as it sees it. */
+export interface MemoryWorker {
+  readonly device: MemoryDevice;
+  readonly views: RegionViews;
+  readonly datapath: Datapath;
+}
+
+/**
+ * A whole data plane on frames in memory: two interfaces, clients on the first, backends behind the
+ * second. `device`, `views` and `datapath` are worker 0's.
+ */
 export interface MemoryGateway {
   readonly device: MemoryDevice;
   readonly views: RegionViews;
   readonly datapath: Datapath;
+  /** All of them, by number; they run one after the other, when the test has them run. */
+  readonly workers: readonly MemoryWorker[];
   readonly definition: GatewayDefinition;
   /** Publish another configuration, as a reload does. */
   configure(yaml: string): void;
   /** Publish the bank again, after slot words were changed. */
   publish(): void;
   hops(plan: HopPlan): void;
-  /** Counters by name: received, the verdicts, every drop reason that is not 0. */
+  /** Run batches until no worker has a frame left, its own or one handed over. */
+  settle(): void;
+  /** Sums over the workers by name: received, the verdicts, every drop reason that is not 0. */
   counters(): Record<string, number>;
-  /** The conservation law: received = sum of verdicts, and dropped = sum of the reasons. */
+  /**
+   * The conservation law, for each worker: received + handed in = sum of verdicts, and dropped = sum
+   * of the reasons.
+   */
   checkLaw(): void;
   close(): void;
 }
@@ -73,13 +95,6 @@ export function createMemoryGateway(options: MemoryGatewayOptions): MemoryGatewa
           mac,
           mtu: mtu[index]!,
         }));
-  const device = createMemoryDevice({
-    linkHeaderBytes: link,
-    interfaces,
-    slots: options.slots ?? 256,
-    slotBytes: options.slotBytes ?? 2048,
-    keepSent: options.keepSent ?? true,
-  });
   const size = {
     flowCapacity: 1024,
     services: 32,
@@ -90,9 +105,20 @@ export function createMemoryGateway(options: MemoryGatewayOptions): MemoryGatewa
   };
   const layout = planRegion(size);
   const views = viewRegion(new ArrayBuffer(layout.bytes), layout);
+  const devices = layout.shards.map(() =>
+    createMemoryDevice({
+      linkHeaderBytes: link,
+      interfaces,
+      slots: options.slots ?? 256,
+      slotBytes: options.slotBytes ?? 2048,
+      inletSlots: layout.workers > 1 ? 128 : 0,
+      keepSent: options.keepSent ?? true,
+    }),
+  );
   const secret = options.secret ?? [0x12345678, 0x0badcafe];
   views.i32[H_SECRET] = secret[0];
   views.i32[H_SECRET + 1] = secret[1];
+  views.i32[H_OWNER_PORT_MASK] = OWNER_PORT_COUNTS;
   let definition = parseConfig(options.yaml, "test.yaml");
   let bank = 0;
   let hopTable = 0;
@@ -127,62 +153,76 @@ export function createMemoryGateway(options: MemoryGatewayOptions): MemoryGatewa
     views.i32[H_HOPS_PUBLISHED] = hopTable;
   }
 
-  function counters(): Record<string, number> {
-    const at = views.layout.counters.at >> 3;
-    const all: Record<string, number> = { received: views.f64[at + C_RECEIVED]! };
+  /** Counters of some shards by name, summed. */
+  function read(shards: readonly Shard[]): Record<string, number> {
+    const sum = (index: number): number =>
+      shards.reduce((total, shard) => total + views.f64[(shard.counters.at >> 3) + index]!, 0);
+    const all: Record<string, number> = { received: sum(C_RECEIVED) };
     VERDICT_NAMES.forEach((name, index) => {
-      all[name] = views.f64[at + C_RECEIVED + 1 + index]!;
+      all[name] = sum(C_FORWARDED + index);
     });
+    if (layout.workers > 1) all["handed_in"] = sum(C_HANDED_IN);
+    else delete all["handed_over"];
     DROP_REASONS.forEach((name, index) => {
-      const count = views.f64[at + C_DROPS + index]!;
+      const count = sum(C_DROPS + index);
       if (count !== 0) all[name] = count;
     });
     return all;
   }
 
   function checkLaw(): void {
-    const all = counters();
-    const verdicts = VERDICT_NAMES.reduce((sum, name) => sum + all[name]!, 0);
-    const drops = DROP_REASONS.reduce((sum, name) => sum + (all[name] ?? 0), 0);
-    if (all["received"] !== verdicts || all["dropped"] !== drops) {
-      throw new Error(`the verdict law is broken: ${JSON.stringify(all)}`);
+    for (const shard of layout.shards) {
+      const all = read([shard]);
+      const verdicts = VERDICT_NAMES.reduce((sum, name) => sum + (all[name] ?? 0), 0);
+      const drops = DROP_REASONS.reduce((sum, name) => sum + (all[name] ?? 0), 0);
+      const came = all["received"]! + (all["handed_in"] ?? 0);
+      if (came !== verdicts || all["dropped"] !== drops) {
+        throw new Error(`worker ${shard.worker} breaks the verdict law: ${JSON.stringify(all)}`);
+      }
     }
   }
 
   publish();
-  const seen: FrameDevice = options.asXdp === true ? { ...device, type: "xdp" } : device;
-  const datapath = createDatapath({
-    device: seen,
-    views,
-    fastLane: options.fastLane ?? true,
+  const workers = devices.map((device, worker): MemoryWorker => {
+    const own = viewShard(views, worker);
+    const seen: FrameDevice = options.asXdp === true ? { ...device, type: "xdp" } : device;
+    const fastLane = options.fastLane ?? true;
+    return { device, views: own, datapath: createDatapath({ device: seen, views: own, fastLane }) };
   });
-  datapath.runBatch(0);
-  if (views.i32[views.layout.workerWord + W_BANK_TAKEN] !== bank)
-    throw new Error("the bank was not taken");
+  /** One batch of each worker. @returns frames */
+  const runAll = (): number => workers.reduce((sum, { datapath }) => sum + datapath.runBatch(0), 0);
+  runAll();
+  if (!allWorkersHave(views, W_BANK_TAKEN, bank)) throw new Error("the bank was not taken");
+  const { device, datapath } = workers[0]!;
   return {
     device,
     views,
     datapath,
+    workers,
+    settle() {
+      // A worker looks at handed frames in every other batch.
+      for (let idle = 0; idle < 2; ) idle = runAll() === 0 ? idle + 1 : 0;
+    },
     get definition() {
       return definition;
     },
     configure(yaml) {
       definition = parseConfig(yaml, "test.yaml");
       publish();
-      datapath.runBatch(0);
+      runAll();
     },
     publish() {
       publish();
-      datapath.runBatch(0);
+      runAll();
     },
     hops(plan) {
       publishHops(plan);
-      datapath.runBatch(0);
+      runAll();
     },
-    counters,
+    counters: () => read(layout.shards),
     checkLaw,
     close() {
-      device.close();
+      for (const each of devices) each.close();
     },
   };
 }

@@ -1,4 +1,5 @@
 import { readFileSync, statSync } from "node:fs";
+import { availableParallelism } from "node:os";
 import { ConfigError, type ConfigProblem } from "../../base/errors.ts";
 import type { GatewayDefinition } from "../../service/definition.ts";
 import { buildDefinition } from "./build.ts";
@@ -81,9 +82,18 @@ export function problemOf(
   return (sources.get(definition) ?? readSource("", definition.file)).problem(path, message);
 }
 
-/** What is right but worth knowing: services that nobody checks, or that have no backend. */
+/**
+ * What is right but worth knowing: more workers than processors, services that nobody checks, or
+ * that have no backend.
+ */
 export function configNotes(definition: GatewayDefinition): ConfigProblem[] {
   const notes: ConfigProblem[] = [];
+  const processors = availableParallelism();
+  if (definition.device.workers > processors) {
+    const { workers } = definition.device;
+    const message = `${workers} workers share ${processors} processors: they wait for each other`;
+    notes.push(problemOf(definition, ["device", "workers"], message));
+  }
   for (const [index, service] of definition.services.entries()) {
     const note = (message: string): void => {
       notes.push(problemOf(definition, ["services", index], message));

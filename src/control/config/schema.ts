@@ -1,15 +1,6 @@
 import type { z } from "zod";
-import { INTERFACES_MAX, SNAT_ADDRESSES_MAX } from "../../base/limits.ts";
-import {
-  jsonOf,
-  list,
-  optional,
-  optionalSection,
-  Refusal,
-  section,
-  type ValueKind,
-  withDefault,
-} from "./fields.ts";
+import { INTERFACES_MAX, SNAT_ADDRESSES_MAX, WORKERS_MAX } from "../../base/limits.ts";
+import { jsonOf, list, optional, optionalSection, section, withDefault } from "./fields.ts";
 import {
   absolutePath,
   addressRange,
@@ -19,7 +10,6 @@ import {
   httpEndpoint,
   integer,
   listOf,
-  notSupported,
   numberRange,
   port,
   text,
@@ -34,17 +24,6 @@ import { SERVICE_NAME, serviceKeys, timeouts } from "./service-schema.ts";
 
 /** Top-level keys that only a restart takes over. */
 export const RESTART_KEYS = ["device", "flows", "limits", "user", "admin"] as const;
-
-const workers: ValueKind<number> = {
-  expects: "1",
-  json: { type: "integer", minimum: 1, maximum: 64 },
-  read: (input) => {
-    if (typeof input !== "number" || !Number.isInteger(input) || input < 1 || input > 64) {
-      return undefined;
-    }
-    return input === 1 ? 1 : new Refusal(notSupported(`${input} workers`));
-  },
-};
 
 const interfaceName = text("an interface name", /^[^\s/:]+$/, { max: 15 });
 
@@ -69,7 +48,11 @@ export const fileSchema = section(
           "packet, xdp: one interface (one-arm) or several",
           "required for packet and xdp",
         ),
-        workers: withDefault(workers, 1, "Worker threads"),
+        workers: withDefault(
+          integer(1, WORKERS_MAX),
+          1,
+          "Data-plane threads, at most one a processor",
+        ),
         guard: withDefault(
           words(["process", "persistent"]),
           "process",

@@ -224,14 +224,14 @@ export const BAD_SECTIONS: readonly BadConfig[] = [
     ],
   },
   {
-    name: "device: two workers",
-    given: "device: { type: tun, workers: 2 }\n",
-    want: ["gw.yaml:1:31: device.workers: not supported yet: 2 workers"],
+    name: "device: too many workers",
+    given: "device: { type: tun, workers: 17 }\n",
+    want: ["gw.yaml:1:31: device.workers: expected a whole number from 1 to 16, got 17"],
   },
   {
     name: "device: no worker",
     given: "device: { type: tun, workers: 0 }\n",
-    want: ["gw.yaml:1:31: device.workers: expected 1, got 0"],
+    want: ["gw.yaml:1:31: device.workers: expected a whole number from 1 to 16, got 0"],
   },
   {
     name: "device: announce as text",

@@ -1,0 +1,325 @@
+// Steering: a socket-filter program that says which worker a frame is for. The same program serves
+// AF_PACKET (PACKET_FANOUT_EBPF, net/packet/af_packet.c) and TUN (TUNSETSTEERINGEBPF,
+// drivers/net/tun.c): its result is the number of the worker, and both take it modulo the workers
+// that are there.
+//
+// It is src/flow/owner.ts in eBPF: the same keyed hash, on 32 bits. Bytes are read relative to the
+// network header (bpf_skb_load_bytes_relative, Linux 4.18), which both have set, whatever lies
+// before it. One map says which addresses are VIPs and which are SNAT addresses; it follows the
+// configuration.
+#include <errno.h>
+#include <linux/bpf.h>
+
+#include <cstring>
+#include <utility>
+#include <vector>
+
+#include "bpf.h"
+#include "parts.h"
+#include "util.h"
+
+namespace headgate {
+
+namespace {
+
+using bpf::Assembler;
+using bpf::R0;
+using bpf::R1;
+using bpf::R10;
+using bpf::R2;
+using bpf::R3;
+using bpf::R4;
+using bpf::R5;
+using bpf::R6;
+using bpf::R7;
+using bpf::R8;
+using bpf::R9;
+
+// Flags of an address: src/device/steering-native.ts has the same numbers.
+constexpr int kVip = 1;
+constexpr int kSnat = 2;
+
+struct Settings {
+  uint32_t key[2];
+  uint32_t port_mask;
+  int workers;
+};
+
+constexpr int kContext = R6;   // struct __sk_buff
+constexpr int kAt = R7;        // offset from the network header of what is looked at next
+constexpr int kFlags = R8;     // flags of the address that decides the direction
+constexpr int kProtocol = R9;  // IP protocol
+
+// The stack frame, relative to r10.
+constexpr int kHeader = -24;  // an IPv4 header without options, 20 bytes
+constexpr int kFragment = kHeader + 6;
+constexpr int kIpProtocol = kHeader + 9;
+constexpr int kSource = kHeader + 12;
+constexpr int kDestination = kHeader + 16;
+constexpr int kL4 = -32;  // source and destination port, or type and code of ICMP; 4 bytes
+
+constexpr int kIpv4Bytes = 20;
+constexpr int kIcmpBytes = 8;
+constexpr int kIcmp = 1, kTcp = 6, kUdp = 17;
+// Unreachable, source quench, redirect, time exceeded, parameter problem: they quote a packet.
+constexpr int kErrorTypes[] = {3, 4, 5, 11, 12};
+
+// include/uapi/linux/bpf.h
+constexpr int kLookup = 1;             // BPF_FUNC_map_lookup_elem
+constexpr int kLoadBytesRelative = 68;  // BPF_FUNC_skb_load_bytes_relative
+constexpr int kFromNetworkHeader = 1;   // BPF_HDR_START_NET
+
+constexpr int Network16(int value) { return ((value & 0xff) << 8) | (value >> 8); }
+static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "Network16 swaps: x86-64 and arm64");
+
+class SteeringProgram {
+ public:
+  SteeringProgram(int addresses, const Settings& settings)
+      : addresses_(addresses), settings_(settings) {}
+
+  std::vector<bpf_insn> Build() {
+    first_worker_ = code_.NewLabel();
+    const Assembler::Label icmp = code_.NewLabel();
+    const Assembler::Label to_vip = code_.NewLabel();
+    const Assembler::Label to_snat = code_.NewLabel();
+
+    code_.Move(kContext, R1);
+    code_.Load(BPF_W, R0, kContext, offsetof(__sk_buff, protocol));
+    code_.JumpIf(BPF_JNE, R0, Network16(0x0800), first_worker_);
+    code_.MoveValue(kAt, 0);
+    LoadIpHeader();
+    code_.JumpIf(BPF_JEQ, kProtocol, kIcmp, icmp);
+    LoadPorts();
+    LookUpAddress(kDestination);
+    code_.JumpIf(BPF_JSET, kFlags, kVip, to_vip);
+    code_.JumpIf(BPF_JSET, kFlags, kSnat, to_snat);
+    // A reply in nat: the client is where it goes.
+    ReturnClient(kDestination, kL4 + 2);
+    code_.Bind(to_vip);
+    ReturnClient(kSource, kL4);
+    code_.Bind(to_snat);
+    ReturnSnatPort(kL4 + 2);
+
+    code_.Bind(icmp);
+    BuildIcmp();
+
+    code_.Bind(first_worker_);
+    code_.MoveValue(R0, 0);
+    code_.Exit();
+    return code_.Finish();
+  }
+
+ private:
+  // At kAt: an ICMP message. An error belongs to the flow of the packet that it quotes, which we
+  // sent: from a VIP to a client, from a SNAT address or a client to a backend.
+  void BuildIcmp() {
+    const Assembler::Label error = code_.NewLabel();
+    const Assembler::Label from_vip = code_.NewLabel();
+    const Assembler::Label from_snat = code_.NewLabel();
+    LoadBytes(kL4, 4);
+    code_.Load(BPF_B, R0, R10, kL4);
+    for (const int type : kErrorTypes) code_.JumpIf(BPF_JEQ, R0, type, error);
+    code_.Jump(first_worker_);
+
+    code_.Bind(error);
+    code_.Calculate(BPF_ADD, kAt, kIcmpBytes);
+    LoadIpHeader();
+    LoadPorts();
+    LookUpAddress(kSource);
+    code_.JumpIf(BPF_JSET, kFlags, kVip, from_vip);
+    code_.JumpIf(BPF_JSET, kFlags, kSnat, from_snat);
+    ReturnClient(kSource, kL4);
+    code_.Bind(from_vip);
+    ReturnClient(kDestination, kL4 + 2);
+    code_.Bind(from_snat);
+    ReturnSnatPort(kL4);
+  }
+
+  // Ends with the owner of the client at stack[address], stack[port]: ownerOfClient() of owner.ts.
+  void ReturnClient(int address, int port) {
+    code_.Load(BPF_W, R0, R10, address);
+    code_.FromNetwork(R0, 32);
+    code_.Calculate32(BPF_XOR, R0, static_cast<int32_t>(settings_.key[0]));
+    code_.Calculate32(BPF_MUL, R0, static_cast<int32_t>(0x85ebca6b));
+    ShiftIn(15);
+    code_.Load(BPF_H, R2, R10, port);
+    code_.FromNetwork(R2, 16);
+    code_.Calculate32(BPF_AND, R2, static_cast<int32_t>(settings_.port_mask));
+    code_.Combine32(BPF_XOR, R0, R2);
+    code_.Calculate32(BPF_XOR, R0, static_cast<int32_t>(settings_.key[1]));
+    code_.Calculate32(BPF_MUL, R0, static_cast<int32_t>(0xc2b2ae35));
+    ShiftIn(13);
+    code_.Calculate32(BPF_MUL, R0, 0x27d4eb2f);
+    ShiftIn(16);
+    code_.Calculate32(BPF_RSH, R0, 16);
+    code_.Calculate32(BPF_MUL, R0, settings_.workers);
+    code_.Calculate32(BPF_RSH, R0, 16);
+    code_.Exit();
+  }
+
+  // r0 ^= r0 >> bits
+  void ShiftIn(int bits) {
+    code_.Move(R1, R0);
+    code_.Calculate32(BPF_RSH, R1, bits);
+    code_.Combine32(BPF_XOR, R0, R1);
+  }
+
+  // Ends with the owner of the port at stack[port] of a SNAT address.
+  void ReturnSnatPort(int port) {
+    code_.Load(BPF_H, R0, R10, port);
+    code_.FromNetwork(R0, 16);
+    code_.Calculate32(BPF_MOD, R0, settings_.workers);
+    code_.Exit();
+  }
+
+  // stack[to..to+bytes) = packet[kAt..); what is too short is worker 0's.
+  void LoadBytes(int to, int bytes) {
+    code_.Move(R1, kContext);
+    code_.Move(R2, kAt);
+    code_.Move(R3, R10);
+    code_.Calculate(BPF_ADD, R3, to);
+    code_.MoveValue(R4, bytes);
+    code_.MoveValue(R5, kFromNetworkHeader);
+    code_.Call(kLoadBytesRelative);
+    code_.JumpIf(BPF_JNE, R0, 0, first_worker_);
+  }
+
+  // Loads the header at kAt, moves kAt behind it (options included), sets kProtocol.
+  void LoadIpHeader() {
+    LoadBytes(kHeader, kIpv4Bytes);
+    code_.Load(BPF_B, R0, R10, kHeader);
+    code_.Move(R1, R0);
+    code_.Calculate(BPF_RSH, R1, 4);
+    code_.JumpIf(BPF_JNE, R1, 4, first_worker_);
+    code_.Calculate(BPF_AND, R0, 15);
+    code_.JumpIf(BPF_JLT, R0, kIpv4Bytes / 4, first_worker_);
+    code_.Calculate(BPF_LSH, R0, 2);
+    code_.Add(kAt, R0);
+    code_.Load(BPF_B, kProtocol, R10, kIpProtocol);
+  }
+
+  // Ports of TCP and UDP. Other protocols, and later fragments, which have none, are worker 0's.
+  void LoadPorts() {
+    const Assembler::Label known = code_.NewLabel();
+    code_.JumpIf(BPF_JEQ, kProtocol, kTcp, known);
+    code_.JumpIf(BPF_JNE, kProtocol, kUdp, first_worker_);
+    code_.Bind(known);
+    code_.Load(BPF_H, R0, R10, kFragment);
+    code_.JumpIf(BPF_JSET, R0, Network16(0x1fff), first_worker_);
+    LoadBytes(kL4, 4);
+  }
+
+  // kFlags = flags of the address at stack[address], 0 when it is not known.
+  void LookUpAddress(int address) {
+    const Assembler::Label unknown = code_.NewLabel();
+    code_.MoveValue(kFlags, 0);
+    code_.LoadMap(R1, addresses_);
+    code_.Move(R2, R10);
+    code_.Calculate(BPF_ADD, R2, address);
+    code_.Call(kLookup);
+    code_.JumpIf(BPF_JEQ, R0, 0, unknown);
+    code_.Load(BPF_W, kFlags, R0, 0);
+    code_.Bind(unknown);
+  }
+
+  Assembler code_;
+  Assembler::Label first_worker_ = 0;
+  const int addresses_;
+  const Settings settings_;
+};
+
+class SteeringOwner : public SharedOwner {
+ public:
+  Failure Open(const Settings& settings, uint32_t addresses_max) {
+    if (Failure failure = bpf::CreateMap(BPF_MAP_TYPE_HASH, sizeof(uint32_t), addresses_max,
+                                         BPF_F_NO_PREALLOC, "headgate_steer", &addresses_)) {
+      return failure;
+    }
+    const std::vector<bpf_insn> code = SteeringProgram(addresses_.get(), settings).Build();
+    return bpf::LoadProgram(BPF_PROG_TYPE_SOCKET_FILTER, 0, code, "headgate_steer", &program_);
+  }
+
+  int program() const { return program_.get(); }
+
+  Failure Set(uint32_t address, uint32_t flags) {
+    const uint32_t key = __builtin_bswap32(address);
+    if (flags == 0) return bpf::RemoveFromMap(addresses_, &key, "addresses");
+    return bpf::UpdateMap(addresses_, &key, flags, "addresses");
+  }
+
+  void Release() override {
+    program_.Close();
+    addresses_.Close();
+  }
+
+ private:
+  Fd addresses_;
+  Fd program_;
+};
+
+struct Call {
+  Holder* holder = nullptr;
+  SteeringOwner* steering = nullptr;
+  int32_t arguments[2] = {};
+};
+
+Call ReadCall(napi_env env, napi_callback_info info) {
+  Call call;
+  size_t count = 2;
+  napi_value arguments[2] = {};
+  void* data = nullptr;
+  napi_get_cb_info(env, info, &count, arguments, nullptr, &data);
+  call.holder = static_cast<Holder*>(data);
+  call.steering = static_cast<SteeringOwner*>(call.holder->owner());
+  for (size_t i = 0; i < count && i < 2; i += 1) {
+    napi_get_value_int32(env, arguments[i], &call.arguments[i]);
+  }
+  return call;
+}
+
+// set(address, flags): flags 0 removes it; removing what is not there is fine.
+napi_value CallSet(napi_env env, napi_callback_info info) {
+  const Call call = ReadCall(env, info);
+  const Failure failure =
+      call.steering == nullptr ? Failure{EBADF, "steering", "steering that is closed"}
+                               : call.steering->Set(static_cast<uint32_t>(call.arguments[0]),
+                                                    static_cast<uint32_t>(call.arguments[1]));
+  if (failure) Throw(env, failure);
+  return nullptr;
+}
+
+napi_value CallClose(napi_env env, napi_callback_info info) {
+  ReadCall(env, info).holder->Close();
+  return nullptr;
+}
+
+// createSteering(key0, key1, portMask, workers, addressesMax): { programFd, set, close }
+Napi::Value CreateSteering(const Napi::CallbackInfo& info) {
+  Napi::Env env = info.Env();
+  const auto number = [&info](size_t index) {
+    return static_cast<uint32_t>(info[index].ToNumber().Int32Value());
+  };
+  auto* steering = new SteeringOwner();
+  const Settings settings{{number(0), number(1)}, number(2), static_cast<int>(number(3))};
+  if (const Failure failure = steering->Open(settings, number(4))) {
+    delete steering;
+    Throw(env, failure);
+    return env.Undefined();
+  }
+  Holder* holder = Holder::Make(env, steering);
+  napi_value result = nullptr;
+  napi_create_object(env, &result);
+  SetNumber(env, result, "programFd", steering->program());
+  AddFunction(env, result, "set", CallSet, holder);
+  AddFunction(env, result, "close", CallClose, holder);
+  holder->DropReference();
+  return Napi::Value(env, result);
+}
+
+}  // namespace
+
+void InitSteering(Napi::Env env, Napi::Object exports) {
+  exports.Set("createSteering", Napi::Function::New(env, CreateSteering, "createSteering"));
+}
+
+}  // namespace headgate
