@@ -1,5 +1,5 @@
 // bpf(2) without a compiler and without libbpf: instructions written down one by one, maps,
-// programs and links.
+// programs and links. docs/decisions/0003-bpf-without-a-compiler.md says why.
 #ifndef HEADGATE_ADDON_BPF_H_
 #define HEADGATE_ADDON_BPF_H_
 
@@ -12,7 +12,7 @@
 #include <utility>
 #include <vector>
 
-#include "util.h"
+#include "own.h"
 
 namespace headgate::bpf {
 

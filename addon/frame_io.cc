@@ -66,6 +66,13 @@ napi_value CallStatistics(napi_env env, napi_callback_info info) {
   return result;
 }
 
+// setSpin(microseconds)
+napi_value CallSetSpin(napi_env env, napi_callback_info info) {
+  const Call call = ReadCall(env, info);
+  if (call.io != nullptr) call.io->spin_us = call.argument;
+  return nullptr;
+}
+
 napi_value CallClose(napi_env env, napi_callback_info info) {
   ReadCall(env, info).holder->Close();
   return nullptr;
@@ -119,6 +126,7 @@ napi_value MakeDevice(napi_env env, FrameIo* io) {
     AddFunction(env, result, "receive", CallReceive, holder);
     AddFunction(env, result, "transmit", CallTransmit, holder);
     AddFunction(env, result, "statistics", CallStatistics, holder);
+    AddFunction(env, result, "setSpin", CallSetSpin, holder);
     AddFunction(env, result, "close", CallClose, holder);
   }
   holder->DropReference();

@@ -123,6 +123,8 @@ class FrameIo : public SharedOwner {
   // AF_PACKET: fan-out group of each interface; empty without other workers.
   std::vector<int> groups;
   double calls = 0;
+  // Microseconds that a receive looks for frames before it blocks, when the last one had some.
+  int spin_us = 0;
 
   // Keeps a duplicate of each worker's wake-up, so that their owners may close them first.
   Failure KeepWakes(const std::vector<int>& wakes);
@@ -147,6 +149,27 @@ class FrameIo : public SharedOwner {
                                                 static_cast<uint64_t>(now.tv_nsec) / 1000000);
     memcpy(memory.at() + kTickAt, &tick, sizeof tick);
     return tick;
+  }
+
+  // Called when frames came: the next wait may spin.
+  void NoteFrames() { had_frames_ = true; }
+  // Where a wait may spin: calls `look` until it is true or the time to spin is over; then waits
+  // block at once, until frames come again.
+  template <typename Look>
+  bool SpinUntil(Look look) {
+    if (spin_us == 0 || !had_frames_) return false;
+    timespec now{};
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    const int64_t end = NanosecondsOf(now) + static_cast<int64_t>(spin_us) * 1000;
+    do {
+      for (int looks = 0; looks < kLooksPerClock; looks += 1) {
+        if (look()) return true;
+        Relax();
+      }
+      clock_gettime(CLOCK_MONOTONIC, &now);
+    } while (NanosecondsOf(now) < end);
+    had_frames_ = false;
+    return false;
   }
 
   // True when [at, at + bytes) lies behind the batch and inside the memory: a wrong descriptor is
@@ -208,6 +231,21 @@ class FrameIo : public SharedOwner {
   }
 
  private:
+  static constexpr int kLooksPerClock = 16;
+
+  static int64_t NanosecondsOf(const timespec& time) {
+    return static_cast<int64_t>(time.tv_sec) * 1'000'000'000 + time.tv_nsec;
+  }
+  // Lets the other thread of the core work, and saves power.
+  static void Relax() {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    asm volatile("yield");
+#endif
+  }
+
+  bool had_frames_ = false;
   std::vector<Fd> wakes_;
 };
 

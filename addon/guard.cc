@@ -1,26 +1,23 @@
-// The guard: a TCX ingress program that drops the kernel's copy of the packets that the gateway
-// owns. It runs after the AF_PACKET tap (net/core/dev.c, __netif_receive_skb_core: ptype_all, then
-// sch_handle_ingress), so the gateway still sees them.
+// The guard: the program that keeps the kernel away from the packets that the gateway owns
+// (ownership.h), the maps that say which those are, and the links that hold it on interfaces.
 //
-// One program serves every interface; a bpf_link holds it on each. Without a pin the links live
-// exactly as long as this process, SIGKILL included. The program reads two maps:
-//
-//   addresses  hash: address -> flags (kVip, kWhole, kHost, kBackend)
-//   ports      longest prefix of {address, protocol, kind, port}: one entry is a block of ports
-//
-// Only bpf_map_lookup_elem and bpf_skb_load_bytes are called, both older than TCX by years. Made
-// with bpf(2) alone: the instructions stand below, so that neither a BPF compiler nor libbpf is
-// needed to build or to run.
+// For AF_PACKET it is a TCX ingress program, one for all interfaces. It runs after the tap
+// (net/core/dev.c, __netif_receive_skb_core: ptype_all, then sch_handle_ingress), so the gateway
+// still sees what it drops. For AF_XDP it is an XDP program, one an interface, that also hands the
+// packets to the gateway's sockets. Without a pin the links live exactly as long as this process,
+// SIGKILL included.
 #include "guard.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
-#include <linux/bpf.h>
-#include <sys/syscall.h>
+#include <linux/if_link.h>
 
-#include <cstring>
 #include <string>
 #include <vector>
 
+#include "bpf.h"
+#include "frame_io.h"
+#include "ownership.h"
 #include "util.h"
 
 namespace {
@@ -28,406 +25,65 @@ namespace {
 using headgate::Failure;
 using headgate::Fd;
 using headgate::Holder;
+using namespace headgate::bpf;
 
 // include/uapi/linux/bpf.h of Linux 6.6; Debian 12's header is older.
-constexpr int kBpfTcxIngress = 46;
+constexpr uint32_t kBpfTcxIngress = 46;
 constexpr uint32_t kBpfBefore = 1u << 3;  // BPF_F_BEFORE; relative to nothing: first
-constexpr int kTcxNext = -1;
-constexpr int kTcxDrop = 2;
 
-// Flags of an address: src/host/guard-entries.ts has the same numbers.
-constexpr int kVip = 1;      // a VIP that is also the host's address
-constexpr int kWhole = 2;    // every packet to it is owned
-constexpr int kHost = 4;     // an address of the host
-constexpr int kBackend = 8;  // an address of a nat backend
+// Kinds of guards: src/device/guard-native.ts has the same numbers.
+constexpr int kHookTcx = 0;
+constexpr int kHookXdp = 1;
 
-// Kinds of port entries: src/host/guard-entries.ts has the same numbers.
-constexpr int kPortsOfVip = 0;
-constexpr int kPortsOfBackend = 1;
-
-// Key of the port map (struct bpf_lpm_trie_key: length in bits, then the data, longest first).
-struct PortKey {
-  uint32_t bits;
-  uint32_t address;  // network order
-  uint8_t protocol;
-  uint8_t kind;
-  uint16_t port;  // network order
-};
-static_assert(sizeof(PortKey) == 12, "the key has no padding: the kernel compares bytes");
-constexpr uint32_t kFixedBits = 48;  // address, protocol and kind always count
-
-long Bpf(int command, union bpf_attr* attr) {
-  return syscall(__NR_bpf, command, attr, sizeof *attr);
-}
-
-uint64_t Pointer(const void* at) { return reinterpret_cast<uint64_t>(at); }
-
-// ---------------------------------------------------------------------------------------------
-// Instructions
-
-// A list of BPF instructions with forward jumps to labels that are bound later.
-class Assembler {
- public:
-  using Label = int;
-
-  Label NewLabel() {
-    bound_.push_back(-1);
-    return static_cast<Label>(bound_.size()) - 1;
-  }
-  void Bind(Label label) { bound_[label] = Size(); }
-
-  // dst = src
-  void Move(int dst, int src) { Emit(BPF_ALU64 | BPF_MOV | BPF_X, dst, src, 0, 0); }
-  void MoveValue(int dst, int32_t value) { Emit(BPF_ALU64 | BPF_MOV | BPF_K, dst, 0, 0, value); }
-  // dst op= value, with op one of BPF_ADD, BPF_AND, BPF_LSH, BPF_RSH
-  void Calculate(int op, int dst, int32_t value) { Emit(BPF_ALU64 | op | BPF_K, dst, 0, 0, value); }
-  void Add(int dst, int src) { Emit(BPF_ALU64 | BPF_ADD | BPF_X, dst, src, 0, 0); }
-  // dst = *(size*)(src + offset), with size one of BPF_B, BPF_H, BPF_W
-  void Load(int size, int dst, int src, int offset) {
-    Emit(BPF_LDX | size | BPF_MEM, dst, src, offset, 0);
-  }
-  // *(size*)(dst + offset) = src, or a value
-  void Store(int size, int dst, int offset, int src) {
-    Emit(BPF_STX | size | BPF_MEM, dst, src, offset, 0);
-  }
-  void StoreValue(int size, int dst, int offset, int32_t value) {
-    Emit(BPF_ST | size | BPF_MEM, dst, 0, offset, value);
-  }
-  void LoadMap(int dst, int map) {
-    Emit(BPF_LD | BPF_DW | BPF_IMM, dst, BPF_PSEUDO_MAP_FD, 0, map);
-    Emit(0, 0, 0, 0, 0);
-  }
-  void Call(int helper) { Emit(BPF_JMP | BPF_CALL, 0, 0, 0, helper); }
-  void Exit() { Emit(BPF_JMP | BPF_EXIT, 0, 0, 0, 0); }
-  void Jump(Label to) { EmitJump(BPF_JMP | BPF_JA, 0, 0, to); }
-  // if (reg op value) goto to; with op one of BPF_JEQ, BPF_JNE, BPF_JSET, BPF_JLT
-  void JumpIf(int op, int reg, int32_t value, Label to) {
-    EmitJump(BPF_JMP | op | BPF_K, reg, value, to);
-  }
-
-  // Fills in the jumps. Every label that is used must be bound.
-  std::vector<bpf_insn> Finish() {
-    for (const auto& [at, label] : jumps_) {
-      code_[at].off = static_cast<int16_t>(bound_[label] - at - 1);
-    }
-    return std::move(code_);
-  }
-
- private:
-  int Size() const { return static_cast<int>(code_.size()); }
-  void EmitJump(int opcode, int dst, int32_t value, Label to) {
-    jumps_.emplace_back(Size(), to);
-    Emit(opcode, dst, 0, 0, value);
-  }
-  void Emit(int opcode, int dst, int src, int offset, int32_t value) {
-    bpf_insn instruction{};
-    instruction.code = static_cast<uint8_t>(opcode);
-    instruction.dst_reg = static_cast<uint8_t>(dst) & 0xf;
-    instruction.src_reg = static_cast<uint8_t>(src) & 0xf;
-    instruction.off = static_cast<int16_t>(offset);
-    instruction.imm = value;
-    code_.push_back(instruction);
-  }
-
-  std::vector<bpf_insn> code_;
-  std::vector<int> bound_;
-  std::vector<std::pair<int, Label>> jumps_;
-};
-
-// Registers: r0 result, r1-r5 arguments (lost by a call), r6-r9 kept, r10 frame.
-enum { R0, R1, R2, R3, R4, R5, R6, R7, R8, R9, R10 };
-constexpr int kContext = R6;   // struct __sk_buff
-constexpr int kAt = R7;        // offset in the frame of the header that is looked at next
-constexpr int kFlags = R8;     // flags of the destination (quoted: of the source)
-constexpr int kProtocol = R9;  // IP protocol
-
-// The stack frame, relative to r10.
-constexpr int kHeader = -24;  // an IPv4 header without options, 20 bytes
-constexpr int kVersionIhl = kHeader + 0;
-constexpr int kFragment = kHeader + 6;
-constexpr int kIpProtocol = kHeader + 9;
-constexpr int kSource = kHeader + 12;
-constexpr int kDestination = kHeader + 16;
-constexpr int kL4 = -32;  // source and destination port, or type and code of ICMP; 4 bytes
-constexpr int kKey = -48;  // struct PortKey
-
-// Where a field of the key lies on the stack.
-constexpr int KeyAt(size_t field) { return kKey + static_cast<int>(field); }
-
-constexpr int kEthernetBytes = 14;
-constexpr int kIpv4Bytes = 20;
-constexpr int kIcmpBytes = 8;
-
-// Numbers of include/uapi/linux/bpf.h, if_packet.h, if_ether.h, in.h and icmp.h.
-constexpr int kLookup = 1;      // BPF_FUNC_map_lookup_elem
-constexpr int kLoadBytes = 26;  // BPF_FUNC_skb_load_bytes
-constexpr int kPacketBroadcast = 1, kPacketMulticast = 2;
-constexpr int kIcmp = 1, kTcp = 6, kUdp = 17;
-constexpr int kEchoRequest = 8;
-// Unreachable, source quench, redirect, time exceeded, parameter problem: they quote a packet.
-constexpr int kErrorTypes[] = {3, 4, 5, 11, 12};
-
-constexpr int Network16(int value) { return ((value & 0xff) << 8) | (value >> 8); }
-static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "Network16 swaps: x86-64 and arm64");
-
-class GuardProgram {
- public:
-  GuardProgram(int addresses, int ports) : addresses_(addresses), ports_(ports) {}
-
-  std::vector<bpf_insn> Build() {
-    next_ = code_.NewLabel();
-    drop_ = code_.NewLabel();
-    Assembler::Label icmp = code_.NewLabel();
-
-    code_.Move(kContext, R1);
-    // Frames to a group are never the gateway's: it leaves them to the kernel too.
-    code_.Load(BPF_W, R0, kContext, offsetof(__sk_buff, pkt_type));
-    code_.JumpIf(BPF_JEQ, R0, kPacketBroadcast, next_);
-    code_.JumpIf(BPF_JEQ, R0, kPacketMulticast, next_);
-    code_.Load(BPF_W, R0, kContext, offsetof(__sk_buff, protocol));
-    code_.JumpIf(BPF_JNE, R0, Network16(0x0800), next_);
-    // A tagged frame belongs to a VLAN interface; the kernel has taken the tag off already.
-    code_.Load(BPF_W, R0, kContext, offsetof(__sk_buff, vlan_present));
-    code_.JumpIf(BPF_JNE, R0, 0, next_);
-
-    code_.MoveValue(kAt, kEthernetBytes);
-    LoadIpHeader();
-    LookUpAddress(kDestination, kFlags);
-    code_.JumpIf(BPF_JSET, kFlags, kWhole, drop_);
-    // A later fragment has no ports.
-    code_.Load(BPF_H, R0, R10, kFragment);
-    code_.JumpIf(BPF_JSET, R0, Network16(0x1fff), next_);
-    code_.JumpIf(BPF_JEQ, kProtocol, kIcmp, icmp);
-    LoadPorts();
-    Assembler::Label fromBackend = code_.NewLabel();
-    SkipUnless(kVip, fromBackend);
-    MatchPorts(kPortsOfVip, kDestination, kL4 + 2);
-    code_.Bind(fromBackend);
-    code_.JumpIf(BPF_JSET, kFlags, kHost, next_);
-    MatchBackend(kSource, kL4);
-    code_.Jump(next_);
-
-    code_.Bind(icmp);
-    BuildIcmp();
-
-    code_.Bind(next_);
-    code_.MoveValue(R0, kTcxNext);
-    code_.Exit();
-    code_.Bind(drop_);
-    code_.MoveValue(R0, kTcxDrop);
-    code_.Exit();
-    return code_.Finish();
-  }
-
- private:
-  // At kAt: an ICMP message. Echo requests to a VIP are owned; errors when what they quote is ours.
-  void BuildIcmp() {
-    Assembler::Label error = code_.NewLabel();
-    LoadBytes(kL4, 4);
-    code_.Load(BPF_B, R0, R10, kL4);
-    for (const int type : kErrorTypes) code_.JumpIf(BPF_JEQ, R0, type, error);
-    code_.JumpIf(BPF_JNE, R0, kEchoRequest, next_);
-    code_.JumpIf(BPF_JSET, kFlags, kVip, drop_);
-    code_.Jump(next_);
-
-    code_.Bind(error);
-    code_.Calculate(BPF_ADD, kAt, kIcmpBytes);
-    LoadIpHeader();
-    // Quoted packets that we sent to a client or from a SNAT address have our address as source.
-    LookUpAddress(kSource, kFlags);
-    code_.JumpIf(BPF_JSET, kFlags, kWhole, drop_);
-    code_.Load(BPF_H, R0, R10, kFragment);
-    code_.JumpIf(BPF_JSET, R0, Network16(0x1fff), next_);
-    LoadPorts();
-    Assembler::Label toBackend = code_.NewLabel();
-    SkipUnless(kVip, toBackend);
-    MatchPorts(kPortsOfVip, kSource, kL4);
-    code_.Bind(toBackend);
-    // Those that we sent on to a nat backend have the client's source, never the host's own.
-    code_.JumpIf(BPF_JSET, kFlags, kHost, next_);
-    MatchBackend(kDestination, kL4 + 2);
-    code_.Jump(next_);
-  }
-
-  // stack[to..to+bytes) = frame[kAt..); what is too short is left alone.
-  void LoadBytes(int to, int bytes) {
-    code_.Move(R1, kContext);
-    code_.Move(R2, kAt);
-    code_.Move(R3, R10);
-    code_.Calculate(BPF_ADD, R3, to);
-    code_.MoveValue(R4, bytes);
-    code_.Call(kLoadBytes);
-    code_.JumpIf(BPF_JNE, R0, 0, next_);
-  }
-
-  // Loads the header at kAt, moves kAt behind it (options included), sets kProtocol.
-  void LoadIpHeader() {
-    LoadBytes(kHeader, kIpv4Bytes);
-    code_.Load(BPF_B, R0, R10, kVersionIhl);
-    code_.Move(R1, R0);
-    code_.Calculate(BPF_RSH, R1, 4);
-    code_.JumpIf(BPF_JNE, R1, 4, next_);
-    code_.Calculate(BPF_AND, R0, 15);
-    code_.JumpIf(BPF_JLT, R0, kIpv4Bytes / 4, next_);
-    code_.Calculate(BPF_LSH, R0, 2);
-    code_.Add(kAt, R0);
-    code_.Load(BPF_B, kProtocol, R10, kIpProtocol);
-  }
-
-  // Ports of TCP and UDP; other protocols are left alone.
-  void LoadPorts() {
-    Assembler::Label known = code_.NewLabel();
-    code_.JumpIf(BPF_JEQ, kProtocol, kTcp, known);
-    code_.JumpIf(BPF_JNE, kProtocol, kUdp, next_);
-    code_.Bind(known);
-    LoadBytes(kL4, 4);
-  }
-
-  // flags = flags of the address at stack[address], 0 when it is not known.
-  void LookUpAddress(int address, int flags) {
-    Assembler::Label unknown = code_.NewLabel();
-    code_.MoveValue(flags, 0);
-    LookUp(addresses_, address);
-    code_.JumpIf(BPF_JEQ, R0, 0, unknown);
-    code_.Load(BPF_W, flags, R0, 0);
-    code_.Bind(unknown);
-  }
-
-  void SkipUnless(int flag, Assembler::Label to) {
-    Assembler::Label has = code_.NewLabel();
-    code_.JumpIf(BPF_JSET, kFlags, flag, has);
-    code_.Jump(to);
-    code_.Bind(has);
-  }
-
-  // Drops when stack[address] is a nat backend's, and stack[port] one of its ports.
-  void MatchBackend(int address, int port) {
-    Assembler::Label other = code_.NewLabel();
-    LookUpAddress(address, kFlags);
-    SkipUnless(kBackend, other);
-    MatchPorts(kPortsOfBackend, address, port);
-    code_.Bind(other);
-  }
-
-  // Drops when the port map has stack[port] for this kind, kProtocol and stack[address].
-  void MatchPorts(int kind, int address, int port) {
-    code_.StoreValue(BPF_W, R10, KeyAt(offsetof(PortKey, bits)), kFixedBits + 16);
-    code_.Load(BPF_W, R0, R10, address);
-    code_.Store(BPF_W, R10, KeyAt(offsetof(PortKey, address)), R0);
-    code_.Store(BPF_B, R10, KeyAt(offsetof(PortKey, protocol)), kProtocol);
-    code_.StoreValue(BPF_B, R10, KeyAt(offsetof(PortKey, kind)), kind);
-    code_.Load(BPF_H, R0, R10, port);
-    code_.Store(BPF_H, R10, KeyAt(offsetof(PortKey, port)), R0);
-    LookUp(ports_, kKey);
-    code_.JumpIf(BPF_JNE, R0, 0, drop_);
-  }
-
-  // r0 = pointer to the value for the key at stack[key], or 0.
-  void LookUp(int map, int key) {
-    code_.LoadMap(R1, map);
-    code_.Move(R2, R10);
-    code_.Calculate(BPF_ADD, R2, key);
-    code_.Call(kLookup);
-  }
-
-  Assembler code_;
-  Assembler::Label next_ = 0;
-  Assembler::Label drop_ = 0;
-  const int addresses_;
-  const int ports_;
-};
-
-// ---------------------------------------------------------------------------------------------
-// Maps, program, links
-
-constexpr char kLicense[] = "MIT";
 constexpr char kName[] = "headgate_guard";
-
-Failure CreateMap(uint32_t type, uint32_t keyBytes, uint32_t entriesMax, const char* name, Fd* map) {
-  union bpf_attr attr {};
-  attr.map_type = type;
-  attr.key_size = keyBytes;
-  attr.value_size = sizeof(uint32_t);
-  attr.max_entries = entriesMax;
-  attr.map_flags = BPF_F_NO_PREALLOC;
-  std::strncpy(attr.map_name, name, sizeof attr.map_name - 1);
-  *map = Fd(static_cast<int>(Bpf(BPF_MAP_CREATE, &attr)));
-  if (!map->ok()) return {errno, "bpf(MAP_CREATE)", name};
-  return {};
-}
-
-Failure LoadProgram(int addresses, int ports, Fd* program) {
-  const std::vector<bpf_insn> code = GuardProgram(addresses, ports).Build();
-  union bpf_attr attr {};
-  attr.prog_type = BPF_PROG_TYPE_SCHED_CLS;
-  attr.expected_attach_type = kBpfTcxIngress;
-  attr.insns = Pointer(code.data());
-  attr.insn_cnt = static_cast<uint32_t>(code.size());
-  attr.license = Pointer(kLicense);
-  std::strncpy(attr.prog_name, kName, sizeof attr.prog_name - 1);
-  *program = Fd(static_cast<int>(Bpf(BPF_PROG_LOAD, &attr)));
-  if (program->ok()) return {};
-  const int code_of_failure = errno;
-  // Asked again with a log: the verifier's last words belong into the message.
-  std::vector<char> log(64 * 1024, '\0');
-  attr.log_buf = Pointer(log.data());
-  attr.log_size = static_cast<uint32_t>(log.size());
-  attr.log_level = 1;
-  const Fd again(static_cast<int>(Bpf(BPF_PROG_LOAD, &attr)));
-  const std::string said(log.data());
-  const size_t tail = said.size() > 400 ? said.size() - 400 : 0;
-  return {code_of_failure, "bpf(PROG_LOAD)", said.empty() ? kName : said.substr(tail)};
-}
-
-// The interface that a pinned link is on: its index, 0 when that interface is gone, -1 (and a
-// failure, ENOENT when there is no pin) otherwise.
-int PinnedInterface(const std::string& path, Fd* link, Failure* failure) {
-  union bpf_attr attr {};
-  attr.pathname = Pointer(path.c_str());
-  *link = Fd(static_cast<int>(Bpf(BPF_OBJ_GET, &attr)));
-  if (!link->ok()) {
-    *failure = {errno, "bpf(OBJ_GET)", path};
-    return -1;
-  }
-  // struct bpf_link_info: type, id, prog_id, then for TCX ifindex and attach_type.
-  uint32_t information[32] = {};
-  attr = {};
-  attr.info.bpf_fd = static_cast<uint32_t>(link->get());
-  attr.info.info = Pointer(information);
-  attr.info.info_len = sizeof information;
-  if (Bpf(BPF_OBJ_GET_INFO_BY_FD, &attr) < 0) {
-    *failure = {errno, "bpf(OBJ_GET_INFO_BY_FD)", path};
-    return -1;
-  }
-  return static_cast<int>(information[4]);
-}
 
 class GuardOwner : public headgate::SharedOwner {
  public:
-  Failure Open(uint32_t addressesMax, uint32_t portsMax) {
-    Failure failure =
-        CreateMap(BPF_MAP_TYPE_HASH, sizeof(uint32_t), addressesMax, "headgate_addr", &addresses_);
+  // `fallback`: what XDP does with an owned packet that no socket takes.
+  Failure Open(uint32_t addressesMax, uint32_t portsMax, int hook, int fallback) {
+    hook_ = hook;
+    fallback_ = fallback;
+    Failure failure = CreateMap(BPF_MAP_TYPE_HASH, sizeof(uint32_t), addressesMax,
+                                BPF_F_NO_PREALLOC, "headgate_addr", &addresses_);
     if (failure) return failure;
-    failure =
-        CreateMap(BPF_MAP_TYPE_LPM_TRIE, sizeof(PortKey), portsMax, "headgate_ports", &ports_);
+    failure = CreateMap(BPF_MAP_TYPE_LPM_TRIE, sizeof(PortKey), portsMax, BPF_F_NO_PREALLOC,
+                        "headgate_ports", &ports_);
     if (failure) return failure;
-    return LoadProgram(addresses_.get(), ports_.get(), &program_);
+    if (hook_ == kHookXdp) {
+      return CreateMap(BPF_MAP_TYPE_XSKMAP, sizeof(uint32_t),
+                       headgate::kInterfacesMax * kQueuesMax, 0, "headgate_xsk", &sockets_);
+    }
+    return LoadProgram(BPF_PROG_TYPE_SCHED_CLS, kBpfTcxIngress,
+                       OwnershipProgram(addresses_.get(), ports_.get()).BuildTcx(), kName,
+                       &program_);
   }
 
   Failure SetAddress(uint32_t address, uint32_t flags) {
-    const uint32_t key = htonl_(address);
-    return Update(addresses_, &key, flags, "addresses");
+    const uint32_t key = htonl(address);
+    return UpdateMap(addresses_, &key, flags, "addresses");
   }
   Failure RemoveAddress(uint32_t address) {
-    const uint32_t key = htonl_(address);
-    return Remove(addresses_, &key, "addresses");
+    const uint32_t key = htonl(address);
+    return RemoveFromMap(addresses_, &key, "addresses");
   }
-  Failure SetPorts(const PortKey& key) { return Update(ports_, &key, 1, "ports"); }
-  Failure RemovePorts(const PortKey& key) { return Remove(ports_, &key, "ports"); }
+  Failure SetPorts(const PortKey& key) { return UpdateMap(ports_, &key, 1, "ports"); }
+  Failure RemovePorts(const PortKey& key) { return RemoveFromMap(ports_, &key, "ports"); }
 
   // Puts the program on an interface; with a pin, in the place of the program that is pinned there.
-  Failure Attach(int interfaceIndex, const std::string& pin, bool* replaced) {
+  //
+  // ordinal  place of the interface in the device's list (XDP)
+  // generic  XDP after the driver has made an skb of the frame, not in the driver
+  Failure Attach(int interfaceIndex, const std::string& pin, uint32_t ordinal, bool generic,
+                 bool* replaced) {
     *replaced = false;
+    if (hook_ == kHookXdp) {
+      const Failure failure = LoadProgram(
+          BPF_PROG_TYPE_XDP, BPF_XDP,
+          OwnershipProgram(addresses_.get(), ports_.get())
+              .BuildXdp(sockets_.get(), ordinal * kQueuesMax, fallback_),
+          kName, &program_);
+      if (failure) return failure;
+    }
     if (!pin.empty()) {
       Fd pinned;
       Failure failure;
@@ -445,16 +101,10 @@ class GuardOwner : public headgate::SharedOwner {
       // The pin of an interface that went away and came back under its name.
       if (on >= 0 && unlink(pin.c_str()) < 0) return {errno, "unlink", pin};
     }
-    union bpf_attr attr {};
-    attr.link_create.prog_fd = static_cast<uint32_t>(program_.get());
-    attr.link_create.target_ifindex = static_cast<uint32_t>(interfaceIndex);
-    attr.link_create.attach_type = kBpfTcxIngress;
-    // First: a program before us that accepts a packet would hide it from the guard.
-    attr.link_create.flags = kBpfBefore;
-    Fd link(static_cast<int>(Bpf(BPF_LINK_CREATE, &attr)));
-    if (!link.ok()) return {errno, "bpf(LINK_CREATE)", "interface " + std::to_string(interfaceIndex)};
+    Fd link;
+    if (const Failure failure = CreateLink(interfaceIndex, generic, &link)) return failure;
     if (!pin.empty()) {
-      attr = {};
+      union bpf_attr attr {};
       attr.pathname = Pointer(pin.c_str());
       attr.bpf_fd = static_cast<uint32_t>(link.get());
       if (Bpf(BPF_OBJ_PIN, &attr) < 0) return {errno, "bpf(OBJ_PIN)", pin};
@@ -463,37 +113,40 @@ class GuardOwner : public headgate::SharedOwner {
     return {};
   }
 
+  // -1 for TCX.
+  int sockets() const { return sockets_.get(); }
+
   void Release() override {
     links_.clear();
     program_.Close();
+    sockets_.Close();
     ports_.Close();
     addresses_.Close();
   }
 
  private:
-  static uint32_t htonl_(uint32_t value) { return __builtin_bswap32(value); }
-
-  static Failure Update(const Fd& map, const void* key, uint32_t value, const char* name) {
+  Failure CreateLink(int interfaceIndex, bool generic, Fd* link) const {
     union bpf_attr attr {};
-    attr.map_fd = static_cast<uint32_t>(map.get());
-    attr.key = Pointer(key);
-    attr.value = Pointer(&value);
-    attr.flags = BPF_ANY;
-    if (Bpf(BPF_MAP_UPDATE_ELEM, &attr) < 0) return {errno, "bpf(MAP_UPDATE_ELEM)", name};
-    return {};
-  }
-  static Failure Remove(const Fd& map, const void* key, const char* name) {
-    union bpf_attr attr {};
-    attr.map_fd = static_cast<uint32_t>(map.get());
-    attr.key = Pointer(key);
-    if (Bpf(BPF_MAP_DELETE_ELEM, &attr) < 0 && errno != ENOENT) {
-      return {errno, "bpf(MAP_DELETE_ELEM)", name};
+    attr.link_create.prog_fd = static_cast<uint32_t>(program_.get());
+    attr.link_create.target_ifindex = static_cast<uint32_t>(interfaceIndex);
+    if (hook_ == kHookXdp) {
+      attr.link_create.attach_type = BPF_XDP;
+      attr.link_create.flags = generic ? XDP_FLAGS_SKB_MODE : XDP_FLAGS_DRV_MODE;
+    } else {
+      attr.link_create.attach_type = kBpfTcxIngress;
+      // First: a program before us that accepts a packet would hide it from the guard.
+      attr.link_create.flags = kBpfBefore;
     }
-    return {};
+    *link = Fd(static_cast<int>(Bpf(BPF_LINK_CREATE, &attr)));
+    if (link->ok()) return {};
+    return {errno, "bpf(LINK_CREATE)", "interface " + std::to_string(interfaceIndex)};
   }
 
+  int hook_ = kHookTcx;
+  int fallback_ = XDP_PASS;
   Fd addresses_;
   Fd ports_;
+  Fd sockets_;
   Fd program_;
   std::vector<Fd> links_;
 };
@@ -576,15 +229,15 @@ std::string TextOf(napi_env env, napi_value value) {
   return text;
 }
 
-// attach(interfaceIndex, pin): whether a pinned program was replaced.
+// attach(interfaceIndex, pin, ordinal, generic): 1 when a pinned program was replaced, else 0.
 napi_value CallAttach(napi_env env, napi_callback_info info) {
   const Call call(env, info);
   if (call.guard == nullptr) return nullptr;
   bool replaced = false;
-  ThrowIf(env, call.guard->Attach(call.Integer(0), TextOf(env, call.arguments[1]), &replaced));
-  napi_value result = nullptr;
-  napi_get_boolean(env, replaced, &result);
-  return result;
+  ThrowIf(env, call.guard->Attach(call.Integer(0), TextOf(env, call.arguments[1]),
+                                  static_cast<uint32_t>(call.Integer(2)), call.Integer(3) != 0,
+                                  &replaced));
+  return headgate::MakeNumber(env, replaced ? 1 : 0);
 }
 
 napi_value CallClose(napi_env env, napi_callback_info info) {
@@ -594,12 +247,15 @@ napi_value CallClose(napi_env env, napi_callback_info info) {
   return nullptr;
 }
 
-// createGuard(addressesMax, portsMax)
+// createGuard(addressesMax, portsMax, hook, keeps): with `keeps`, XDP drops an owned packet that no
+// socket takes (a pinned program without a gateway), instead of leaving it to the kernel.
 Napi::Value CreateGuard(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
   auto* guard = new GuardOwner();
   const Failure failure =
-      guard->Open(info[0].As<Napi::Number>().Uint32Value(), info[1].As<Napi::Number>().Uint32Value());
+      guard->Open(info[0].As<Napi::Number>().Uint32Value(), info[1].As<Napi::Number>().Uint32Value(),
+                  info[2].As<Napi::Number>().Int32Value(),
+                  info[3].As<Napi::Boolean>().Value() ? XDP_DROP : XDP_PASS);
   if (failure) {
     delete guard;
     headgate::Throw(env, failure);
@@ -608,6 +264,7 @@ Napi::Value CreateGuard(const Napi::CallbackInfo& info) {
   Holder* holder = Holder::Make(env, guard);
   napi_value result = nullptr;
   napi_create_object(env, &result);
+  headgate::SetNumber(env, result, "sockets", guard->sockets());
   headgate::AddFunction(env, result, "setAddress", CallSetAddress, holder);
   headgate::AddFunction(env, result, "removeAddress", CallRemoveAddress, holder);
   headgate::AddFunction(env, result, "setPorts", CallSetPorts, holder);

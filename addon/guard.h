@@ -1,4 +1,4 @@
-// The kernel's copy of what the gateway owns is dropped by a small TCX program; see guard.cc.
+// The kernel is kept away from what the gateway owns by a small BPF program; see guard.cc.
 #ifndef HEADGATE_ADDON_GUARD_H_
 #define HEADGATE_ADDON_GUARD_H_
 

@@ -22,6 +22,7 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   headgate::InitRegion(env, exports);
   headgate::InitTun(env, exports);
   headgate::InitPacket(env, exports);
+  headgate::InitXdp(env, exports);
   headgate::InitSteering(env, exports);
   InitGuard(env, exports);
   return exports;

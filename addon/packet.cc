@@ -171,10 +171,14 @@ class PacketIo : public FrameIo {
     if (gone_) return -ENODEV;
     int count = Collect();
     if (count == 0 && timeout_ms != 0) {
-      Wait(timeout_ms);
-      if (gone_) return -ENODEV;
-      count = Collect();
+      const bool found = SpinUntil([this, &count] { return (count = Collect()) != 0; });
+      if (!found) {
+        Wait(timeout_ms);
+        if (gone_) return -ENODEV;
+        count = Collect();
+      }
     }
+    if (count > 0) NoteFrames();
     const uint32_t tick = WriteTick();
     if (tick - links_read_ >= 1000) {
       links_read_ = tick;

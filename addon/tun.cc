@@ -98,6 +98,9 @@ class TunIo : public FrameIo {
   int Receive(int timeout_ms) override {
     int count = ReadPackets();
     if (count == 0 && timeout_ms != 0) {
+      SpinUntil([this, &count] { return (count = ReadPackets()) != 0; });
+    }
+    if (count == 0 && timeout_ms != 0) {
       pollfd fds[2] = {{tun_.get(), POLLIN, 0}, {wake_.get(), POLLIN, 0}};
       const int ready = poll(fds, 2, timeout_ms);
       if (ready > 0) {
@@ -105,6 +108,7 @@ class TunIo : public FrameIo {
         if (fds[0].revents != 0) count = ReadPackets();
       }
     }
+    if (count > 0) NoteFrames();
     const uint32_t tick = WriteTick();
     if (tick - link_read_ >= 1000) {
       link_read_ = tick;

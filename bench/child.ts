@@ -1,20 +1,37 @@
-import { type MemoryMode, type MemoryProtocol, measureMemory } from "./memory.ts";
+import { isMainThread } from "node:worker_threads";
+import { tuneCompiler } from "../src/datapath/compiler.ts";
+import type { MemoryCase } from "./memory/fast-path.ts";
+import { measureMemory } from "./memory/measure.ts";
+import { measureResident } from "./memory/resident.ts";
+import { measureWorkers } from "./memory/workers.ts";
 import { measureMicro } from "./micro.ts";
 
 /**
  * One measurement that wants a process of its own; prints its result as JSON. bench/run.ts calls it.
  *
- *   node dist/bench/child.js micro NAME SECONDS
- *   node dist/bench/child.js memory MODE PROTOCOL FLOWS ROUNDS
+ *   node dist/bundled/bench/child.js micro NAME SECONDS
+ *   node dist/bundled/bench/child.js memory CASE ROUNDS          CASE: a MemoryCase as JSON
+ *   node dist/bundled/bench/child.js workers CASE ROUNDS MILLISECONDS
+ *   node dist/bundled/bench/child.js resident FLOWS
  */
-const [what, ...rest] = process.argv.slice(2);
-const result =
-  what === "micro"
-    ? measureMicro(rest[0]!, Number(rest[1]))
-    : measureMemory(
-        rest[0] as MemoryMode,
-        rest[1] as MemoryProtocol,
-        Number(rest[2]),
-        Number(rest[3]),
-      );
-console.log(JSON.stringify(result));
+const [what, first = "", ...rest] = process.argv.slice(2);
+const numbers = rest.map(Number);
+
+async function measure(): Promise<unknown> {
+  switch (what) {
+    case "micro":
+      return measureMicro(first, numbers[0]!);
+    case "memory":
+      return measureMemory(JSON.parse(first) as MemoryCase, numbers[0]!);
+    case "workers":
+      return measureWorkers(JSON.parse(first) as MemoryCase, numbers[0]!, numbers[1]!);
+    case "resident":
+      return measureResident(Number(first));
+    default:
+      throw new TypeError(`no measurement ${what}`);
+  }
+}
+
+// A thread that a measurement starts from this bundle has a task of its own (memory/workers.ts).
+tuneCompiler();
+if (isMainThread) console.log(JSON.stringify(await measure()));

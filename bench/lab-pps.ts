@@ -8,10 +8,10 @@ import {
   type LabBalance,
   type LabDevice,
 } from "../test/support/lab.ts";
+import { compileBench } from "./compile.ts";
 import { cpuSeconds, quietly, softirqThreads } from "./machine.ts";
 import { isWanted, median, medianRatio, spread, table } from "./statistics.ts";
 import {
-  compileBench,
   generate,
   installSinks,
   macOf,

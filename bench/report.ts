@@ -2,7 +2,7 @@ import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { formatPps, type PpsResult } from "./lab-pps.ts";
 import { formatTcp, HAPROXY_SPLICE, type TcpResult } from "./lab-tcp.ts";
 import { type Machine, machineLine } from "./machine.ts";
-import { formatMemory, type MemoryResult } from "./memory.ts";
+import { formatMemory, type MemoryFigures } from "./memory/suite.ts";
 import { formatMicro, type MicroResult } from "./micro.ts";
 
 /** The suites of bench/run.ts, the file of their figures and the document of their tables. */
@@ -12,7 +12,7 @@ export type Suite = (typeof SUITES)[number];
 
 export interface Figures {
   readonly micro: readonly MicroResult[];
-  readonly memory: readonly MemoryResult[];
+  readonly memory: MemoryFigures;
   readonly "lab-tcp": readonly TcpResult[];
   readonly "lab-pps": readonly PpsResult[];
 }
@@ -39,9 +39,12 @@ export const SUITE_TITLES: Readonly<Record<Suite, string>> = {
 const NOTES: Readonly<Record<Suite, string>> = {
   micro: `Operations a second of one function (npm package \`benchmark\`), both sides over the same changing
 inputs, each pair in a process of its own.`,
-  memory: `Frames of 60 bytes in both directions of every flow, in batches of 64, through parse, look-up,
-rewrite and send; the memory device's own copying is taken off. Each row is measured in a process of
-its own.`,
+  memory: `Frames of 60 bytes in both directions of every flow, in an order without order, in batches of 64,
+through the whole fast path: parse and check, look-up, TCP state and timer, rewrite, counters, verdict,
+expiry sweep. Frames lie in the device's memory when the clock starts (bench/memory/ready-device.ts).
+\`C++\` is the same work over the same frames (bench/reference/nat.cc, g++ -O3); every frame that either
+side sent was compared, byte by byte, before the rounds. With 1,000 services each has three of 1,000
+backends. Each row is a process of its own; cells are the median (lowest-highest) of paired rounds.`,
   "lab-tcp": `One client, one backend, all offloads on. In each round every contender runs once, in a lab of its
 own; the first half second is not counted. Cells are the median (lowest-highest); a ratio is the
 median of the rounds' own ratios. \`busy CPU\` is that of the whole machine, iperf3 included. HAProxy

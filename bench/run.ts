@@ -5,7 +5,9 @@ import { run } from "../test/support/processes.ts";
 import { measurePps } from "./lab-pps.ts";
 import { HAPROXY_BUFFERS, HAPROXY_SPLICE, measureTcp } from "./lab-tcp.ts";
 import { describeMachine, machineLine } from "./machine.ts";
-import { MEMORY_FLOWS, MEMORY_MODES, MEMORY_PROTOCOLS, type MemoryResult } from "./memory.ts";
+import type { MemoryResult } from "./memory/measure.ts";
+import { MEMORY_CASES, memoryName, type ResidentResult, WORKER_CASES } from "./memory/suite.ts";
+import type { WorkersResult } from "./memory/workers.ts";
 import { MICRO_NAMES, type MicroResult } from "./micro.ts";
 import {
   documentOf,
@@ -18,7 +20,7 @@ import {
   type Suite,
   writeResults,
 } from "./report.ts";
-import { isWanted } from "./statistics.ts";
+import { isWanted, spread } from "./statistics.ts";
 
 const USAGE = `node dist/bench/run.js micro|memory|lab-tcp|lab-pps|all [options]
 
@@ -46,11 +48,12 @@ interface Options {
 const say = (text: string): void => console.log(text);
 
 async function child<T>(...args: readonly (string | number)[]): Promise<T> {
-  const program = fileURLToPath(new URL("child.js", import.meta.url));
+  const program = fileURLToPath(new URL("../bundled/bench/child.js", import.meta.url));
   const { stdout } = await run([process.execPath, program, ...args.map(String)], {
     timeoutMs: 300_000,
   });
-  return JSON.parse(stdout) as T;
+  // V8 may have said something before.
+  return JSON.parse(stdout.trimEnd().split("\n").at(-1)!) as T;
 }
 
 async function micro(options: Options): Promise<Figures["micro"]> {
@@ -60,16 +63,26 @@ async function micro(options: Options): Promise<Figures["micro"]> {
   return figures;
 }
 
-async function memory(options: Options): Promise<Figures["memory"]> {
-  const figures: MemoryResult[] = [];
-  for (const flows of MEMORY_FLOWS) {
-    for (const mode of MEMORY_MODES) {
-      for (const protocol of MEMORY_PROTOCOLS) {
-        figures.push(await child("memory", mode, protocol, flows, options.rounds));
-      }
-    }
+/** Flows of the resident set's measurement; `--only` names it "resident". */
+const RESIDENT_FLOWS = 1_000_000;
+const WORKERS_MS = 500;
+
+async function memory({ rounds, seconds, only }: Options): Promise<Figures["memory"]> {
+  const cases: MemoryResult[] = [];
+  for (const one of MEMORY_CASES.filter((one) => isWanted(memoryName(one), only))) {
+    const result = await child<MemoryResult>("memory", JSON.stringify(one), rounds);
+    cases.push(result);
+    say(`${memoryName(one)}: ${spread(result.ns, 0)} ns, C++ ${spread(result.referenceNs, 0)} ns`);
   }
-  return figures;
+  const workers: WorkersResult[] = [];
+  for (const one of WORKER_CASES.filter((one) => isWanted(`workers, ${memoryName(one)}`, only))) {
+    const ms = seconds === undefined ? WORKERS_MS : seconds * 1000;
+    workers.push(await child<WorkersResult>("workers", JSON.stringify(one), rounds, ms));
+  }
+  const resident = isWanted("resident", only)
+    ? await child<ResidentResult>("resident", RESIDENT_FLOWS)
+    : null;
+  return { cases, workers, resident };
 }
 
 async function labTcp({ rounds, seconds, only }: Options): Promise<Figures["lab-tcp"]> {

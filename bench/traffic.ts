@@ -1,14 +1,6 @@
-import { execFileSync } from "node:child_process";
-import { mkdirSync, renameSync, statSync } from "node:fs";
-import path from "node:path";
-import {
-  LAB_BACKEND_NAMES,
-  LAB_CLIENT,
-  type Lab,
-  type LabNode,
-  PROJECT_ROOT,
-} from "../test/support/lab.ts";
+import { LAB_BACKEND_NAMES, LAB_CLIENT, type Lab, type LabNode } from "../test/support/lab.ts";
 import { waitFor } from "../test/support/wait.ts";
+import { compileBench } from "./compile.ts";
 
 /**
  * Small UDP frames at a rate, and what arrives of them: bench/traffic/traffic.cc in the client's
@@ -45,22 +37,6 @@ export interface TrafficSent {
   readonly cpuSeconds: number;
   /** Busy time of all CPUs of the machine meanwhile. */
   readonly busySeconds: number;
-}
-
-/** Compiles a program of `bench/` into build/ if its source is newer; returns its path. */
-export function compileBench(source: string, name: string): string {
-  const from = path.join(PROJECT_ROOT, "bench", source);
-  const to = path.join(PROJECT_ROOT, "build", name);
-  const built = statSync(to, { throwIfNoEntry: false });
-  if (built === undefined || built.mtimeMs < statSync(from).mtimeMs) {
-    mkdirSync(path.dirname(to), { recursive: true });
-    const fresh = `${to}.${process.pid}`;
-    execFileSync("g++", ["-std=c++20", "-O2", "-D_GNU_SOURCE", from, "-o", fresh], {
-      timeout: 120_000,
-    });
-    renameSync(fresh, to);
-  }
-  return to;
 }
 
 export function trafficProgram(): string {

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The demo itself, when all is installed and built; lab/demo.sh starts it.
 #
-#   bash lab/demo-run.sh tun|packet
+#   bash lab/demo-run.sh tun|packet|xdp
 set -eEuo pipefail
 # shellcheck source=lab/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"

@@ -2,20 +2,20 @@
 # Shows Headgate at work, from a fresh clone: installs what is missing, builds, brings up the lab,
 # balances real HTTP, loses a backend and not a request, and cleans up.
 #
-#   npm run demo [-- --device tun|packet]
+#   npm run demo [-- --device tun|packet|xdp]
 #
 # Needs root: it makes network namespaces, which it removes in the end.
 set -eu
 cd "$(dirname "$0")/.."
 
 case $* in
-  '' | '--device tun' | '--device packet') ;;
+  '' | '--device tun' | '--device packet' | '--device xdp') ;;
   -h | --help)
-    echo 'npm run demo [-- --device tun|packet]'
+    echo 'npm run demo [-- --device tun|packet|xdp]'
     exit 0
     ;;
   *)
-    echo "demo: expected nothing, --device tun or --device packet, got: $*" >&2
+    echo "demo: expected nothing, --device tun, packet or xdp, got: $*" >&2
     exit 2
     ;;
 esac

@@ -2,7 +2,7 @@
 # The lab's scenarios: the gateway among real clients and real servers, in network namespaces.
 #
 #   bash lab/lab.sh                                      lists the scenarios
-#   bash lab/lab.sh NAME [--device tun|packet] [--arms 1|2] [--mode nat|full-nat]
+#   bash lab/lab.sh NAME [--device tun|packet|xdp] [--arms 1|2] [--mode nat|full-nat]
 #
 # `--device nftables` puts the kernel's own DNAT in the gateway's place (for the scenarios that ask
 # nothing of the gateway's commands): what fails there too is not the gateway's fault.
@@ -13,7 +13,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 . "$here/lib.sh"
 
 usage() {
-  printf 'bash lab/lab.sh NAME [--device tun|packet] [--arms 1|2] [--mode nat|full-nat]\n\n'
+  printf 'bash lab/lab.sh NAME [--device tun|packet|xdp] [--arms 1|2] [--mode nat|full-nat]\n\n'
   local file
   for file in "$here"/scenarios/*.sh; do
     printf '  %-18s %s\n' "$(basename "$file" .sh)" "$(sed -n "s/^SHOWS='\(.*\)'\$/\1/p" "$file")"
@@ -34,7 +34,7 @@ while [ $# -gt 0 ]; do
     --device | --arms | --mode)
       [ $# -ge 2 ] || wrong "$1 needs a value"
       case $1=$2 in
-        --device=tun | --device=packet | --device=nftables) LAB_DEVICE=$2 ;;
+        --device=tun | --device=packet | --device=xdp | --device=nftables) LAB_DEVICE=$2 ;;
         --arms=1 | --arms=2) arms=$2 ;;
         --mode=nat | --mode=full-nat) mode=$2 ;;
         *) wrong "$1 $2: no such value" ;;

@@ -229,7 +229,7 @@ lab_folders() {
 lab_up() {
   local node number
   if [ -z "$LAB_FORWARD" ]; then
-    case $LAB_DEVICE in packet) LAB_FORWARD=0 ;; *) LAB_FORWARD=1 ;; esac
+    case $LAB_DEVICE in packet | xdp) LAB_FORWARD=0 ;; *) LAB_FORWARD=1 ;; esac
   fi
   lab_sweep
   lab_folders
@@ -448,8 +448,8 @@ config_write() {
   case $LAB_DEVICE in
     tun) device='{ type: tun, name: hg0 }' ;;
     *)
-      device="{ type: packet, interfaces: [$LAB_TO_CLIENT, $LAB_TO_BACKENDS] }"
-      [ "$LAB_ARMS" = 2 ] || device="{ type: packet, interfaces: [$LAB_TO_CLIENT] }"
+      device="{ type: $LAB_DEVICE, interfaces: [$LAB_TO_CLIENT, $LAB_TO_BACKENDS] }"
+      [ "$LAB_ARMS" = 2 ] || device="{ type: $LAB_DEVICE, interfaces: [$LAB_TO_CLIENT] }"
       ;;
   esac
   {

@@ -2,6 +2,7 @@ import { type MessagePort, parentPort, workerData } from "node:worker_threads";
 import { assert } from "./base/assert.ts";
 import { HeadgateError } from "./base/errors.ts";
 import type { FromWorker, WorkerOptions } from "./control/worker-protocol.ts";
+import { tuneCompiler } from "./datapath/compiler.ts";
 import { C_MISSED } from "./datapath/counters.ts";
 import { createDatapath } from "./datapath/datapath.ts";
 import type { FrameDevice } from "./device/device.ts";
@@ -9,6 +10,7 @@ import type { NativeFrameDevice } from "./device/frame-device.ts";
 import { openPacket } from "./device/packet.ts";
 import { createRegionMapper } from "./device/region.ts";
 import { openTun } from "./device/tun.ts";
+import { openXdp, type XdpDevice } from "./device/xdp.ts";
 import { H_STOP, type RegionViews } from "./state/layout.ts";
 import { attachRegion } from "./state/region.ts";
 
@@ -25,9 +27,21 @@ const IDLE_WAIT_MS = 10;
 const MISSED_INTERVAL_MS = 1000;
 
 function openDevice({ device, crew }: WorkerOptions): NativeFrameDevice {
-  return device.type === "tun"
-    ? openTun({ name: device.name, wakeFd: device.wakeFd, crew })
-    : openPacket({ interfaces: [...device.interfaces], wakeFd: device.wakeFd, crew });
+  switch (device.type) {
+    case "tun":
+      return openTun({ ...device, crew });
+    case "packet":
+      return openPacket({ ...device, crew });
+    case "xdp":
+      return openXdp({ ...device, crew });
+  }
+}
+
+/** What control writes into the log of a device. */
+function aboutDevice(device: FrameDevice): Readonly<Record<string, boolean>> {
+  if (device.type !== "xdp") return {};
+  const { txMetadata, zeroCopy } = device as XdpDevice;
+  return { zero_copy: zeroCopy, tx_metadata: txMetadata };
 }
 
 /** Open everything, say so, and begin when control says "go": the guard and bank 1 come first. */
@@ -57,6 +71,7 @@ function start(port: MessagePort, options: WorkerOptions): void {
     kind: "started",
     groups: device.groups,
     interfaces: device.interfaces.map(({ name, index, mac, mtu }) => ({ name, index, mac, mtu })),
+    about: aboutDevice(device),
   } satisfies FromWorker);
 }
 
@@ -79,6 +94,7 @@ function createMissedCounter(device: FrameDevice, views: RegionViews): () => voi
   };
 }
 
+tuneCompiler();
 assert(parentPort !== null, "the worker runs as a thread of the gateway");
 try {
   start(parentPort, workerData as WorkerOptions);

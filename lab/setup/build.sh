@@ -1,5 +1,5 @@
 #!/bin/sh
-# Builds the addon (when its sources are newer than it) and the TypeScript into dist/.
+# Builds the addon (when its sources are newer than it), the TypeScript into dist/, and the bundles of it.
 #
 #   sh lab/setup/build.sh
 set -eu
@@ -29,6 +29,7 @@ if [ ! -e $addon ] || [ -n "$newer" ]; then
 fi
 
 node_modules/.bin/tsc -p .
+node dist/lab/setup/bundle.js
 chmod 0755 dist/src/main.js
 mkdir -p node_modules/.bin
 ln -sf ../../dist/src/main.js node_modules/.bin/headgate

@@ -5,8 +5,9 @@ import type { WorkerOptions } from "./worker-protocol.ts";
 export interface CrewParts {
   readonly statePath: string;
   readonly views: RegionViews;
-  /** What every worker opens; `wakeFds` by worker. */
-  readonly device: WorkerOptions["device"];
+  /** What a worker opens. */
+  readonly device: (worker: number, wakeFd: number) => WorkerOptions["device"];
+  /** By worker. */
   readonly wakeFds: readonly number[];
   /** Descriptor of the steering program; null: one worker, nothing to steer. */
   readonly programFd: number | null;
@@ -46,7 +47,7 @@ export async function startCrew(parts: CrewParts): Promise<WorkerHandle> {
       statePath: parts.statePath,
       size,
       worker,
-      device: { ...parts.device, wakeFd: wakeFds[worker]! },
+      device: parts.device(worker, wakeFds[worker]!),
       crew,
     };
     try {
@@ -61,6 +62,7 @@ export async function startCrew(parts: CrewParts): Promise<WorkerHandle> {
   const first = workers[0]!;
   return {
     interfaces: first.interfaces,
+    about: first.about,
     groups: first.groups,
     go: () => {
       for (const worker of workers) worker.go();

@@ -19,6 +19,7 @@ import { restartProblems } from "./config/restart-keys.ts";
 import { type Devices, type Ground, hostProblems, layGround, type Undo, unwind } from "./ground.ts";
 import { createHealth, type Health } from "./health.ts";
 import { OTHERS_INTERVAL_MS, publishOthers } from "./others.ts";
+import { createPartialChecksumWarner } from "./partial-checksums.ts";
 import { createRateMeter } from "./rates.ts";
 import { createReadings } from "./readings.ts";
 import { type Applied, createReconciler, type Reconciler } from "./reconcile.ts";
@@ -142,7 +143,7 @@ async function compose(
   const sampleRates = (): void => rates.sample(performance.now(), readings.totals());
   sampleRates();
   every(RATE_INTERVAL_MS, undo, sampleRates);
-  if (definition.device.type === "packet") {
+  if (definition.device.type !== "tun") {
     every(HOP_REQUEST_INTERVAL_MS, undo, host.serveHopRequests);
   }
   if (views.layout.workers > 1) every(OTHERS_INTERVAL_MS, undo, () => publishOthers(views));
@@ -214,7 +215,13 @@ function every(ms: number, undo: Undo, job: () => void): void {
 function keepHouse(ground: Ground, control: Control, log: Log, undo: Undo): void {
   const { host, hosts, region } = ground;
   let hostText = interfaceText();
+  const warn = createPartialChecksumWarner(
+    region.views,
+    ground.worker.interfaces.map(({ name }) => name),
+    log,
+  );
   const keep = async (): Promise<void> => {
+    warn();
     await host.trim();
     if (hasUnusedSlots(region.views)) control.refresh();
     const text = interfaceText();

@@ -9,6 +9,7 @@ import {
   C_FLOWS_TAKE_OVER_NO_ROOM,
   C_FLOWS_TAKEN_OVER,
 } from "../datapath/counters.ts";
+import { receiveQueues } from "../device/xdp.ts";
 import { OWNER_PORT_COUNTS } from "../flow/owner.ts";
 import { hostAddresses } from "../host/addresses.ts";
 import { findInterfaces } from "../host/interfaces.ts";
@@ -29,6 +30,7 @@ import { checkHost } from "./config/host-check.ts";
 import { startCrew } from "./crew.ts";
 import { createHostParts, type HostParts } from "./host-side.ts";
 import { startWorker, type WorkerHandle } from "./worker-host.ts";
+import type { WorkerOptions } from "./worker-protocol.ts";
 
 /** What a gateway stands on before it has services: everything that only one process can have. */
 export interface Ground {
@@ -107,7 +109,7 @@ export async function layGround(
   const steering = device.workers > 1 ? steeringOf(views) : null;
   undo.push(() => steering?.close());
   const announce = (): void => {
-    if (device.type !== "packet" || !device.announce || views.i32[H_NODE_DRAINED] !== 0) return;
+    if (device.type === "tun" || !device.announce || views.i32[H_NODE_DRAINED] !== 0) return;
     Atomics.add(views.i32, H_ANNOUNCE_REQUESTED, 1);
     wake();
   };
@@ -125,10 +127,7 @@ export async function layGround(
   const worker = await startCrew({
     statePath: region.path,
     views,
-    device:
-      device.type === "tun"
-        ? { type: "tun", name: device.name, wakeFd: -1 }
-        : { type: "packet", interfaces: device.interfaces, wakeFd: -1 },
+    device: workerDevice(device, host),
     wakeFds: wakes.map(({ fd }) => fd),
     programFd: steering?.programFd ?? null,
     wake,
@@ -136,7 +135,39 @@ export async function layGround(
     startWorker,
   });
   undo.push(() => worker.stop());
+  if (device.type === "xdp") log.info("xdp_opened", { ...worker.about });
   return { startedMs, admin, region, wake, host, worker, hosts, announce };
+}
+
+/**
+ * What each worker has to open. Of AF_XDP, worker w owns the receive queues that are w modulo the
+ * number of workers, so that every queue has an owner; one without a queue is handed frames.
+ */
+function workerDevice(
+  device: GatewayDefinition["device"],
+  host: HostParts,
+): (worker: number, wakeFd: number) => WorkerOptions["device"] {
+  const { type, interfaces, name, spinUs, workers, xdp } = device;
+  if (type === "tun") return (_, wakeFd) => ({ type, name, wakeFd, spinUs });
+  if (type === "packet") return (_, wakeFd) => ({ type, interfaces, wakeFd, spinUs });
+  const queues = interfaces.map(receiveQueues);
+  const ownQueues = (index: number, worker: number): number[] =>
+    Array.from({ length: queues[index]! }, (_, queue) => queue).filter(
+      (queue) => queue % workers === worker,
+    );
+  return (worker, wakeFd) => ({
+    type,
+    interfaces: interfaces.map((each, index) => ({
+      name: each,
+      queues: ownQueues(index, worker),
+      generic: host.xdp?.generic[index] ?? false,
+    })),
+    wakeFd,
+    socketMap: host.xdp?.sockets ?? -1,
+    zeroCopy: xdp.zeroCopy,
+    busyPollUs: xdp.busyPollUs,
+    spinUs,
+  });
 }
 
 /** Give everything back, newest first; what fails is logged. */
@@ -228,7 +259,7 @@ function openState(
  * @throws ConfigError when the host speaks against the definition
  */
 async function requireHost(definition: GatewayDefinition): Promise<void> {
-  if (definition.device.type === "packet") await findInterfaces(definition.device.interfaces);
+  if (definition.device.type !== "tun") await findInterfaces(definition.device.interfaces);
   const problems = await hostProblems(definition);
   if (problems.length > 0) throw new ConfigError(problems);
 }

@@ -2,7 +2,8 @@ import { setTimeout as pause } from "node:timers/promises";
 import { formatIpv4 } from "../base/address.ts";
 import { type Log, reasonOf } from "../base/log.ts";
 import type { DeviceInterface } from "../device/device.ts";
-import { createGuard, type Guard } from "../host/guard.ts";
+import { createGuard, createSocketGuard, type Guard } from "../host/guard.ts";
+import type { XdpGuard } from "../host/guard-xdp.ts";
 import { createHopPlanner, type HopPlanner, type HostHopPlan } from "../host/hop-planner.ts";
 import type { Steering } from "../host/steering.ts";
 import { createTunRoutes, type TunRoutes } from "../host/tun-routes.ts";
@@ -21,8 +22,10 @@ import type { HostSide } from "./reconcile.ts";
 
 /** What the kernel has to know, by device type: a guard and next hops, or routes into the TUN. */
 export interface HostParts extends HostSide {
-  /** "tcx", "nftables", or "none" on TUN. */
+  /** "tcx", "nftables", "xdp" with its modes, or "none" on TUN. */
   readonly guardKind: string;
+  /** The XDP program's socket map and modes; null on other devices. */
+  readonly xdp: XdpGuard | null;
   /** Link state by index in the device's list, as last heard. */
   interfaces(): readonly { readonly mtu: number; readonly up: boolean }[];
   /** The device is open: begin to follow its next hops, or make its routes. */
@@ -57,10 +60,12 @@ const PLAN_POLL_MS = 5;
 /** Make the kernel's side; on AF_PACKET the guard stands when the promise is fulfilled. */
 export async function createHostParts(options: HostOptions): Promise<HostParts> {
   const { device, views, log } = options;
-  const guard: Guard | null =
-    device.type === "packet"
-      ? await createGuard({ interfaces: [...device.interfaces], mode: device.guard, log })
+  const guardOptions = { interfaces: [...device.interfaces], mode: device.guard, log };
+  const xdp =
+    device.type === "xdp"
+      ? await createSocketGuard({ ...guardOptions, xdpMode: device.xdp.mode })
       : null;
+  const guard: Guard | null = device.type === "packet" ? await createGuard(guardOptions) : xdp;
   const publisher = createHopPublisher(views, options.wake, log);
   let tunRoutes: TunRoutes | null = null;
   let planner: HopPlanner | null = null;
@@ -115,7 +120,7 @@ export async function createHostParts(options: HostOptions): Promise<HostParts> 
     await until(PLAN_TIMEOUT_MS, (slot, address) => {
       return plan?.backends.has(slot) === true || isUnreachable(address);
     });
-    if (device.type === "packet") {
+    if (device.type !== "tun") {
       await until(RESOLVE_TIMEOUT_MS, (slot, address) => {
         const mac = plan?.backends.get(slot)?.mac ?? null;
         return mac !== null || isUnreachable(address);
@@ -157,7 +162,8 @@ export async function createHostParts(options: HostOptions): Promise<HostParts> 
   }
 
   return {
-    guardKind: guard?.kind ?? "none",
+    guardKind: xdp === null ? (guard?.kind ?? "none") : describeXdp(xdp),
+    xdp,
     interfaces: () =>
       deviceInterfaces.map(({ mtu }, index) => plan?.interfaces[index] ?? { mtu, up: true }),
     async attach(interfaces) {
@@ -233,6 +239,12 @@ export async function createHostParts(options: HostOptions): Promise<HostParts> 
       }
     },
   };
+}
+
+/** "xdp native", or "xdp native/generic" where the interfaces differ. */
+function describeXdp(guard: XdpGuard): string {
+  const modes = new Set(guard.generic.map((generic) => (generic ? "generic" : "native")));
+  return `xdp ${[...modes].join("/")}`;
 }
 
 /** Address of every backend slot in use, also of one that left the configuration. */

@@ -9,6 +9,8 @@ import type { FromWorker, WorkerOptions } from "./worker-protocol.ts";
 export interface WorkerHandle {
   /** What the device said about its interfaces when it was opened. */
   readonly interfaces: readonly DeviceInterface[];
+  /** What else it said, for the log. */
+  readonly about: Readonly<Record<string, boolean>>;
   /** AF_PACKET with several workers: fan-out group of each interface. */
   readonly groups: readonly number[];
   /** Begin to handle frames. Call once, when guard and bank 1 are in place. */
@@ -46,7 +48,7 @@ const RESOURCE_LIMITS = {
  */
 export const startWorker: StartWorker = (options, views, wake, onDeath) =>
   new Promise((resolve, reject) => {
-    const worker = new Worker(new URL("../worker.js", import.meta.url), {
+    const worker = new Worker(new URL("../../bundled/src/worker.js", import.meta.url), {
       name: `headgate worker ${options.worker}`,
       workerData: options,
       execArgv: ["--enable-source-maps"],
@@ -74,6 +76,7 @@ export const startWorker: StartWorker = (options, views, wake, onDeath) =>
       started = true;
       resolve({
         interfaces: message.interfaces,
+        about: message.about,
         groups: message.groups,
         go: () => worker.postMessage("go"),
         stop: async () => {

@@ -1,6 +1,9 @@
 import type { ErrorCode } from "../base/errors.ts";
 import type { DeviceInterface } from "../device/device.ts";
 import type { Crew } from "../device/native.ts";
+import type { PacketOptions } from "../device/packet.ts";
+import type { TunOptions } from "../device/tun.ts";
+import type { XdpOptions } from "../device/xdp.ts";
 import type { RegionSize } from "../state/layout.ts";
 
 /** What the worker thread is started with (`workerData`). */
@@ -10,12 +13,9 @@ export interface WorkerOptions {
   /** Its number, 0..size.workers - 1. */
   readonly worker: number;
   readonly device:
-    | { readonly type: "tun"; readonly name: string; readonly wakeFd: number }
-    | {
-        readonly type: "packet";
-        readonly interfaces: readonly string[];
-        readonly wakeFd: number;
-      };
+    | ({ readonly type: "tun" } & TunOptions)
+    | ({ readonly type: "packet" } & PacketOptions)
+    | ({ readonly type: "xdp" } & XdpOptions);
   /** Its place among several workers; undefined: it is the only one. */
   readonly crew: Crew | undefined;
 }
@@ -25,6 +25,8 @@ export type FromWorker =
   | {
       readonly kind: "started";
       readonly interfaces: readonly DeviceInterface[];
+      /** What there is to know of the device beside its interfaces, for the log. */
+      readonly about: Readonly<Record<string, boolean>>;
       /** AF_PACKET with several workers: fan-out group of each interface. */
       readonly groups: readonly number[];
     }

@@ -1,7 +1,6 @@
 import { assert } from "../base/assert.ts";
 import {
   D_BYTES,
-  D_FROM,
   D_RESULT,
   D_USER,
   DESCRIPTOR_WORDS,
@@ -60,6 +59,7 @@ import {
   C_SENT_BYTES,
 } from "./counters.ts";
 import { createExpiry } from "./expiry.ts";
+import { createFastLane, NOT_FAST } from "./fast-lane.ts";
 import { createFlows } from "./flows.ts";
 import { createFragmenter } from "./fragment.ts";
 import { createHandover } from "./handover.ts";
@@ -67,6 +67,7 @@ import { createHops } from "./hops.ts";
 import { createIcmp } from "./icmp.ts";
 import { createOutput, ORIGINATED } from "./output.ts";
 import { createOwners } from "./owners.ts";
+import { createPartialChecksums } from "./partial.ts";
 import { createProcessor } from "./process.ts";
 import { createReply } from "./reply.ts";
 import { createSamples } from "./samples.ts";
@@ -102,6 +103,8 @@ export interface Datapath {
 export interface DatapathOptions {
   readonly device: FrameDevice;
   readonly views: RegionViews;
+  /** false: process.ts handles every frame, as the fast lane's oracle in tests. Default true. */
+  readonly fastLane?: boolean;
 }
 
 assert(
@@ -128,6 +131,7 @@ export function createDatapath(options: DatapathOptions): Datapath {
   const context = createContext(device, views);
   const { f64, i32, layout, registers, rx, tx } = context;
   const counters = layout.counters.at >> 3;
+  const hasFastLane = device.linkHeaderBytes !== 0 && options.fastLane !== false;
   const bankTaken = layout.workerWord + W_BANK_TAKEN;
   const hopsTaken = layout.workerWord + W_HOPS_TAKEN;
   const batches = layout.workerWord + W_BATCHES;
@@ -146,6 +150,7 @@ export function createDatapath(options: DatapathOptions): Datapath {
   const balancer = createBalancer(context, flows, reply, counters);
   const arp = createArp(context, addresses, output, counters);
   const icmp = createIcmp(context, addresses, owners, handover, hops, output, counters);
+  const partial = createPartialChecksums(context);
   const processor = createProcessor(
     context,
     addresses,
@@ -158,8 +163,10 @@ export function createDatapath(options: DatapathOptions): Datapath {
     balancer,
     translator,
     output,
+    partial,
     counters,
   );
+  const fastLane = createFastLane(context, output, partial);
   const expiry = createExpiry(context, flows, output, counters);
   const samples = createSamples(context);
 
@@ -191,48 +198,60 @@ export function createDatapath(options: DatapathOptions): Datapath {
     f64[counters + counter] = f64[counters + counter]! + amount;
   }
 
-  /** What the device refused becomes the verdict of the frame that it came from. */
-  function settleSent(): void {
+  /**
+   * What the device refused becomes the verdict of the frame that it came from.
+   *
+   * @returns true when a verdict has changed
+   */
+  function settleSent(taken: number): boolean {
     const count = registers[R_TX_COUNT]!;
-    let sent = 0;
     let sentBytes = 0;
-    let originated = 0;
-    let lost = 0;
-    for (let index = 0; index < count; index++) {
-      const word = index * DESCRIPTOR_WORDS;
-      const result = tx[word + D_RESULT]!;
-      const owner = tx[word + D_USER]!;
-      if (result === TX_SENT) {
-        sent++;
-        sentBytes += tx[word + D_BYTES]!;
-        if (owner === ORIGINATED) originated++;
-      } else if (owner === ORIGINATED) {
-        lost++;
-      } else {
-        let reason = DROP_TX_FAILED;
-        if (result === TX_FULL) reason = DROP_TX_FULL;
-        else if (result === TX_TOO_BIG) reason = DROP_TOO_BIG;
-        rx[owner + D_USER] = DROPPED | (reason << 8);
-      }
+    for (let word = 0; word < count * DESCRIPTOR_WORDS; word += DESCRIPTOR_WORDS) {
+      sentBytes += tx[word + D_BYTES]!;
     }
-    add(C_SENT, sent);
+    add(C_SENT, taken);
+    // Nothing was refused, and all of it came in: the usual batch.
+    if (taken !== count || registers[R_SPARES] !== 0) sentBytes -= settleOthers(count);
     add(C_SENT_BYTES, sentBytes);
-    if (originated !== 0) add(C_ORIGINATED, originated);
-    if (lost !== 0) add(C_ORIGINATED_LOST, lost);
+    return taken !== count;
   }
 
-  function settleReceived(count: number): void {
-    let bytes = 0;
-    for (let index = 0; index < count; index++) {
-      const word = index * DESCRIPTOR_WORDS;
-      const verdict = rx[word + D_USER]!;
-      bytes += rx[word + D_FROM]!;
-      add(C_FORWARDED + (verdict & 0xff), 1);
-      if ((verdict & 0xff) === DROPPED) {
-        add(C_DROPS + (verdict >>> 8), 1);
-        samples.take(word, verdict >>> 8);
+  /** Own frames are counted, refused ones are given their reason. @returns bytes that were refused */
+  function settleOthers(count: number): number {
+    let refusedBytes = 0;
+    for (let word = 0; word < count * DESCRIPTOR_WORDS; word += DESCRIPTOR_WORDS) {
+      const isOurs = tx[word + D_USER] === ORIGINATED;
+      if (tx[word + D_RESULT] === TX_SENT) {
+        if (isOurs) add(C_ORIGINATED, 1);
+        continue;
       }
+      refusedBytes += tx[word + D_BYTES]!;
+      if (isOurs) add(C_ORIGINATED_LOST, 1);
+      else refuse(tx[word + D_USER]!, tx[word + D_RESULT]!);
     }
+    return refusedBytes;
+  }
+
+  function refuse(rxWord: number, result: number): void {
+    let reason = DROP_TX_FAILED;
+    if (result === TX_FULL) reason = DROP_TX_FULL;
+    else if (result === TX_TOO_BIG) reason = DROP_TOO_BIG;
+    rx[rxWord + D_USER] = DROPPED | (reason << 8);
+  }
+
+  /** Count the verdicts, where not every frame was forwarded. */
+  function settleReceived(count: number): void {
+    for (let word = 0; word < count * DESCRIPTOR_WORDS; word += DESCRIPTOR_WORDS) {
+      const verdict = rx[word + D_USER]!;
+      add(C_FORWARDED + (verdict & 0xff), 1);
+      if ((verdict & 0xff) !== DROPPED) continue;
+      add(C_DROPS + (verdict >>> 8), 1);
+      samples.take(word, verdict >>> 8);
+    }
+  }
+
+  /** What other workers have handed over was received by them. */
+  function countReceived(count: number, bytes: number): void {
     if (registers[R_HANDED] !== 0) {
       add(C_HANDED_IN, count);
       return;
@@ -267,11 +286,18 @@ export function createDatapath(options: DatapathOptions): Datapath {
     registers[R_TX_COUNT] = 0;
     registers[R_SPARES] = 0;
     registers[R_HOP_REQUESTS] = 0;
+    const fast = hasFastLane && registers[R_HOPS] !== 0 && registers[R_BANK] !== 0;
+    if (fast) fastLane.prepare(count);
+    let bytes = 0;
+    let others = 0;
     for (let index = 0; index < count; index++) {
       const word = index * DESCRIPTOR_WORDS;
-      // The length changes when the frame is sent on; what came in is counted in the end.
-      rx[word + D_FROM] = rx[word + D_BYTES]!;
-      rx[word + D_USER] = processor.process(word);
+      // The length changes when the frame is sent on; what came in is counted.
+      bytes += rx[word + D_BYTES]!;
+      let verdict = fast ? fastLane.forward(index) : NOT_FAST;
+      if (verdict === NOT_FAST) verdict = processor.process(word);
+      rx[word + D_USER] = verdict;
+      others |= verdict;
     }
     if (registers[R_BANK] !== 0) {
       expiry.run();
@@ -279,11 +305,14 @@ export function createDatapath(options: DatapathOptions): Datapath {
     }
     const wakeMask = workers === 1 ? 0 : handover.flush();
     if (registers[R_TX_COUNT] !== 0 || wakeMask !== 0) {
-      device.transmit(registers[R_TX_COUNT]!, wakeMask);
-      settleSent();
+      if (settleSent(device.transmit(registers[R_TX_COUNT]!, wakeMask))) others = DROPPED;
       add(C_NATIVE_CALLS, 1);
     }
-    if (count !== 0) settleReceived(count);
+    if (count !== 0) {
+      countReceived(count, bytes);
+      if (others === FORWARDED) add(C_FORWARDED, count);
+      else settleReceived(count);
+    }
     add(C_BATCHES, 1);
     i32[batches] = (i32[batches]! + 1) | 0;
     return count;

@@ -97,6 +97,7 @@ import { HOP_FOUND, type Hops } from "./hops.ts";
 import type { Icmp } from "./icmp.ts";
 import type { Output } from "./output.ts";
 import type { Owners } from "./owners.ts";
+import type { PartialChecksums } from "./partial.ts";
 import type { Translator } from "./translate.ts";
 import {
   DROP_BACKEND_GONE,
@@ -109,6 +110,7 @@ import {
   DROP_IPV4_SOURCE_INVALID,
   DROP_IPV6_NOT_SUPPORTED,
   DROP_NO_SERVICE,
+  DROP_NOT_OURS,
   DROP_OUT_OF_STATE,
   DROP_TCP_FLAGS_INVALID,
   DROP_TCP_HEADER_MALFORMED,
@@ -148,9 +150,13 @@ export function createProcessor(
   balancer: Balancer,
   translator: Translator,
   output: Output,
+  partial: PartialChecksums,
   countersAt: number,
 ): Processor {
-  const { f64, i32, layout, link, registers, rx, table, view } = context;
+  const { device, f64, i32, layout, link, registers, rx, table, view } = context;
+  // AF_XDP took the frame from the kernel, and says nothing of its checksum.
+  const isXdp = device.type === "xdp";
+  const unclaimed = isXdp ? drop(DROP_NOT_OURS) : PASSED;
   const { worker, workers } = layout;
   const backendRuns = layout.backendRuns.at >> 3;
   const serviceRuns = layout.serviceRuns.at >> 3;
@@ -166,7 +172,9 @@ export function createProcessor(
   }
 
   function process(rxWord: number): number {
-    return link === 0 ? processTun(rxWord) : processEthernet(rxWord);
+    if (link === 0) return processTun(rxWord);
+    const verdict = processEthernet(rxWord);
+    return verdict === PASSED ? unclaimed : verdict;
   }
 
   function processEthernet(rxWord: number): number {
@@ -207,7 +215,6 @@ export function createProcessor(
     const headerBytes = ipv4HeaderBytes(view, ipAt);
     const l4At = ipAt + headerBytes;
     const l4Bytes = ipv4TotalBytes(view, ipAt) - headerBytes;
-    const vnet = rx[rxWord + D_VNET]!;
     if (protocol === PROTOCOL_TCP) {
       const tcp = checkTcp(view, l4At, l4Bytes);
       if (tcp !== TCP_OK) {
@@ -224,6 +231,8 @@ export function createProcessor(
     } else {
       return processOther(rxWord, ipAt);
     }
+    if (isXdp) partial.mark(rxWord, ipAt, l4At, l4Bytes, protocol);
+    const vnet = rx[rxWord + D_VNET]!;
     if (vnet !== 0 && !isVnetSane(rxWord, ipAt, l4At, l4Bytes, protocol, vnet)) {
       return malformed(rxWord, ipAt, DROP_VNET_HEADER_INVALID);
     }

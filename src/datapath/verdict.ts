@@ -70,6 +70,8 @@ export const DROP_REASONS = [
   "reply_not_allowed",
   "tx_full",
   "tx_failed",
+  // AF_XDP takes a frame from the kernel: what turns out not to be ours has nowhere to go
+  "not_ours",
   // Between workers
   "handover_full",
 ] as const;
@@ -118,4 +120,5 @@ export const DROP_REPLY_RATE_LIMITED = reason("reply_rate_limited");
 export const DROP_REPLY_NOT_ALLOWED = reason("reply_not_allowed");
 export const DROP_TX_FULL = reason("tx_full");
 export const DROP_TX_FAILED = reason("tx_failed");
+export const DROP_NOT_OURS = reason("not_ours");
 export const DROP_HANDOVER_FULL = reason("handover_full");

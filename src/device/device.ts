@@ -94,7 +94,7 @@ export interface DeviceStatistics {
 }
 
 export interface FrameDevice {
-  readonly type: "tun" | "packet" | "memory" | "pcap";
+  readonly type: "tun" | "packet" | "xdp" | "memory" | "pcap";
   /** Bytes of link header before the IP header: 0 on TUN, 14 elsewhere. */
   readonly linkHeaderBytes: number;
   readonly memory: ArrayBuffer;

@@ -36,7 +36,7 @@ export interface NativeFrameDevice extends FrameDevice {
  */
 export function wrapNativeDevice(
   native: NativeDevice,
-  type: "tun" | "packet",
+  type: "tun" | "packet" | "xdp",
   linkHeaderBytes: number,
   name: string,
 ): NativeFrameDevice {
@@ -96,7 +96,8 @@ export function wrapNativeDevice(
   };
 }
 
-function goneError(errno: number, operation: string, name: string): DeviceError {
+/** The error for a negative errno that a device's receive or transmit gave. */
+export function goneError(errno: number, operation: string, name: string): DeviceError {
   if (errno === ERRNO.EBADF) {
     return new DeviceError(`${operation} on ${name}, which is closed`, operation, errno);
   }

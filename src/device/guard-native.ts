@@ -3,10 +3,16 @@ import { DeviceError } from "../base/errors.ts";
 import { errnoName, isNativeFailure, nativeAddon } from "./native.ts";
 
 /**
- * The TCX guard of the addon (addon/guard.cc): a program and its two maps. It drops the kernel's
- * copy of the packets that the maps name, on the interfaces that it is attached to.
+ * The guard of the addon (addon/guard.cc): a program and its maps. On the interfaces that it is
+ * attached to it keeps the kernel from the packets that the maps name: as a TCX program it drops
+ * the kernel's copy, as an XDP program it hands them to AF_XDP sockets.
  */
 export interface NativeGuard {
+  /**
+   * File descriptor of the socket map, valid in every thread of the process while the guard is
+   * open; -1 for TCX. The socket of a queue stands at ordinal * XDP_QUEUES_MAX + queue.
+   */
+  readonly sockets: number;
   /** Insert or replace one address (int32, host order) with its GUARD_ flags. */
   setAddress(address: number, flags: number): void;
   /** Removing what is not there is fine. */
@@ -21,15 +27,27 @@ export interface NativeGuard {
    * @param pin - file below a bpf file system that keeps the program after this process, or "":
    *   the program goes with this process. What an earlier process pinned there is replaced, with no
    *   moment without a guard.
+   * @param ordinal - XDP: place of the interface in the device's list, 0-15
+   * @param generic - XDP: after the driver made an skb of the frame, not in the driver
    * @returns true when a pinned program was replaced
    */
-  attach(interfaceIndex: number, pin: string): boolean;
+  attach(interfaceIndex: number, pin: string, ordinal: number, generic: boolean): boolean;
   /** Releases everything that is not pinned. Closing twice is fine. */
   close(): void;
 }
 
+/** Where the program is attached; addon/guard.cc has the same numbers. */
+const HOOKS = { tcx: 0, xdp: 1 } as const;
+
 interface GuardAddon {
-  createGuard(addressesMax: number, portsMax: number): NativeGuard;
+  createGuard(
+    addressesMax: number,
+    portsMax: number,
+    hook: number,
+    keeps: boolean,
+  ): Omit<NativeGuard, "attach"> & {
+    attach(interfaceIndex: number, pin: string, ordinal: number, generic: number): number;
+  };
   guardPinned(path: string): number;
 }
 
@@ -57,28 +75,40 @@ function advice(name: string, syscall: string): string {
     return ": more addresses or ports than the guard has room for; use fewer services";
   }
   if (name === "EPERM" || name === "EACCES") return ": needs root, or CAP_BPF and CAP_NET_ADMIN";
-  if (name === "EINVAL" && syscall.includes("LINK")) return ": the kernel has no TCX (Linux 6.6)";
+  if (name === "EINVAL" && syscall.includes("LINK")) {
+    return ": the kernel has no TCX (Linux 6.6), or no XDP link (Linux 5.9)";
+  }
+  if (name === "ENOMEM") return ": free some memory";
   if (name === "ENOSYS") return ": the kernel has no bpf(2)";
   return "";
 }
 
 /**
- * Make the maps and load the program; nothing is attached yet.
+ * Make the maps; nothing is attached yet.
  *
+ * @param hook - TCX for AF_PACKET, XDP for AF_XDP
+ * @param keeps - XDP: an owned packet that no socket takes is dropped, not left to the kernel
  * @throws DeviceError - syscall and errno say why (EPERM: no privilege; ENOSYS, EINVAL: the kernel
  *   has no BPF of this kind)
  */
-export function openNativeGuard(addressesMax: number, portsMax: number): NativeGuard {
+export function openNativeGuard(
+  addressesMax: number,
+  portsMax: number,
+  hook: keyof typeof HOOKS,
+  keeps: boolean,
+): NativeGuard {
   assert(addressesMax > 0 && portsMax > 0, "a guard has room for entries");
-  const native = call(() => addon().createGuard(addressesMax, portsMax));
+  const native = call(() => addon().createGuard(addressesMax, portsMax, HOOKS[hook], keeps));
   return {
+    sockets: native.sockets,
     setAddress: (address, flags) => call(() => native.setAddress(address, flags)),
     removeAddress: (address) => call(() => native.removeAddress(address)),
     setPorts: (kind, protocol, address, port, bits) =>
       call(() => native.setPorts(kind, protocol, address, port, bits)),
     removePorts: (kind, protocol, address, port, bits) =>
       call(() => native.removePorts(kind, protocol, address, port, bits)),
-    attach: (interfaceIndex, pin) => call(() => native.attach(interfaceIndex, pin)),
+    attach: (interfaceIndex, pin, ordinal, generic) =>
+      call(() => native.attach(interfaceIndex, pin, ordinal, generic ? 1 : 0) !== 0),
     close: () => native.close(),
   };
 }

@@ -24,6 +24,26 @@ export interface NativeAddon {
   mapFile(fd: number, touched: readonly number[]): { readonly buffer: ArrayBuffer; close(): void };
   openTun(name: string, wakeFd: number, crew: Crew | undefined): NativeDevice;
   openPacket(interfaces: readonly string[], wakeFd: number, crew: Crew | undefined): NativeDevice;
+  openXdp(
+    interfaces: readonly NativeXdpInterface[],
+    wakeFd: number,
+    socketMap: number,
+    zeroCopy: number,
+    busyPollUs: number,
+    crew: Crew | undefined,
+  ): NativeXdpDevice;
+  /** Receive queues in use, or a negative errno. */
+  receiveQueues(interfaceName: string): number;
+}
+
+export interface NativeXdpInterface {
+  readonly name: string;
+  /** Receive queues that this device owns; empty: it only sends there. */
+  readonly queues: readonly number[];
+  /** Place of the interface in the guard's list. */
+  readonly ordinal: number;
+  /** The XDP program runs in generic mode there. */
+  readonly generic: boolean;
 }
 
 /** The workers that share the interfaces of a device, and the place of this one among them. */
@@ -36,6 +56,26 @@ export interface Crew {
   readonly groups: readonly number[];
   /** `Wake.fd` of every worker, by number. */
   readonly wakeFds: readonly number[];
+}
+
+/** Byte offsets in the device's memory of one ring of an AF_XDP socket. */
+export interface NativeXdpRing {
+  readonly producerAt: number;
+  readonly consumerAt: number;
+  readonly flagsAt: number;
+  readonly entriesAt: number;
+  /** A power of two. */
+  readonly entries: number;
+}
+
+/** One AF_XDP socket: an interface's queue. */
+export interface NativeXdpSocket {
+  /** Index of the interface in the device's list. */
+  readonly interface: number;
+  readonly fill: NativeXdpRing;
+  readonly completion: NativeXdpRing;
+  readonly rx: NativeXdpRing;
+  readonly tx: NativeXdpRing;
 }
 
 export interface NativeWake {
@@ -67,7 +107,29 @@ export interface NativeDevice {
   /** Frames sent, or a negative errno. */
   transmit(count: number, wakeMask: number): number;
   statistics(): { missed: number; skipped: number; calls: number } | undefined;
+  /** Have a receive look for frames this long before it blocks, when the last one had some. */
+  setSpin(microseconds: number): void;
   close(): void;
+}
+
+/**
+ * An AF_XDP device. Its `receive` only waits and writes the tick (below 0: only the tick) and gives
+ * 0 or a negative errno; its `transmit` has the kernel send what is in the rings, and gives 1 when
+ * a socket's frames were refused and taken out of its ring again.
+ */
+export interface NativeXdpDevice extends NativeDevice {
+  readonly umemAt: number;
+  readonly chunkBytes: number;
+  readonly chunks: number;
+  /** Offset of a received frame in its chunk. */
+  readonly frameAt: number;
+  /** Bytes before a frame for its TX metadata; 0: the kernel has none. */
+  readonly metadataBytes: number;
+  /** One int32 word a socket: errno of its last kick. */
+  readonly kickedAt: number;
+  readonly sockets: readonly NativeXdpSocket[];
+  /** True when all sockets are zero-copy. */
+  readonly zeroCopy: boolean;
 }
 
 /** What the addon throws: a failed system call. */
@@ -148,12 +210,16 @@ export const ERRNO = {
   ENOMEM: 12,
   EACCES: 13,
   EBUSY: 16,
+  EEXIST: 17,
   ENODEV: 19,
   EINVAL: 22,
   EMFILE: 24,
   ENOSPC: 28,
+  ERANGE: 34,
+  EOPNOTSUPP: 95,
   EADDRINUSE: 98,
   ENETDOWN: 100,
+  ENOBUFS: 105,
 } as const;
 
 /**
@@ -183,7 +249,26 @@ function advice(failure: NativeFailure): string {
       if (errno === ERRNO.EADDRINUSE) {
         return "another device (of this or another process) already takes its frames; stop it first";
       }
-      return "it is not an Ethernet interface; only those carry frames for type packet";
+      return "it is not an Ethernet interface; only those carry frames for this device type";
+    case "MTU":
+      return (
+        `an interface has an MTU that no chunk holds: type xdp takes up to ${subject}; lower it ` +
+        '("ip link set dev NAME mtu 1500"), or use type packet'
+      );
+    case "socket(AF_XDP)":
+      return "the kernel has no AF_XDP (CONFIG_XDP_SOCKETS); use type packet";
+    case "XDP_UMEM_REG":
+      return errno === ERRNO.ENOBUFS || errno === ERRNO.ENOMEM
+        ? "no memory may be locked for the frames; raise the limit (ulimit -l unlimited), or free some"
+        : "the kernel refuses the frame memory";
+    case "bind(AF_XDP)":
+      return bindAdvice(errno);
+    case "bpf(MAP_UPDATE_ELEM)":
+      return "its queue has no place in the socket map: at most 64 queues an interface";
+    case "queues":
+      return errno === ERRNO.EINVAL
+        ? "a device needs at least one receive queue"
+        : "too many receive queues for one worker; use more workers, or fewer queues (ethtool -L)";
     case "PACKET_FANOUT":
     case "PACKET_FANOUT_DATA":
       return "the kernel cannot share an interface between workers; set device.workers to 1";
@@ -197,6 +282,23 @@ function advice(failure: NativeFailure): string {
       return errno === ERRNO.EMFILE
         ? "raise the limit of open files (ulimit -n)"
         : "see the system call's manual page";
+  }
+}
+
+/** What to do when the kernel refuses an AF_XDP socket on a queue. */
+function bindAdvice(errno: number): string {
+  switch (errno) {
+    case ERRNO.EBUSY:
+      return "another process has an AF_XDP socket on this queue; stop it first";
+    case ERRNO.EOPNOTSUPP:
+      return "the driver has no zero-copy; use device.xdp.zeroCopy: auto";
+    case ERRNO.EINVAL:
+      return 'there is no such queue ("ethtool -l NAME"), or device.xdp.zeroCopy: require is too much';
+    case ERRNO.ENOBUFS:
+    case ERRNO.ENOMEM:
+      return "no memory for the rings; free some, or use fewer queues (ethtool -L)";
+    default:
+      return "see the system call's manual page";
   }
 }
 

@@ -9,6 +9,8 @@ export interface PacketOptions {
   readonly interfaces: readonly string[];
   /** `Wake.fd`: ends a wait in `receive`. */
   readonly wakeFd: number;
+  /** Microseconds that `receive` looks for frames before it blocks, when the last had some. */
+  readonly spinUs?: number;
   /** Other workers on the same interfaces; left out: none. */
   readonly crew?: Crew | undefined;
 }
@@ -55,5 +57,6 @@ export function openPacket(options: PacketOptions): NativeFrameDevice {
   } catch (error) {
     throw openError(error, name);
   }
+  native.setSpin(options.spinUs ?? 0);
   return wrapNativeDevice(native, "packet", 14, name);
 }

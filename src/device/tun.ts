@@ -7,6 +7,8 @@ export interface TunOptions {
   readonly name: string;
   /** `Wake.fd`: ends a wait in `receive`. */
   readonly wakeFd: number;
+  /** Microseconds that `receive` looks for frames before it blocks, when the last had some. */
+  readonly spinUs?: number;
   /** Other workers on the same device; left out: none. */
   readonly crew?: Crew | undefined;
 }
@@ -34,6 +36,7 @@ export function openTun(options: TunOptions): NativeFrameDevice {
   } catch (error) {
     throw openError(error, `TUN device ${name}`);
   }
+  native.setSpin(options.spinUs ?? 0);
   return wrapNativeDevice(native, "tun", 0, `TUN device ${name}`);
 }
 

@@ -29,6 +29,8 @@ import {
  *           the entries of a full table (index half full) lie in their first bucket, a search
  *           compares 16 hashes at most, and nothing is ever moved. Both buckets full is an answer
  *           (no entry); test/flow/flow-index.test.ts shows how rare it is.
+ * Place     Within a bucket, search and choice begin at the place that the hash's top bits say, and
+ *           go round. Most entries lie right there, so that where a search ends can be predicted.
  * Trust     An entry is a hint. A search compares the record itself: version even, state not FREE,
  *           key words of the entry's direction. A stale entry can cost time, but never send a
  *           packet another way.
@@ -41,6 +43,15 @@ const BUCKET_WORDS = BUCKET_BYTES / 4;
 assert(BUCKET_WORDS === 2 * INDEX_BUCKET_ENTRIES, "a bucket is its hashes, then its references");
 /** 2^32 / golden ratio, odd (Knuth, TAOCP 6.4): spreads the low bits over the top ones. */
 const GOLDEN = 0x9e3779b1 | 0;
+
+const PLACE_MASK = INDEX_BUCKET_ENTRIES - 1;
+const PLACE_SHIFT = 32 - Math.log2(INDEX_BUCKET_ENTRIES);
+assert((INDEX_BUCKET_ENTRIES & PLACE_MASK) === 0, "places of a bucket are a power of two");
+
+/** Place in its bucket at which an entry is sought first, 0..7. */
+export function firstPlace(hash: number): number {
+  return hash >>> PLACE_SHIFT;
+}
 
 /** Keys are (protocol, source, destination, source port << 16 | destination port). */
 export interface FlowIndex {
@@ -137,7 +148,9 @@ export function createFlowIndex(views: RegionViews): FlowIndex {
     destination: number,
     ports: number,
   ): number {
-    for (let entry = bucket; entry < bucket + INDEX_BUCKET_ENTRIES; entry++) {
+    const first = firstPlace(hash);
+    for (let place = first; place < first + INDEX_BUCKET_ENTRIES; place++) {
+      const entry = bucket + (place & PLACE_MASK);
       if (i32[entry] !== hash) continue;
       const ref = i32[entry + INDEX_BUCKET_ENTRIES]! - 1;
       // An empty entry can hold any hash: its reference is 0.
@@ -158,10 +171,12 @@ export function createFlowIndex(views: RegionViews): FlowIndex {
     return findIn(secondBucket(hash), hash, protocol, source, destination, ports);
   }
 
-  /** Empty entries of a bucket, but for the one at `avoid`; the first goes to emptyAt. */
-  function freeEntries(bucket: number, avoid: number): number {
+  /** Empty entries of a bucket, but for the one at `avoid`; the first for the hash goes to emptyAt. */
+  function freeEntries(bucket: number, hash: number, avoid: number): number {
+    const first = firstPlace(hash);
     let free = 0;
-    for (let entry = bucket + INDEX_BUCKET_ENTRIES - 1; entry >= bucket; entry--) {
+    for (let place = first + INDEX_BUCKET_ENTRIES - 1; place >= first; place--) {
+      const entry = bucket + (place & PLACE_MASK);
       if (i32[entry + INDEX_BUCKET_ENTRIES] === 0 && entry !== avoid) {
         free++;
         emptyAt[0] = entry;
@@ -171,10 +186,10 @@ export function createFlowIndex(views: RegionViews): FlowIndex {
   }
 
   function choose(hash: number, avoid: number): number {
-    const firstFree = freeEntries(firstBucket(hash), avoid);
+    const firstFree = freeEntries(firstBucket(hash), hash, avoid);
     const inFirst = emptyAt[0]!;
     if (firstFree > INDEX_BUCKET_ENTRIES - FIRST_CHOICE_ENTRIES) return inFirst;
-    const secondFree = freeEntries(secondBucket(hash), avoid);
+    const secondFree = freeEntries(secondBucket(hash), hash, avoid);
     if (secondFree > firstFree) return emptyAt[0]!;
     return firstFree > 0 ? inFirst : -1;
   }

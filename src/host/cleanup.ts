@@ -1,5 +1,5 @@
 import { removeNftablesGuards } from "./guard-nftables.ts";
-import { BPF_FOLDER, removePinnedGuards } from "./guard-tcx.ts";
+import { BPF_FOLDER, removePinnedGuards } from "./guard-pins.ts";
 import { removeTunRoutes } from "./tun-routes.ts";
 
 /**

@@ -2,12 +2,14 @@ import { HostError } from "../base/errors.ts";
 import { type Log, reasonOf } from "../base/log.ts";
 import type { GuardEntries } from "./guard-entries.ts";
 import { createNftablesGuard } from "./guard-nftables.ts";
-import { BPF_FOLDER, createTcxGuard, removeReplacedPins } from "./guard-tcx.ts";
+import { BPF_FOLDER, removePins } from "./guard-pins.ts";
+import { createTcxGuard } from "./guard-tcx.ts";
+import { createXdpGuard, type XdpGuard, type XdpMode } from "./guard-xdp.ts";
 import { findInterfaces } from "./interfaces.ts";
 
 export type { GuardEntries } from "./guard-entries.ts";
 
-export type GuardKind = "tcx" | "nftables";
+export type GuardKind = "tcx" | "nftables" | "xdp";
 
 export interface GuardOptions {
   /** Names of the gateway's interfaces. */
@@ -15,7 +17,7 @@ export interface GuardOptions {
   /** `process`: goes with this process, however it ends. `persistent`: stays until removed. */
   readonly mode: "process" | "persistent";
   /** Only this means; default: the environment variable HEADGATE_GUARD, or TCX before nftables. */
-  readonly kind?: GuardKind | undefined;
+  readonly kind?: Exclude<GuardKind, "xdp"> | undefined;
   /** Where the bpf file system is mounted (`persistent` with TCX). */
   readonly bpfFolder?: string | undefined;
   readonly log?: Log | undefined;
@@ -72,7 +74,7 @@ export async function createGuard(options: GuardOptions): Promise<Guard> {
       ...guard,
       update: async (entries) => {
         await guard.update(entries);
-        await removeReplacedPins(settings);
+        removePins(settings.bpfFolder, interfaces);
       },
     };
   } catch (error) {
@@ -81,7 +83,25 @@ export async function createGuard(options: GuardOptions): Promise<Guard> {
   }
 }
 
-function kindOfEnvironment(): GuardKind | undefined {
+/**
+ * Put the XDP program of AF_XDP sockets on the interfaces: it hands them what the gateway owns, and
+ * all else to the kernel.
+ *
+ * @throws HostError - an interface does not exist, has another XDP program, or cannot have one
+ */
+export async function createSocketGuard(
+  options: Omit<GuardOptions, "kind"> & { readonly xdpMode: XdpMode },
+): Promise<XdpGuard> {
+  return createXdpGuard({
+    interfaces: await findInterfaces(options.interfaces),
+    mode: options.mode,
+    bpfFolder: options.bpfFolder ?? BPF_FOLDER,
+    log: options.log,
+    xdpMode: options.xdpMode,
+  });
+}
+
+function kindOfEnvironment(): Exclude<GuardKind, "xdp"> | undefined {
   const value = process.env["HEADGATE_GUARD"];
   if (value === undefined || value === "") return undefined;
   if (value === "tcx" || value === "nftables") return value;

@@ -10,11 +10,15 @@ const CAPABILITIES: Readonly<Record<string, bigint>> = {
 };
 
 /** What each kind of device needs, each with its reason. */
-const NEEDED: Readonly<Record<"tun" | "packet", readonly (readonly [string, string])[]>> = {
+const NEEDED: Readonly<Record<"tun" | "packet" | "xdp", readonly (readonly [string, string])[]>> = {
   tun: [["CAP_NET_ADMIN", "to open the TUN device and to set routes and rules"]],
   packet: [
     ["CAP_NET_RAW", "to open AF_PACKET sockets"],
     ["CAP_NET_ADMIN", "to put the guard on the interfaces"],
+  ],
+  xdp: [
+    ["CAP_NET_RAW", "to open AF_XDP sockets"],
+    ["CAP_NET_ADMIN", "to put an XDP program on the interfaces"],
   ],
 };
 
@@ -34,14 +38,14 @@ function has(held: bigint, name: string): boolean {
  * @throws PrivilegeError - names every capability that is missing, and what it is needed for
  * @throws HostError - there is no /dev/net/tun (tun only)
  */
-export function requirePrivileges(deviceType: "tun" | "packet"): void {
+export function requirePrivileges(deviceType: "tun" | "packet" | "xdp"): void {
   const held = effectiveCapabilities();
   const missing = NEEDED[deviceType]
     .filter(([name]) => !has(held, name))
     .map(([name, reason]) => `${name} (${reason})`);
   // bpf(2) wants CAP_BPF, which CAP_SYS_ADMIN includes (kernel/bpf/syscall.c).
-  if (deviceType === "packet" && !has(held, "CAP_BPF") && !has(held, "CAP_SYS_ADMIN")) {
-    missing.push("CAP_BPF (to load the guard)");
+  if (deviceType !== "tun" && !has(held, "CAP_BPF") && !has(held, "CAP_SYS_ADMIN")) {
+    missing.push(`CAP_BPF (to load the ${deviceType === "xdp" ? "XDP program" : "guard"})`);
   }
   if (missing.length > 0) {
     throw new PrivilegeError(

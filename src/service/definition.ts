@@ -97,7 +97,7 @@ export interface GatewayDefinition {
   /** The file it came from, for messages. */
   readonly file: string;
   readonly device: {
-    readonly type: "tun" | "packet";
+    readonly type: "tun" | "packet" | "xdp";
     /** TUN: name of the device. */
     readonly name: string;
     readonly routes: "auto" | "none";
@@ -106,6 +106,14 @@ export interface GatewayDefinition {
     readonly guard: "process" | "persistent";
     readonly announce: boolean;
     readonly replies: "last-hop" | "route";
+    /** Microseconds that a worker looks for frames before it blocks; 0: it blocks at once. */
+    readonly spinUs: number;
+    readonly xdp: {
+      readonly mode: "auto" | "native" | "generic";
+      readonly zeroCopy: "auto" | "off" | "require";
+      /** Microseconds; 0: off. */
+      readonly busyPollUs: number;
+    };
   };
   readonly log: { readonly level: "trace" | "debug" | "info" | "warn" | "error" };
   readonly flows: {

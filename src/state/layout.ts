@@ -199,6 +199,8 @@ export const W_FLOWS_HIGH_WATER = 6;
 export const W_HOP_REQUEST_HEAD = 7;
 /** 1 while it sleeps, or is about to: whoever hands it a frame then wakes it. */
 export const W_SLEEPS = 8;
+/** Interfaces that partial checksums came in on, one bit each (AF_XDP only). */
+export const W_PARTIAL_CHECKSUMS = 9;
 export const W_HOP_REQUESTS = 32;
 export const HOP_REQUESTS = 64;
 /** Each request is 2 words: address (int32, host order), interface index in the device's list. */

@@ -92,6 +92,8 @@ export function gateway(
       guard: "process",
       announce: true,
       replies: "last-hop",
+      spinUs: 0,
+      xdp: { mode: "auto", zeroCopy: "auto", busyPollUs: 0 },
     },
     log: { level: "info" },
     flows: { capacity: 1024, stateFile: null, whenFull: "evict" },

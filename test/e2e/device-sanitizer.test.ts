@@ -61,6 +61,7 @@ test("no memory error in a sanitizer build", {
     for (const file of [
       "device-tun.test.js",
       "device-packet.test.js",
+      "device-xdp-frames.test.js",
       "../device/region.test.js",
       "../device/wake.test.js",
       "../device/native.test.js",

@@ -8,18 +8,23 @@ import { fileURLToPath } from "node:url";
 import type { GuardKind } from "../../src/host/guard.ts";
 import { ENTRIES, framesOf, ROWS, type Row } from "../host/guard-rows.ts";
 import {
+  command,
+  FRAMES,
+  isVisible,
+  observe,
+  openWires,
+  SETTLE_MS,
+  type Wires,
+} from "../host/guard-wires.ts";
+import {
   createTopology,
-  GATEWAY_TO_BACKEND,
-  GATEWAY_TO_CLIENT,
-  openWire,
   type Program,
   SKIP_UNLESS_ROOT,
-  snmp,
   type Topology,
   type Wire,
   waitGone,
 } from "../host/netns.ts";
-import { addressNumber, addressText } from "../support/frames.ts";
+import { addressNumber } from "../support/frames.ts";
 import { runSync } from "../support/processes.ts";
 import { waitFor } from "../support/wait.ts";
 
@@ -31,27 +36,6 @@ import { waitFor } from "../support/wait.ts";
  */
 
 const HOLDER = path.join(path.dirname(fileURLToPath(import.meta.url)), "../host/guard-holder.js");
-const FRAMES = 5;
-/** What is still on its way when the last frame's reaction was seen; only delays, never decides. */
-const SETTLE_MS = 40;
-
-interface Wires {
-  readonly client: Wire;
-  readonly backend: Wire;
-  readonly gatewayToClient: Wire;
-  readonly gatewayToBackend: Wire;
-}
-
-async function openWires(topology: Topology): Promise<Wires> {
-  const [client, backend, gatewayToClient, gatewayToBackend] = await Promise.all([
-    openWire(topology, topology.client, "c0"),
-    openWire(topology, topology.backend, "b0"),
-    openWire(topology, topology.gateway, "gc"),
-    openWire(topology, topology.gateway, "gb"),
-  ]);
-  return { client, backend, gatewayToClient, gatewayToBackend };
-}
-
 async function hold(
   t: TestContext,
   topology: Topology,
@@ -64,12 +48,6 @@ async function hold(
   return holder;
 }
 
-async function command(holder: Program, what: unknown): Promise<void> {
-  const from = holder.lines.length;
-  holder.write(JSON.stringify(what));
-  assert.equal(await holder.line(/^(done|failed)/, from), "done");
-}
-
 async function guard(
   t: TestContext,
   topology: Topology,
@@ -80,34 +58,9 @@ async function guard(
   return holder;
 }
 
-/** Number of reactions of the kernel to FRAMES frames of a row; and that the tap saw them all. */
-async function reactions(topology: Topology, wires: Wires, row: Row): Promise<number> {
-  for (const wire of Object.values(wires) as Wire[]) wire.clear();
-  const tap = row.from === "client" ? wires.gatewayToClient : wires.gatewayToBackend;
-  const before = typeof row.reaction === "string" ? 0 : snmp(topology, ...row.reaction);
-  const frames = framesOf(row, 0x4000, FRAMES);
-  (row.from === "client" ? wires.client : wires.backend).send(frames);
-  const sent = frames.map((frame) => Buffer.from(frame).toString("hex"));
-  await waitFor(`the tap to see ${row.name}`, () => tap.received().length >= FRAMES);
-  await sleep(SETTLE_MS);
-  assert.deepEqual(tap.received(), sent, "the tap sees every frame as it was sent");
-  if (typeof row.reaction !== "string") return snmp(topology, ...row.reaction) - before;
-  const seen = [...wires.client.received(), ...wires.backend.received()];
-  // Client and backend have kernels of their own, which answer what reaches them.
-  const source = sourceOf(sent[0] as string);
-  const makers = row.reaction === "forward" ? [source] : [GATEWAY_TO_CLIENT, GATEWAY_TO_BACKEND];
-  const made = seen.filter((frame) => makers.includes(sourceOf(frame)));
-  if (made.length === 0) assert.deepEqual(seen, [], "nothing comes of nothing");
-  return made.length;
-}
-
-/** Source address of a frame in hex. */
-function sourceOf(frame: string): string {
-  return addressText(Number.parseInt(frame.slice(2 * 26, 2 * 30), 16) | 0);
-}
-
-function isVisible(row: Row, forward: boolean): boolean {
-  return forward || row.reaction !== "forward";
+/** Reactions of the kernel to a row's frames; and the tap sees them all. */
+async function tappedReactions(topology: Topology, wires: Wires, row: Row): Promise<number> {
+  return (await observe(topology, wires, row, true)).reactions;
 }
 
 for (const forward of [true, false]) {
@@ -123,7 +76,7 @@ for (const forward of [true, false]) {
     test("without a guard the kernel reacts to every row", async () => {
       for (const row of ROWS) {
         const expected = isVisible(row, forward) ? FRAMES : 0;
-        assert.equal(await reactions(topology, wires, row), expected, row.name);
+        assert.equal(await tappedReactions(topology, wires, row), expected, row.name);
       }
     });
 
@@ -133,7 +86,7 @@ for (const forward of [true, false]) {
         assert.equal(holder.lines[0], `guard ${kind}`);
         for (const row of ROWS) {
           const expected = isVisible(row, forward) && !row.owned ? FRAMES : 0;
-          assert.equal(await reactions(topology, wires, row), expected, row.name);
+          assert.equal(await tappedReactions(topology, wires, row), expected, row.name);
         }
         await command(holder, { close: {} });
         await waitReacts(topology, wires);
@@ -206,7 +159,7 @@ describe("guard under change", { skip: SKIP_UNLESS_ROOT }, () => {
     process.kill(Number(nft[0]), "SIGKILL");
     await waitGone(Number(nft[0]));
     await waitFor("the guard to come back", async () => {
-      return (await reactions(topology, wires, OWNED_ROW)) === 0;
+      return (await tappedReactions(topology, wires, OWNED_ROW)) === 0;
     });
   });
 });
@@ -215,18 +168,18 @@ describe("guard under change", { skip: SKIP_UNLESS_ROOT }, () => {
 const OWNED_ROW = ROWS.find((row) => row.name === "TCP to a host's VIP") as Row;
 
 async function assertSilent(topology: Topology, wires: Wires): Promise<void> {
-  assert.equal(await reactions(topology, wires, OWNED_ROW), 0);
+  assert.equal(await tappedReactions(topology, wires, OWNED_ROW), 0);
 }
 
 /** The kernel lets go of a program a moment after its last holder is gone (RCU). */
 async function waitReacts(topology: Topology, wires: Wires): Promise<void> {
   await waitFor("the kernel to react again", async () => {
-    return (await reactions(topology, wires, OWNED_ROW)) === FRAMES;
+    return (await tappedReactions(topology, wires, OWNED_ROW)) === FRAMES;
   });
 }
 
 async function assertReacts(topology: Topology, wires: Wires): Promise<void> {
-  assert.equal(await reactions(topology, wires, OWNED_ROW), FRAMES);
+  assert.equal(await tappedReactions(topology, wires, OWNED_ROW), FRAMES);
 }
 
 describe("guard, persistent", { skip: SKIP_UNLESS_ROOT }, () => {

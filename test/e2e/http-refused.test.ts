@@ -9,7 +9,7 @@ import { waitFor } from "../support/wait.ts";
 
 const REQUESTS = 20;
 
-for (const device of ["tun", "packet"] as const) {
+for (const device of ["tun", "packet", "xdp"] as const) {
   for (const mode of ["nat", "full-nat"] as const) {
     test(`refused ${mode} ${device}`, { skip: SKIP_UNLESS_ROOT }, async (t) => {
       const lab = createLab({ device });

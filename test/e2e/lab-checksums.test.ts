@@ -96,7 +96,7 @@ async function bring(lab: Lab): Promise<void> {
   await startUdpEcho(lab, "b1", 7777);
 }
 
-for (const device of ["tun", "packet"] as const) {
+for (const device of ["tun", "packet", "xdp"] as const) {
   for (const mode of ["nat", "full-nat"] as const) {
     for (const offloads of [true, false]) {
       const title = `checksums ${mode} ${device}, offloads ${offloads ? "on" : "off"}: none bad`;

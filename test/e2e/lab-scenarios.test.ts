@@ -29,7 +29,7 @@ async function script(argv: readonly string[]): Promise<string> {
   return stdout;
 }
 
-for (const device of ["tun", "packet"]) {
+for (const device of ["tun", "packet", "xdp"]) {
   for (const [name, ...more] of SCENARIOS) {
     const title = [name, ...more].join(" ");
     test(`scenario ${title}, ${device}`, { skip: SKIP_UNLESS_ROOT }, async () => {

@@ -17,46 +17,54 @@ import { startTcpEcho } from "../support/servers.ts";
 const KILLS = Number(process.env["HEADGATE_KILLS"] ?? 5);
 const CONNECTIONS = 100;
 
+/** Persistent guards are for a host whose kernel forwards, and would reset flows meanwhile. */
+const CASES = [
+  { device: "packet", mode: "nat", guard: "process" },
+  { device: "packet", mode: "full-nat", guard: "process" },
+  { device: "tun", mode: "nat", guard: "persistent" },
+  { device: "tun", mode: "full-nat", guard: "persistent" },
+  { device: "xdp", mode: "nat", guard: "persistent" },
+  { device: "xdp", mode: "full-nat", guard: "process" },
+] as const;
+type Case = (typeof CASES)[number];
+
 /** Workers of each process in turn: always one, and as many as there were not before. */
 const CREWS = [[1], [1, 2, 3, 1, 2, 2]] as const;
 
-for (const device of ["packet", "tun"] as const) {
-  for (const mode of ["nat", "full-nat"] as const) {
-    for (const crew of CREWS) {
-      const kills = crew.length === 1 ? KILLS : crew.length - 1;
-      const workers = crew.join(", ");
-      const title = `${mode} ${device}, workers ${workers}: ${CONNECTIONS} connections outlive ${kills} kills`;
-      test(title, { skip: SKIP_UNLESS_ROOT, timeout: 240_000 }, (t) =>
-        outlive(t, title, device, mode, crew, kills),
-      );
-    }
+for (const one of CASES) {
+  for (const crew of CREWS) {
+    const kills = crew.length === 1 ? KILLS : crew.length - 1;
+    const title =
+      `${one.mode} ${one.device}, workers ${crew.join(", ")}: ` +
+      `${CONNECTIONS} connections outlive ${kills} kills`;
+    test(title, { skip: SKIP_UNLESS_ROOT, timeout: 240_000 }, (t) =>
+      outlive(t, title, one, crew, kills),
+    );
   }
 }
 
 async function outlive(
   t: TestContext,
   title: string,
-  device: "packet" | "tun",
-  mode: "nat" | "full-nat",
+  { device, mode, guard }: Case,
   crew: readonly number[],
   kills: number,
 ): Promise<void> {
   const seed = Number(process.env["HEADGATE_SEED"] ?? Date.now() & 0x3fffffff);
   const random = createRandom(seed);
-  const lab = createLab({ device });
+  const persistent = guard === "persistent";
+  const lab = createLab({ device, forward: persistent });
   t.after(() => lab.stop());
   await startTcpEcho(lab);
+  const where = device === "tun" ? { name: "hg0" } : { interfaces: lab.interfaces };
   const config = (workers: number): string =>
     lab.config({
       mode,
-      workers,
       services: [{ name: "echo", protocol: "tcp", port: 7000, backendPort: 7001 }],
-      // On TUN the kernel forwards, and would give clients replies that they must reset.
-      ...(device === "tun"
-        ? { more: { device: { type: "tun", name: "hg0", workers, guard: "persistent" } } }
-        : {}),
+      more: { device: { type: device, ...where, workers, guard } },
     });
-  let gateway = await lab.startGateway(config(crew[0]!));
+  const pins = persistent && device !== "tun";
+  let gateway = await lab.startGateway(config(crew[0]!), { pins });
   const holder = lab.spawn("client", [
     process.execPath,
     labProgram("tools/tcp-hold.js"),
@@ -69,7 +77,7 @@ async function outlive(
     gateway.kill("SIGKILL");
     await gateway.exited;
     const workers = crew[(kill + 1) % crew.length]!;
-    gateway = await lab.startGateway(config(workers));
+    gateway = await lab.startGateway(config(workers), { pins });
     const status = JSON.parse((await gateway.cli(["status", "-o", "json"])).stdout) as Status;
     assert.ok(status.flows.takenOver >= CONNECTIONS, JSON.stringify(status.flows));
     assert.equal(status.flows.takeOverDropped, 0);

@@ -25,7 +25,7 @@ after(() => {
   if (folder !== "") rmSync(folder, { recursive: true, force: true });
 });
 
-for (const device of ["tun", "packet"] as const) {
+for (const device of ["tun", "packet", "xdp"] as const) {
   for (const mode of ["nat", "full-nat"] as const) {
     test(`transfer ${mode} ${device}: 1 GiB down, 256 MiB up`, {
       skip: SKIP_UNLESS_ROOT,

@@ -14,7 +14,7 @@ const IPERF = {
   backends: ["b1"],
 } as const;
 
-for (const device of ["tun", "packet"] as const) {
+for (const device of ["tun", "packet", "xdp"] as const) {
   for (const mode of ["nat", "full-nat"] as const) {
     for (const offloads of [true, false]) {
       // Without offloads every packet is one MTU: fewer bytes make as many packets.

@@ -11,7 +11,7 @@ const ECHO = { name: "echo", protocol: "udp", port: 7000, backendPort: ECHO_PORT
 const DATAGRAMS = 1000;
 const SOCKETS = 12;
 
-for (const device of ["tun", "packet"] as const) {
+for (const device of ["tun", "packet", "xdp"] as const) {
   for (const mode of ["nat", "full-nat"] as const) {
     for (const offloads of [true, false]) {
       const title = `udp echo ${mode} ${device}, offloads ${offloads ? "on" : "off"}`;

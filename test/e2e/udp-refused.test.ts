@@ -15,7 +15,7 @@ socket.connect(7000, "${LAB_VIP}", () => {
 setTimeout(() => { console.log("nothing"); process.exit(1); }, 5000);
 `;
 
-for (const device of ["packet", "tun"] as const) {
+for (const device of ["packet", "tun", "xdp"] as const) {
   for (const mode of ["nat", "full-nat"] as const) {
     test(`${device} ${mode}: a refused datagram is heard of`, {
       skip: SKIP_UNLESS_ROOT,

@@ -37,6 +37,12 @@ const CASES: { device: string; without: string[]; want: RegExp }[] = [
   { device: "packet", without: ["bpf"], want: /^fine$/ },
   { device: "packet", without: ["bpf", "sys_admin"], want: /needs CAP_BPF \(/ },
   { device: "tun", without: ["net_raw"], want: /^fine$/ },
+  { device: "xdp", without: [], want: /^fine$/ },
+  {
+    device: "xdp",
+    without: ["net_raw", "bpf", "sys_admin"],
+    want: /CAP_NET_RAW \(to open AF_XDP .*\) and CAP_BPF \(to load the XDP program\)/,
+  },
   {
     device: "tun",
     without: ["net_admin"],

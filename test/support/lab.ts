@@ -38,7 +38,7 @@ export const LAB_BACKENDS = { b1: "10.20.0.11", b2: "10.20.0.12", b3: "10.20.0.1
 export type LabBackend = keyof typeof LAB_BACKENDS;
 export type LabNode = "client" | "gateway" | "switch" | "router" | LabBackend;
 /** What balances: the gateway on one of its devices, or the kernel's nftables in its place. */
-export type LabDevice = "tun" | "packet" | "nftables";
+export type LabDevice = "tun" | "packet" | "xdp" | "nftables";
 export type LabMode = "nat" | "full-nat";
 
 export const LAB_BACKEND_NAMES = Object.keys(LAB_BACKENDS) as LabBackend[];
@@ -72,7 +72,7 @@ export interface LabOptions {
   readonly arms?: 1 | 2;
   /** Checksum and segmentation offloads of every interface but the switch's. Default true. */
   readonly offloads?: boolean;
-  /** ip_forward of the gateway. Default: what the device needs (packet false, others true). */
+  /** ip_forward of the gateway. Default: what the device needs (packet and xdp false, others true). */
   readonly forward?: boolean;
   readonly rpFilter?: 0 | 1 | 2;
   /** MTU of the gateway's interface to the backends. */
@@ -267,7 +267,9 @@ function topology(options: LabOptions, id: string): [LabNode, string][] {
   }
 
   // One segment with two subnets: the kernel would tell hosts of a shorter way past the gateway.
-  const keys = [`net.ipv4.ip_forward=${(options.forward ?? options.device !== "packet") ? 1 : 0}`];
+  const keys = [
+    `net.ipv4.ip_forward=${(options.forward ?? !["packet", "xdp"].includes(options.device)) ? 1 : 0}`,
+  ];
   for (const name of ["all", "default", toClient, toBackends]) {
     keys.push(`net.ipv4.conf.${name}.rp_filter=${options.rpFilter ?? 0}`);
     keys.push(`net.ipv4.conf.${name}.send_redirects=0`);
@@ -478,7 +480,7 @@ export function createLab(options: LabOptions): Lab {
       const device =
         options.device === "tun"
           ? { type: "tun", name: "hg0", workers }
-          : { type: "packet", interfaces: lab.interfaces, workers };
+          : { type: options.device, interfaces: lab.interfaces, workers };
       const services = balance.services.map((service) => ({
         name: service.name,
         vip: LAB_VIP,

@@ -2,7 +2,7 @@ import { parseConfig } from "../../src/control/config/load.ts";
 import { C_DROPS, C_FORWARDED, C_HANDED_IN, C_RECEIVED } from "../../src/datapath/counters.ts";
 import { createDatapath, type Datapath } from "../../src/datapath/datapath.ts";
 import { DROP_REASONS, VERDICT_NAMES } from "../../src/datapath/verdict.ts";
-import type { DeviceInterface } from "../../src/device/device.ts";
+import type { DeviceInterface, FrameDevice } from "../../src/device/device.ts";
 import { createMemoryDevice, type MemoryDevice } from "../../src/device/memory.ts";
 import { OWNER_PORT_COUNTS } from "../../src/flow/owner.ts";
 import { writeBank } from "../../src/service/bank-writer.ts";
@@ -78,6 +78,9 @@ export interface MemoryGatewayOptions {
   readonly slotBytes?: number;
   readonly keepSent?: boolean;
   readonly hostAddresses?: readonly number[];
+  readonly fastLane?: boolean;
+  /** The data plane takes the device for AF_XDP. */
+  readonly asXdp?: boolean;
 }
 
 export function createMemoryGateway(options: MemoryGatewayOptions): MemoryGateway {
@@ -182,7 +185,9 @@ export function createMemoryGateway(options: MemoryGatewayOptions): MemoryGatewa
   publish();
   const workers = devices.map((device, worker): MemoryWorker => {
     const own = viewShard(views, worker);
-    return { device, views: own, datapath: createDatapath({ device, views: own }) };
+    const seen: FrameDevice = options.asXdp === true ? { ...device, type: "xdp" } : device;
+    const fastLane = options.fastLane ?? true;
+    return { device, views: own, datapath: createDatapath({ device: seen, views: own, fastLane }) };
   });
   /** One batch of each worker. @returns frames */
   const runAll = (): number => workers.reduce((sum, { datapath }) => sum + datapath.runBatch(0), 0);

@@ -24,6 +24,12 @@ export function buildDefinition(values: FileValues, file: string): GatewayDefini
       guard: device.guard,
       announce: device.announce,
       replies: device.replies,
+      spinUs: device.spin,
+      xdp: {
+        mode: device.xdp.mode,
+        zeroCopy: device.xdp.zeroCopy,
+        busyPollUs: device.xdp.busyPoll,
+      },
     },
     log: { level: values.log.level },
     flows: {

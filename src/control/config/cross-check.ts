@@ -84,17 +84,23 @@ function valueIsMap(reading: Reading, path: KeyPath): boolean {
   return typeof holder?.affinity === "object";
 }
 
+/** Keys of the device that only some types have. */
+const DEVICE_KEYS: Readonly<Record<string, readonly string[]>> = {
+  name: ["tun"],
+  routes: ["tun"],
+  interfaces: ["packet", "xdp"],
+  xdp: ["xdp"],
+};
+
 function checkDevice({ reading, report }: CrossCheck): void {
   const { type } = reading.values.device;
   if (type === undefined) return;
-  const foreign = type === "tun" ? ["interfaces"] : ["name", "routes"];
-  for (const key of foreign) {
+  for (const [key, only] of Object.entries(DEVICE_KEYS)) {
     const path = ["device", key];
-    const only = type === "tun" ? "packet" : "tun";
-    if (reading.source.has(path)) {
+    if (!only.includes(type) && reading.source.has(path)) {
       report(
         path,
-        `expected no ${JSON.stringify(key)} for type ${type}, got one (only for ${only})`,
+        `expected no ${JSON.stringify(key)} for type ${type}, got one (only for ${only.join(", ")})`,
       );
     }
   }

@@ -39,10 +39,16 @@ export function effectiveConfig(definition: GatewayDefinition): Record<string, u
 }
 
 function effectiveDevice(device: GatewayDefinition["device"]): Record<string, unknown> {
-  const { type, name, routes, interfaces, ...rest } = device;
-  return type === "tun"
-    ? { type, name, routes, ...rest }
-    : { type, interfaces: [...interfaces], ...rest };
+  const { type, name, routes, interfaces, spinUs, xdp, ...rest } = device;
+  const common = { ...rest, spin: spinUs };
+  if (type === "tun") return { type, name, routes, ...common };
+  const { busyPollUs, ...drive } = xdp;
+  return {
+    type,
+    interfaces: [...interfaces],
+    ...common,
+    ...(type === "xdp" ? { xdp: { ...drive, busyPoll: busyPollUs } } : {}),
+  };
 }
 
 function formatHttp({ address, port }: { address: string; port: number }): string {

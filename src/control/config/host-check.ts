@@ -1,6 +1,7 @@
 import { readFileSync, statfsSync, statSync } from "node:fs";
 import path from "node:path";
 import { type ConfigProblem, HeadgateError } from "../../base/errors.ts";
+import { XDP_MTU_MAX } from "../../device/xdp.ts";
 import { listAddresses, listInterfaces } from "../../host/interfaces.ts";
 import { requirePrivileges } from "../../host/privileges.ts";
 import type { Address, GatewayDefinition } from "../../service/definition.ts";
@@ -15,6 +16,8 @@ export interface HostFacts {
     readonly name: string;
     /** Set up, and with a carrier. */
     readonly isUp: boolean;
+    /** Bytes. */
+    readonly mtu: number;
     /** IPv4, int32 in host order. */
     readonly addresses: readonly number[];
   }[];
@@ -75,6 +78,10 @@ function checkInterfaces(definition: GatewayDefinition, facts: HostFacts, report
       const message = `expected an interface that is up, got ${JSON.stringify(name)}, which is down or has no carrier`;
       report(at, message);
     }
+    if (type === "xdp" && found !== undefined && found.mtu > XDP_MTU_MAX) {
+      const message = `expected an MTU of at most ${XDP_MTU_MAX} for type xdp, got ${found.mtu}: run \`ip link set dev ${name} mtu 1500\``;
+      report(at, message);
+    }
   }
 }
 
@@ -126,9 +133,10 @@ function checkHostAddresses(definition: GatewayDefinition, facts: HostFacts, rep
 async function readHostFacts(definition: GatewayDefinition): Promise<HostFacts> {
   const [links, addresses] = await Promise.all([listInterfaces(), listAddresses()]);
   return {
-    interfaces: links.map(({ name, up }) => ({
+    interfaces: links.map(({ name, up, mtu }) => ({
       name,
       isUp: up,
+      mtu,
       addresses: addresses.filter((it) => it.interface === name).map((it) => it.address),
     })),
     missingPrivilege: missingPrivilege(definition.device.type),

@@ -33,8 +33,8 @@ export const fileSchema = section(
     device: section(
       {
         type: optional(
-          words(["tun", "packet"], "type", ["xdp"]),
-          "TUN device or AF_PACKET sockets",
+          words(["tun", "packet", "xdp"]),
+          "TUN device, AF_PACKET sockets or AF_XDP sockets",
           "required",
         ),
         name: optional(interfaceName, "tun: name of the device", "hg0"),
@@ -45,8 +45,8 @@ export const fileSchema = section(
         ),
         interfaces: optional(
           listOf(interfaceName, { min: 1, max: INTERFACES_MAX, distinct: true }),
-          "packet: one interface (one-arm) or several",
-          "required for packet",
+          "packet, xdp: one interface (one-arm) or several",
+          "required for packet and xdp",
         ),
         workers: withDefault(
           integer(1, WORKERS_MAX),
@@ -56,13 +56,38 @@ export const fileSchema = section(
         guard: withDefault(
           words(["process", "persistent"]),
           "process",
-          "packet: what keeps the kernel away from our packets goes with the process, or stays",
+          "packet, xdp: what keeps the kernel away from our packets goes with the process, or stays",
         ),
-        announce: withDefault(boolean, true, "packet: answer ARP; false for a standby"),
+        announce: withDefault(boolean, true, "packet, xdp: answer ARP; false for a standby"),
         replies: withDefault(
           words(["last-hop", "route"]),
           "last-hop",
-          "packet: replies go back the way the flow came, or by the host's routes",
+          "packet, xdp: replies go back the way the flow came, or by the host's routes",
+        ),
+        spin: withDefault(
+          integer(0, 10_000),
+          0,
+          "Microseconds that a worker looks for frames before it sleeps, after it had some",
+        ),
+        xdp: section(
+          {
+            mode: withDefault(
+              words(["auto", "native", "generic"]),
+              "auto",
+              "XDP program in the driver, after it, or in the driver where that can",
+            ),
+            zeroCopy: withDefault(
+              words(["auto", "off", "require"]),
+              "auto",
+              "Frames without a copy between driver and gateway",
+            ),
+            busyPoll: withDefault(
+              integer(0, 10_000),
+              0,
+              "Microseconds of SO_BUSY_POLL: the worker drives the driver's queue itself; 0 is off",
+            ),
+          },
+          "xdp: how the interfaces are driven",
         ),
       },
       "Where frames come from",

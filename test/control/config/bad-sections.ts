@@ -155,12 +155,28 @@ export const BAD_SECTIONS: readonly BadConfig[] = [
   {
     name: "device: unknown type",
     given: "device: { type: dpdk }\n",
-    want: ['gw.yaml:1:17: device.type: expected tun or packet, got "dpdk"'],
+    want: ['gw.yaml:1:17: device.type: expected tun, packet or xdp, got "dpdk"'],
   },
   {
-    name: "device: xdp is for later",
-    given: "device: { type: xdp, interfaces: [eth0] }\n",
-    want: ["gw.yaml:1:17: device.type: not supported yet: type xdp"],
+    name: "device: xdp without interfaces",
+    given: "device: { type: xdp }\n",
+    want: ['gw.yaml:1:9: device: expected the key "interfaces", got none'],
+  },
+  {
+    name: "device: keys of xdp on packet",
+    given: "device: { type: packet, interfaces: [eth0], xdp: { mode: generic } }\n",
+    want: ['gw.yaml:1:50: device.xdp: expected no "xdp" for type packet, got one (only for xdp)'],
+  },
+  {
+    name: "device: xdp with wrong values",
+    given:
+      "device: { type: xdp, interfaces: [eth0], xdp: { mode: fast, zeroCopy: on, busyPoll: -1 }, spin: 1s }\n",
+    want: [
+      'gw.yaml:1:55: device.xdp.mode: expected auto, native or generic, got "fast"',
+      'gw.yaml:1:71: device.xdp.zeroCopy: expected auto, off or require, got "on"',
+      "gw.yaml:1:85: device.xdp.busyPoll: expected a whole number from 0 to 10000, got -1",
+      'gw.yaml:1:97: device.spin: expected a whole number from 0 to 10000, got "1s"',
+    ],
   },
   {
     name: "device: packet without interfaces",
@@ -197,7 +213,7 @@ export const BAD_SECTIONS: readonly BadConfig[] = [
     name: "device: interfaces on tun",
     given: "device: { type: tun, interfaces: [eth0] }\n",
     want: [
-      'gw.yaml:1:34: device.interfaces: expected no "interfaces" for type tun, got one (only for packet)',
+      'gw.yaml:1:34: device.interfaces: expected no "interfaces" for type tun, got one (only for packet, xdp)',
     ],
   },
   {

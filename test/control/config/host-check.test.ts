@@ -31,9 +31,9 @@ const BYTES = planRegion({
 function facts(changes: Partial<HostFacts> = {}): HostFacts {
   return {
     interfaces: [
-      { name: "lo", isUp: true, addresses: [] },
-      { name: "eth0", isUp: true, addresses: [parseIpv4("198.51.100.1")!] },
-      { name: "eth1", isUp: true, addresses: [parseIpv4("10.20.0.1")!] },
+      { name: "lo", isUp: true, mtu: 1500, addresses: [] },
+      { name: "eth0", isUp: true, mtu: 1500, addresses: [parseIpv4("198.51.100.1")!] },
+      { name: "eth1", isUp: true, mtu: 1500, addresses: [parseIpv4("10.20.0.1")!] },
     ],
     missingPrivilege: null,
     stateFile: { path: "/run/headgate/state", isTmpfs: true, freeBytes: BYTES, presentBytes: 0 },
@@ -45,8 +45,8 @@ function facts(changes: Partial<HostFacts> = {}): HostFacts {
 function owner(...addresses: string[]): Partial<HostFacts> {
   return {
     interfaces: [
-      { name: "eth0", isUp: true, addresses: addresses.map((it) => parseIpv4(it)!) },
-      { name: "eth1", isUp: true, addresses: [] },
+      { name: "eth0", isUp: true, mtu: 1500, addresses: addresses.map((it) => parseIpv4(it)!) },
+      { name: "eth1", isUp: true, mtu: 1500, addresses: [] },
     ],
   };
 }
@@ -81,10 +81,23 @@ const CASES: readonly {
   {
     name: "an interface that is not there, and one that is down",
     given: PACKET,
-    host: { interfaces: [{ name: "eth1", isUp: false, addresses: [] }] },
+    host: { interfaces: [{ name: "eth1", isUp: false, mtu: 1500, addresses: [] }] },
     want: [
       'gw.yaml:1:38: device.interfaces[0]: expected an interface of this host (eth1), got "eth0"',
       'gw.yaml:1:44: device.interfaces[1]: expected an interface that is up, got "eth1", which is down or has no carrier',
+    ],
+  },
+  {
+    name: "an MTU that type xdp cannot have",
+    given: PACKET.replace("type: packet", "type: xdp"),
+    host: {
+      interfaces: [
+        { name: "eth0", isUp: true, mtu: 3824, addresses: [] },
+        { name: "eth1", isUp: true, mtu: 9000, addresses: [] },
+      ],
+    },
+    want: [
+      "gw.yaml:1:41: device.interfaces[1]: expected an MTU of at most 3824 for type xdp, got 9000: run `ip link set dev eth1 mtu 1500`",
     ],
   },
   {

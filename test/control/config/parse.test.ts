@@ -32,6 +32,8 @@ test("defaults are those of the design", () => {
       guard: "process",
       announce: true,
       replies: "last-hop",
+      spinUs: 0,
+      xdp: { mode: "auto", zeroCopy: "auto", busyPollUs: 0 },
     },
     log: { level: "info" },
     flows: { capacity: 1_048_576, stateFile: null, whenFull: "evict" },

@@ -121,6 +121,16 @@ const configuration = fc.record(
         announce: fc.boolean(),
         replies: fc.constantFrom("last-hop", "route"),
       }),
+      fc.record({
+        type: fc.constant("xdp"),
+        interfaces: fc.constantFrom(["eth0"], ["eth0", "eth1"]),
+        spin: fc.integer({ min: 0, max: 10_000 }),
+        xdp: some({
+          mode: fc.constantFrom("auto", "native", "generic"),
+          zeroCopy: fc.constantFrom("auto", "off", "require"),
+          busyPoll: fc.integer({ min: 0, max: 10_000 }),
+        }),
+      }),
       fc.record(
         { type: fc.constant("tun"), name: fc.constant("hg7"), routes: fc.constant("none") },
         { requiredKeys: ["type"] },

@@ -1,0 +1,372 @@
+// The program that says which packets are the gateway's (design 1.9), for two hooks:
+//
+//   TCX ingress  the kernel's copy of an owned packet is dropped; AF_PACKET has seen it before
+//   XDP          an owned packet goes to the AF_XDP socket of its queue; all else to the kernel
+//
+// Both read the same two maps:
+//
+//   addresses  hash: address -> flags (kVip, kWhole, kHost, kBackend)
+//   ports      longest prefix of {address, protocol, kind, port}: one entry is a block of ports
+//
+// XDP looks the destination up straight in the packet first: a client's packet to a VIP costs one
+// look-up of a hash. Ports, options and ICMP come after, through the stack, and are the same
+// instructions for both hooks.
+#ifndef HEADGATE_ADDON_OWNERSHIP_H_
+#define HEADGATE_ADDON_OWNERSHIP_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "bpf.h"
+
+namespace headgate::bpf {
+
+// Flags of an address: src/host/guard-entries.ts has the same numbers.
+constexpr int kVip = 1;      // a VIP that is also the host's address
+constexpr int kWhole = 2;    // every packet to it is owned
+constexpr int kHost = 4;     // an address of the host
+constexpr int kBackend = 8;  // an address of a nat backend
+
+// Kinds of port entries: src/host/guard-entries.ts has the same numbers.
+constexpr int kPortsOfVip = 0;
+constexpr int kPortsOfBackend = 1;
+
+// Queues of one interface that the socket map has room for: its index is ordinal * this + queue.
+constexpr uint32_t kQueuesMax = 64;
+
+// Key of the port map (struct bpf_lpm_trie_key: length in bits, then the data, longest first).
+struct PortKey {
+  uint32_t bits;
+  uint32_t address;  // network order
+  uint8_t protocol;
+  uint8_t kind;
+  uint16_t port;  // network order
+};
+static_assert(sizeof(PortKey) == 12, "the key has no padding: the kernel compares bytes");
+constexpr uint32_t kFixedBits = 48;  // address, protocol and kind always count
+
+constexpr int kContext = R6;   // struct __sk_buff or xdp_md
+constexpr int kAt = R7;        // offset in the frame of the header that is looked at next
+constexpr int kFrame = R7;     // XDP, before kAt: the packet's first byte
+constexpr int kFlags = R8;     // flags of the destination (quoted: of the source)
+constexpr int kProtocol = R9;  // IP protocol
+
+// The stack frame, relative to r10.
+constexpr int kHeader = -24;  // an IPv4 header without options, 20 bytes
+constexpr int kVersionIhl = kHeader + 0;
+constexpr int kFragment = kHeader + 6;
+constexpr int kIpProtocol = kHeader + 9;
+constexpr int kSource = kHeader + 12;
+constexpr int kDestination = kHeader + 16;
+constexpr int kL4 = -32;  // source and destination port, or type and code of ICMP; 4 bytes
+constexpr int kKey = -48;  // struct PortKey
+
+// Where a field of the key lies on the stack.
+constexpr int KeyAt(size_t field) { return kKey + static_cast<int>(field); }
+
+constexpr int kEthernetBytes = 14;
+constexpr int kArpBytes = 28;
+constexpr int kIpv4Bytes = 20;
+constexpr int kIcmpBytes = 8;
+
+// Numbers of include/uapi/linux/bpf.h, if_packet.h, if_ether.h, in.h and icmp.h.
+constexpr int kLookup = 1;      // BPF_FUNC_map_lookup_elem
+constexpr int kSkbLoadBytes = 26;  // BPF_FUNC_skb_load_bytes
+constexpr int kRedirectMap = 51;    // BPF_FUNC_redirect_map
+constexpr int kXdpLoadBytes = 189;  // BPF_FUNC_xdp_load_bytes, Linux 5.18
+constexpr int kTcxNext = -1, kTcxDrop = 2;
+constexpr int kPacketBroadcast = 1, kPacketMulticast = 2;
+constexpr int kIcmp = 1, kTcp = 6, kUdp = 17;
+constexpr int kEchoRequest = 8;
+// Unreachable, source quench, redirect, time exceeded, parameter problem: they quote a packet.
+constexpr int kErrorTypes[] = {3, 4, 5, 11, 12};
+
+constexpr int Network16(int value) { return ((value & 0xff) << 8) | (value >> 8); }
+static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "Network16 swaps: x86-64 and arm64");
+
+class OwnershipProgram {
+ public:
+  OwnershipProgram(int addresses, int ports) : addresses_(addresses), ports_(ports) {}
+
+  // For TCX: drops what is owned.
+  std::vector<bpf_insn> BuildTcx() {
+    load_bytes_ = kSkbLoadBytes;
+    MakeLabels();
+    StartTcx();
+    BuildSlow();
+    code_.Bind(other_);
+    code_.MoveValue(R0, kTcxNext);
+    code_.Exit();
+    code_.Bind(owned_);
+    code_.MoveValue(R0, kTcxDrop);
+    code_.Exit();
+    return code_.Finish();
+  }
+
+  // For XDP: sends what is owned to the socket at first + queue of the socket map, and where there
+  // is none returns `fallback` (XDP_PASS or XDP_DROP).
+  std::vector<bpf_insn> BuildXdp(int sockets, uint32_t first, int fallback) {
+    load_bytes_ = kXdpLoadBytes;
+    MakeLabels();
+    StartXdp();
+    BuildSlow();
+    code_.Bind(owned_);
+    code_.Load(BPF_W, R2, kContext, offsetof(xdp_md, rx_queue_index));
+    code_.JumpIf(BPF_JGE, R2, static_cast<int32_t>(kQueuesMax), other_);
+    code_.Calculate(BPF_ADD, R2, static_cast<int32_t>(first));
+    code_.LoadMap(R1, sockets);
+    code_.MoveValue(R3, fallback);
+    code_.Call(kRedirectMap);
+    code_.Exit();
+    code_.Bind(other_);
+    code_.MoveValue(R0, XDP_PASS);
+    code_.Exit();
+    return code_.Finish();
+  }
+
+ private:
+  void MakeLabels() {
+    other_ = code_.NewLabel();
+    owned_ = code_.NewLabel();
+    ports_known_ = code_.NewLabel();
+    icmp_ = code_.NewLabel();
+  }
+
+  void StartTcx() {
+    code_.Move(kContext, R1);
+    // Frames to a group are never the gateway's: it leaves them to the kernel too.
+    code_.Load(BPF_W, R0, kContext, offsetof(__sk_buff, pkt_type));
+    code_.JumpIf(BPF_JEQ, R0, kPacketBroadcast, other_);
+    code_.JumpIf(BPF_JEQ, R0, kPacketMulticast, other_);
+    code_.Load(BPF_W, R0, kContext, offsetof(__sk_buff, protocol));
+    code_.JumpIf(BPF_JNE, R0, Network16(0x0800), other_);
+    // A tagged frame belongs to a VLAN interface; the kernel has taken the tag off already.
+    code_.Load(BPF_W, R0, kContext, offsetof(__sk_buff, vlan_present));
+    code_.JumpIf(BPF_JNE, R0, 0, other_);
+  }
+
+  // Destination first, read where it lies; then ports or ICMP, as long as there are no options.
+  void StartXdp() {
+    Assembler::Label arp = code_.NewLabel();
+    Assembler::Label ip = code_.NewLabel();
+    Assembler::Label slow = code_.NewLabel();
+    code_.Move(kContext, R1);
+    code_.Load(BPF_W, kFrame, kContext, offsetof(xdp_md, data));
+    code_.Load(BPF_W, R3, kContext, offsetof(xdp_md, data_end));
+    RequireFrame(kEthernetBytes + kIpv4Bytes);
+    code_.Load(BPF_H, R0, kFrame, 12);
+    code_.JumpIf(BPF_JEQ, R0, Network16(0x0800), ip);
+    code_.JumpIf(BPF_JEQ, R0, Network16(0x0806), arp);
+    code_.Jump(other_);
+    code_.Bind(arp);
+    BuildArp();
+
+    code_.Bind(ip);
+    // Frames to a group are never the gateway's.
+    code_.Load(BPF_B, R0, kFrame, 0);
+    code_.JumpIf(BPF_JSET, R0, 1, other_);
+    LookUpInFrame(kEthernetBytes + 16);
+    code_.JumpIf(BPF_JSET, kFlags, kWhole, owned_);
+    code_.Load(BPF_B, R0, kFrame, kEthernetBytes);
+    code_.JumpIf(BPF_JNE, R0, 0x45, slow);
+    code_.Load(BPF_H, R0, kFrame, kEthernetBytes + 6);
+    code_.JumpIf(BPF_JSET, R0, Network16(0x1fff), other_);
+    code_.Load(BPF_W, R3, kContext, offsetof(xdp_md, data_end));
+    RequireFrame(kEthernetBytes + kIpv4Bytes + 4);
+    code_.Load(BPF_W, R0, kFrame, kEthernetBytes + 12);
+    code_.Store(BPF_W, R10, kSource, R0);
+    code_.Load(BPF_W, R0, kFrame, kEthernetBytes + 16);
+    code_.Store(BPF_W, R10, kDestination, R0);
+    code_.Load(BPF_W, R0, kFrame, kEthernetBytes + kIpv4Bytes);
+    code_.Store(BPF_W, R10, kL4, R0);
+    code_.Load(BPF_B, kProtocol, kFrame, kEthernetBytes + 9);
+    code_.MoveValue(kAt, kEthernetBytes + kIpv4Bytes);
+    code_.JumpIf(BPF_JEQ, kProtocol, kTcp, ports_known_);
+    code_.JumpIf(BPF_JEQ, kProtocol, kUdp, ports_known_);
+    code_.JumpIf(BPF_JEQ, kProtocol, kIcmp, icmp_);
+    code_.Jump(other_);
+    code_.Bind(slow);
+  }
+
+  // A request for an address that is all ours (the kernel does not answer for it). Replies, which
+  // the kernel's neighbour table lives on, and announcements are the kernel's.
+  void BuildArp() {
+    RequireFrame(kEthernetBytes + kArpBytes);
+    code_.Load(BPF_W, R0, kFrame, kEthernetBytes + 4);  // lengths of 6 and 4, and the operation
+    code_.JumpIf(BPF_JNE, R0, Network16(0x0604) | Network16(1) << 16, other_);
+    code_.Load(BPF_W, R0, kFrame, kEthernetBytes + 14);  // sender
+    code_.Load(BPF_W, R1, kFrame, kEthernetBytes + 24);  // target
+    code_.JumpIfReg(BPF_JEQ, R0, R1, other_);
+    LookUpInFrame(kEthernetBytes + 24);
+    code_.JumpIf(BPF_JSET, kFlags, kWhole, owned_);
+    code_.Jump(other_);
+  }
+
+  // What is shorter is left alone. r3 is the packet's end.
+  void RequireFrame(int bytes) {
+    code_.Move(R2, kFrame);
+    code_.Calculate(BPF_ADD, R2, bytes);
+    code_.JumpIfReg(BPF_JGT, R2, R3, other_);
+  }
+
+  // kFlags = flags of the address at this offset of the frame, 0 when it is not known.
+  void LookUpInFrame(int offset) {
+    Assembler::Label unknown = code_.NewLabel();
+    code_.LoadMap(R1, addresses_);
+    code_.Move(R2, kFrame);
+    code_.Calculate(BPF_ADD, R2, offset);
+    code_.MoveValue(kFlags, 0);
+    code_.Call(kLookup);
+    code_.JumpIf(BPF_JEQ, R0, 0, unknown);
+    code_.Load(BPF_W, kFlags, R0, 0);
+    code_.Bind(unknown);
+  }
+
+  // Everything from the IP header on, by copies on the stack.
+  void BuildSlow() {
+    code_.MoveValue(kAt, kEthernetBytes);
+    LoadIpHeader();
+    LookUpAddress(kDestination, kFlags);
+    code_.JumpIf(BPF_JSET, kFlags, kWhole, owned_);
+    // A later fragment has no ports.
+    code_.Load(BPF_H, R0, R10, kFragment);
+    code_.JumpIf(BPF_JSET, R0, Network16(0x1fff), other_);
+    code_.JumpIf(BPF_JEQ, kProtocol, kIcmp, icmp_);
+    LoadPorts();
+    code_.Bind(ports_known_);
+    Assembler::Label fromBackend = code_.NewLabel();
+    SkipUnless(kVip, fromBackend);
+    MatchPorts(kPortsOfVip, kDestination, kL4 + 2);
+    code_.Bind(fromBackend);
+    code_.JumpIf(BPF_JSET, kFlags, kHost, other_);
+    MatchBackend(kSource, kL4);
+    code_.Jump(other_);
+    code_.Bind(icmp_);
+    BuildIcmp();
+  }
+
+  // At kAt: an ICMP message. Echo requests to a VIP are owned; errors when what they quote is ours.
+  void BuildIcmp() {
+    Assembler::Label error = code_.NewLabel();
+    LoadBytes(kL4, 4);
+    code_.Load(BPF_B, R0, R10, kL4);
+    for (const int type : kErrorTypes) code_.JumpIf(BPF_JEQ, R0, type, error);
+    code_.JumpIf(BPF_JNE, R0, kEchoRequest, other_);
+    code_.JumpIf(BPF_JSET, kFlags, kVip, owned_);
+    code_.Jump(other_);
+
+    code_.Bind(error);
+    code_.Calculate(BPF_ADD, kAt, kIcmpBytes);
+    LoadIpHeader();
+    // Quoted packets that we sent to a client or from a SNAT address have our address as source.
+    LookUpAddress(kSource, kFlags);
+    code_.JumpIf(BPF_JSET, kFlags, kWhole, owned_);
+    code_.Load(BPF_H, R0, R10, kFragment);
+    code_.JumpIf(BPF_JSET, R0, Network16(0x1fff), other_);
+    LoadPorts();
+    Assembler::Label toBackend = code_.NewLabel();
+    SkipUnless(kVip, toBackend);
+    MatchPorts(kPortsOfVip, kSource, kL4);
+    code_.Bind(toBackend);
+    // Those that we sent on to a nat backend have the client's source, never the host's own.
+    code_.JumpIf(BPF_JSET, kFlags, kHost, other_);
+    MatchBackend(kDestination, kL4 + 2);
+    code_.Jump(other_);
+  }
+
+  // stack[to..to+bytes) = frame[kAt..); what is too short is left alone.
+  void LoadBytes(int to, int bytes) {
+    code_.Move(R1, kContext);
+    code_.Move(R2, kAt);
+    code_.Move(R3, R10);
+    code_.Calculate(BPF_ADD, R3, to);
+    code_.MoveValue(R4, bytes);
+    code_.Call(load_bytes_);
+    code_.JumpIf(BPF_JNE, R0, 0, other_);
+  }
+
+  // Loads the header at kAt, moves kAt behind it (options included), sets kProtocol.
+  void LoadIpHeader() {
+    LoadBytes(kHeader, kIpv4Bytes);
+    code_.Load(BPF_B, R0, R10, kVersionIhl);
+    code_.Move(R1, R0);
+    code_.Calculate(BPF_RSH, R1, 4);
+    code_.JumpIf(BPF_JNE, R1, 4, other_);
+    code_.Calculate(BPF_AND, R0, 15);
+    code_.JumpIf(BPF_JLT, R0, kIpv4Bytes / 4, other_);
+    code_.Calculate(BPF_LSH, R0, 2);
+    code_.Add(kAt, R0);
+    code_.Load(BPF_B, kProtocol, R10, kIpProtocol);
+  }
+
+  // Ports of TCP and UDP; other protocols are left alone.
+  void LoadPorts() {
+    Assembler::Label known = code_.NewLabel();
+    code_.JumpIf(BPF_JEQ, kProtocol, kTcp, known);
+    code_.JumpIf(BPF_JNE, kProtocol, kUdp, other_);
+    code_.Bind(known);
+    LoadBytes(kL4, 4);
+  }
+
+  // flags = flags of the address at stack[address], 0 when it is not known.
+  void LookUpAddress(int address, int flags) {
+    Assembler::Label unknown = code_.NewLabel();
+    code_.MoveValue(flags, 0);
+    LookUp(addresses_, address);
+    code_.JumpIf(BPF_JEQ, R0, 0, unknown);
+    code_.Load(BPF_W, flags, R0, 0);
+    code_.Bind(unknown);
+  }
+
+  void SkipUnless(int flag, Assembler::Label to) {
+    Assembler::Label has = code_.NewLabel();
+    code_.JumpIf(BPF_JSET, kFlags, flag, has);
+    code_.Jump(to);
+    code_.Bind(has);
+  }
+
+  // Owned when stack[address] is a nat backend's, and stack[port] one of its ports.
+  void MatchBackend(int address, int port) {
+    Assembler::Label other = code_.NewLabel();
+    LookUpAddress(address, kFlags);
+    SkipUnless(kBackend, other);
+    MatchPorts(kPortsOfBackend, address, port);
+    code_.Bind(other);
+  }
+
+  // Owned when the port map has stack[port] for this kind, kProtocol and stack[address].
+  void MatchPorts(int kind, int address, int port) {
+    code_.StoreValue(BPF_W, R10, KeyAt(offsetof(PortKey, bits)), kFixedBits + 16);
+    code_.Load(BPF_W, R0, R10, address);
+    code_.Store(BPF_W, R10, KeyAt(offsetof(PortKey, address)), R0);
+    code_.Store(BPF_B, R10, KeyAt(offsetof(PortKey, protocol)), kProtocol);
+    code_.StoreValue(BPF_B, R10, KeyAt(offsetof(PortKey, kind)), kind);
+    code_.Load(BPF_H, R0, R10, port);
+    code_.Store(BPF_H, R10, KeyAt(offsetof(PortKey, port)), R0);
+    LookUp(ports_, kKey);
+    code_.JumpIf(BPF_JNE, R0, 0, owned_);
+  }
+
+  // r0 = pointer to the value for the key at stack[key], or 0.
+  void LookUp(int map, int key) {
+    code_.LoadMap(R1, map);
+    code_.Move(R2, R10);
+    code_.Calculate(BPF_ADD, R2, key);
+    code_.Call(kLookup);
+  }
+
+  Assembler code_;
+  // Not ours: the kernel's. Ours. Behind the loading of ports. ICMP.
+  Assembler::Label other_ = 0;
+  Assembler::Label owned_ = 0;
+  Assembler::Label ports_known_ = 0;
+  Assembler::Label icmp_ = 0;
+  int load_bytes_ = 0;
+  const int addresses_;
+  const int ports_;
+};
+
+}  // namespace headgate::bpf
+
+#endif  // HEADGATE_ADDON_OWNERSHIP_H_

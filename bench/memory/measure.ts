@@ -1,0 +1,193 @@
+import { existsSync, mkdtempSync, readFileSync, rmSync, statSync } from "node:fs";
+import path from "node:path";
+import { PerformanceObserver } from "node:perf_hooks";
+import { setImmediate as nextTurn } from "node:timers/promises";
+import { setFlagsFromString } from "node:v8";
+import { runInNewContext } from "node:vm";
+import { powerOfTwoAtLeast } from "../../src/state/layout.ts";
+import {
+  createFastPath,
+  type FastPath,
+  type MemoryCase,
+  openFlows,
+  steadyFrames,
+} from "./fast-path.ts";
+import { type FrameStore, STORE_BYTES, WINDOW_FRAMES } from "./frame-store.ts";
+import { startReference, writeReferenceInput } from "./reference.ts";
+
+/**
+ * The whole fast path on frames in memory, without any device, beside the same work in C++ over the
+ * same frames: nanoseconds and bytes allocated a packet.
+ *
+ * Honest   Both sides get the same frames (both directions of every flow, in an order without order)
+ *          in the same windows, into slots of the same size, and only what happens between "the
+ *          frames are there" and "the last one is sent" is timed (ready-device.ts). The tick is the
+ *          time spent, so that the expiry sweep does its share. Before anything is timed the two
+ *          have sent the same bytes, frame by frame; else there is no figure.
+ * Steady   Collections and deoptimisations during the timed part are counted, and the bytes that the
+ *          heap grew by.
+ * Alone    Measure each case in a process of its own: the fast path is one closure an isolate, and a
+ *          second one would have V8 compile code that serves both.
+ */
+export interface MemoryResult extends MemoryCase {
+  /** Nanoseconds a packet, by round. */
+  readonly ns: readonly number[];
+  /** The reference's, in the same rounds. */
+  readonly referenceNs: readonly number[];
+  /** Frames whose output was compared with the reference's, and was the same. */
+  readonly comparedFrames: number;
+  readonly bytesPerPacket: number;
+  /** Garbage collections, and deoptimisations, during all timed rounds. */
+  readonly collections: number;
+  readonly deoptimisations: number;
+  /** Bytes of flow table, index and free list for each flow that they can hold. */
+  readonly bytesPerFlow: number;
+}
+
+/** Frames of one timed round, at least. */
+const FRAMES_MIN = 1_000_000;
+/** Frames of a case with fewer flows than that. */
+const STORE_FRAMES_MIN = 16 * WINDOW_FRAMES;
+const WARM_FRAMES_MIN = 400_000;
+
+/** Runs all frames in windows; the time of loading them is not counted. */
+export interface Runner {
+  /** @returns nanoseconds spent in the fast path */
+  pass(): number;
+}
+
+export function createRunner(fast: FastPath, store: FrameStore & { frames: number }): Runner {
+  const { device, datapath } = fast;
+  // [0]: time spent so far; in an array, so that no number is ever boxed.
+  const clock = new Float64Array(1);
+  return {
+    pass() {
+      const before = clock[0]!;
+      for (let first = 0; first < store.frames; first += WINDOW_FRAMES) {
+        const count = Math.min(WINDOW_FRAMES, store.frames - first);
+        device.load(store.words, first, count);
+        device.setTick((clock[0]! / 1e6) | 0);
+        const from = performance.now();
+        for (let done = 0; done < count; ) done += datapath.runBatch(0);
+        clock[0] = clock[0]! + (performance.now() - from) * 1e6;
+      }
+      return clock[0]! - before;
+    },
+  };
+}
+
+/** What the fast path sends for every frame of a store. */
+export function captureSent(fast: FastPath, store: FrameStore & { frames: number }): Uint8Array {
+  const sent = new Uint8Array(store.frames * STORE_BYTES);
+  fast.resetCounters();
+  fast.device.capture = sent;
+  for (let first = 0; first < store.frames; first += WINDOW_FRAMES) {
+    fast.runWindow(store, first, Math.min(WINDOW_FRAMES, store.frames - first));
+  }
+  fast.device.capture = null;
+  fast.checkForwarded();
+  return sent;
+}
+
+/** Has V8 write each deoptimisation to a file; the answer says how many there are so far. */
+function watchDeoptimisations(file: string): () => number {
+  setFlagsFromString("--redirect-code-traces");
+  setFlagsFromString(`--redirect-code-traces-to=${file}`);
+  setFlagsFromString("--trace-deopt");
+  return () => {
+    if (!existsSync(file) || statSync(file).size === 0) return 0;
+    return readFileSync(file, "latin1").split("[bailout").length - 1;
+  };
+}
+
+/** Counts collections that began within spans of time. */
+function watchCollections(): { add(from: number, to: number): void; count(): Promise<number> } {
+  const spans: [from: number, to: number][] = [];
+  const starts: number[] = [];
+  const observer = new PerformanceObserver((list) => {
+    for (const entry of list.getEntries()) starts.push(entry.startTime);
+  });
+  observer.observe({ entryTypes: ["gc"] });
+  return {
+    add: (from, to) => spans.push([from, to]),
+    async count() {
+      // Entries are given out at the end of a turn.
+      await nextTurn();
+      await nextTurn();
+      observer.disconnect();
+      return starts.filter((at) => spans.some(([from, to]) => at >= from && at <= to)).length;
+    },
+  };
+}
+
+/** Bytes that the heap grows by for each frame. */
+function allocatedPerFrame(runner: Runner, passes: number, frames: number): number {
+  setFlagsFromString("--expose-gc");
+  const collect = runInNewContext("gc") as () => void;
+  const once = (): number => {
+    collect();
+    const before = process.memoryUsage().heapUsed;
+    for (let pass = 0; pass < passes; pass++) runner.pass();
+    return (process.memoryUsage().heapUsed - before) / (passes * frames);
+  };
+  // The least of three: now and then the compiler or the collector work meanwhile.
+  return Math.max(0, Math.min(once(), once(), once()));
+}
+
+export function flowCapacity(flows: number): number {
+  return powerOfTwoAtLeast(Math.max(1024, flows));
+}
+
+/**
+ * Measure one case, in paired rounds with the reference.
+ *
+ * @throws Error when a frame was not forwarded, or the two do not send the same bytes
+ */
+export async function measureMemory(one: MemoryCase, rounds: number): Promise<MemoryResult> {
+  const folder = mkdtempSync("/dev/shm/headgate-bench-");
+  const fast = createFastPath(one, flowCapacity(one.flows));
+  try {
+    const deoptimised = watchDeoptimisations(path.join(folder, "deopt"));
+    openFlows(fast, one);
+    const store = steadyFrames(fast, one, STORE_FRAMES_MIN, 20_261_125);
+    const sent = captureSent(fast, store);
+    const input = path.join(folder, "input");
+    writeReferenceInput(input, fast.views, store);
+    const reference = await startReference(folder, input, sent);
+    const runner = createRunner(fast, store);
+    for (let done = 0; done < WARM_FRAMES_MIN; done += store.frames) runner.pass();
+    const passes = Math.ceil(FRAMES_MIN / store.frames);
+    const deoptimisedBefore = deoptimised();
+    const collections = watchCollections();
+    const ns: number[] = [];
+    const referenceNs: number[] = [];
+    for (let round = 0; round < rounds; round++) {
+      const from = performance.now();
+      let spent = 0;
+      for (let pass = 0; pass < passes; pass++) spent += runner.pass();
+      collections.add(from, performance.now());
+      ns.push(spent / (passes * store.frames));
+      referenceNs.push(await reference.measure(passes));
+    }
+    const deoptimisations = deoptimised() - deoptimisedBefore;
+    const collected = await collections.count();
+    await reference.stop();
+    const bytesPerPacket = allocatedPerFrame(runner, passes, store.frames);
+    fast.checkForwarded();
+    const { layout } = fast.views;
+    const tables = layout.flows.bytes + layout.flowIndex.bytes + layout.flowFree.bytes;
+    return {
+      ...one,
+      ns,
+      referenceNs,
+      comparedFrames: store.frames,
+      bytesPerPacket,
+      collections: collected,
+      deoptimisations,
+      bytesPerFlow: tables / layout.flowCapacity,
+    };
+  } finally {
+    fast.close();
+    rmSync(folder, { recursive: true, force: true });
+  }
+}

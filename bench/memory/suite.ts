@@ -1,0 +1,107 @@
+import { median, medianRatio, spread, table } from "../statistics.ts";
+import type { MemoryCase } from "./fast-path.ts";
+import type { MemoryResult } from "./measure.ts";
+import type { WorkersResult } from "./workers.ts";
+
+/** The cases of the memory suite, and its tables. */
+export interface MemoryFigures {
+  readonly cases: readonly MemoryResult[];
+  readonly workers: readonly WorkersResult[];
+  /** Resident set of a process with a million flows and one service, in bytes. */
+  readonly resident: ResidentResult | null;
+}
+
+export interface ResidentResult {
+  readonly flows: number;
+  /** The process before it has a region or a device. */
+  readonly beforeBytes: number;
+  readonly withFlowsBytes: number;
+}
+
+const FLOWS = [1, 64_000, 1_000_000] as const;
+const TABLES = [
+  { services: 1, backends: 3 },
+  { services: 1000, backends: 1000 },
+] as const;
+const MODES = ["nat", "full-nat"] as const;
+const PROTOCOLS = ["tcp", "udp"] as const;
+
+export const MEMORY_CASES: readonly MemoryCase[] = MODES.flatMap((mode) =>
+  PROTOCOLS.flatMap((protocol) =>
+    TABLES.flatMap((size) => FLOWS.map((flows) => ({ mode, protocol, flows, ...size }))),
+  ),
+);
+
+export const WORKER_CASES: readonly MemoryCase[] = PROTOCOLS.map((protocol) => ({
+  mode: "nat",
+  protocol,
+  flows: 64_000,
+  services: 1,
+  backends: 3,
+}));
+
+/** What `--only` looks at: "nat, tcp, 64,000 flows, 1 service, 3 backends". */
+export function memoryName(one: MemoryCase): string {
+  const count = (number: number): string => number.toLocaleString("en");
+  const plural = (number: number, what: string): string =>
+    `${count(number)} ${what}${number === 1 ? "" : "s"}`;
+  return (
+    `${one.mode}, ${one.protocol}, ${plural(one.flows, "flow")}, ` +
+    `${plural(one.services, "service")}, ${plural(one.backends, "backend")}`
+  );
+}
+
+export function formatMemory({ cases, workers, resident }: MemoryFigures): string {
+  const parts: string[] = [];
+  if (cases.length > 0) {
+    parts.push(
+      table(
+        [
+          "in memory, both directions",
+          "ns a packet",
+          "C++, ns",
+          "x C++",
+          "Mpps of one CPU",
+          "bytes allocated a packet",
+          "collections",
+          "deoptimisations",
+          "frames compared",
+        ],
+        cases.map((one) => [
+          memoryName(one),
+          spread(one.ns, 0),
+          spread(one.referenceNs, 0),
+          medianRatio(one.ns, one.referenceNs).toFixed(2),
+          (1000 / median(one.ns)).toFixed(2),
+          one.bytesPerPacket.toFixed(2),
+          String(one.collections),
+          String(one.deoptimisations),
+          one.comparedFrames.toLocaleString("en"),
+        ]),
+      ),
+      `Flow table, index and free list: ${cases.at(-1)!.bytesPerFlow.toFixed(0)} bytes a connection.`,
+    );
+  }
+  if (workers.length > 0) {
+    parts.push(
+      table(
+        ["workers, a table each", "one, Mpps", "two, Mpps", "two / one"],
+        workers.map((one) => [
+          memoryName(one),
+          spread(one.oneMpps, 2),
+          spread(one.twoMpps, 2),
+          medianRatio(one.twoMpps, one.oneMpps).toFixed(2),
+        ]),
+      ),
+    );
+  }
+  if (resident !== null) {
+    const mebibytes = (bytes: number): string => (bytes / 2 ** 20).toFixed(0);
+    parts.push(
+      `Resident set with ${resident.flows.toLocaleString("en")} flows and one service: ` +
+        `${mebibytes(resident.withFlowsBytes)} MiB, of which ${mebibytes(resident.beforeBytes)} MiB ` +
+        "is Node with the program loaded.",
+    );
+  }
+  return parts.join("\n\n");
+}

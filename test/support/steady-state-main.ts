@@ -1,0 +1,120 @@
+import { tuneCompiler } from "../../src/datapath/compiler.ts";
+import { listFlows } from "../../src/flow/read-flows.ts";
+import {
+  ACK,
+  addressNumber,
+  addressText,
+  ethernetFrame,
+  FIN,
+  SYN,
+  tcpPacket,
+  udpPacket,
+} from "./frames.ts";
+import { backendMac, CLIENT_MAC, createMemoryGateway, GATEWAY_MACS } from "./memory-gateway.ts";
+
+/**
+ * The data plane at work, for test/datapath/steady-state.test.ts to watch V8 do nothing: live flows of
+ * TCP and UDP, nat and full-nat, in both directions, with connections that come and go and packets that
+ * are dropped or passed among them. Prints "steady" when it is warm, and "done".
+ *
+ *   node --trace-deopt --trace-gc dist/bundled/test/support/steady-state-main.js
+ */
+const WARM_BATCHES = 30_000;
+const STEADY_BATCHES = 20_000;
+const CLIENTS = 400;
+
+tuneCompiler();
+const gateway = createMemoryGateway({
+  yaml: `
+version: 1
+device: { type: packet, interfaces: [eth0, eth1] }
+snat: { addresses: [10.20.0.100] }
+services:
+  - { name: web, vip: 203.0.113.10, port: 80, protocol: [tcp, udp], scheduler: wlc, outOfState: drop,
+      backends: [{ address: 10.20.0.11, port: 8080 }, { address: 10.20.0.12, port: 8080 }] }
+  - { name: full, vip: 203.0.113.11, port: 80, protocol: [tcp, udp], mode: full-nat, scheduler: maglev,
+      tableSize: 251, outOfState: drop, backends: [{ address: 10.20.0.11, port: 8081 }] }
+`,
+  keepSent: false,
+  size: { flowCapacity: 4096 },
+});
+const { device, datapath, views } = gateway;
+const frames: Uint8Array[] = [];
+const sides: number[] = [];
+
+function add(side: 0 | 1, packet: ArrayLike<number>, source = CLIENT_MAC): void {
+  frames.push(ethernetFrame(packet, { destination: GATEWAY_MACS[side], source, padTo: 60 }));
+  sides.push(side);
+}
+
+let now = 1;
+function run(batches: number, from: number, to: number): void {
+  let next = from;
+  for (let batch = 0; batch < batches; batch++) {
+    for (let index = 0; index < 64; index++) {
+      device.inject(frames[next]!, sides[next]!);
+      next = next + 1 === to ? from : next + 1;
+    }
+    device.setTick(++now);
+    datapath.runBatch(0);
+  }
+}
+
+const clients = Array.from({ length: CLIENTS }, (_, index) => ({
+  source: `198.51.100.${2 + (index % 200)}`,
+  sourcePort: 10_000 + index,
+  destination: index % 2 === 0 ? "203.0.113.10" : "203.0.113.11",
+  destinationPort: 80,
+}));
+for (const ends of clients) {
+  add(0, tcpPacket({ ...ends, flags: SYN }));
+  add(0, udpPacket({ ...ends, data: [1] }));
+}
+run(Math.ceil(frames.length / 64), 0, frames.length);
+frames.length = 0;
+sides.length = 0;
+// Which backend a client got, and from which port it is served, stands in the flow table.
+for (const flow of listFlows(views, {}, 4096).flows) {
+  const ends = {
+    source: addressText(flow.backend),
+    sourcePort: flow.backendPort,
+    destination: addressText(flow.replyAddress),
+    destinationPort: flow.replyPort,
+  };
+  const mac = backendMac(addressNumber(flow.backend));
+  const client = {
+    source: addressText(flow.client),
+    sourcePort: flow.clientPort,
+    destination: addressText(flow.vip),
+    destinationPort: flow.vipPort,
+  };
+  if (flow.protocol === 6) {
+    add(1, tcpPacket({ ...ends, flags: SYN | ACK }), mac);
+    add(0, tcpPacket({ ...client, flags: ACK, data: [1, 2] }));
+    add(1, tcpPacket({ ...ends, flags: ACK, data: [3] }), mac);
+  } else {
+    add(1, udpPacket({ ...ends, data: [4] }), mac);
+    add(0, udpPacket({ ...client, data: [5] }));
+  }
+}
+const passing = {
+  source: "198.51.100.9",
+  destination: "192.0.2.7",
+  sourcePort: 9,
+  destinationPort: 9,
+};
+for (let index = 0; index < 64; index++) {
+  const ends = { ...clients[0]!, sourcePort: 20_000 + index };
+  add(0, tcpPacket({ ...ends, flags: SYN }));
+  add(0, tcpPacket({ ...ends, flags: FIN | ACK }));
+  add(0, tcpPacket({ ...ends, sourcePort: 30_000 + index, flags: ACK }));
+  add(0, udpPacket({ ...passing, data: [index] }));
+  add(0, tcpPacket({ ...ends, flags: ACK, ip: { ttl: 1 } }));
+}
+
+run(WARM_BATCHES, 0, frames.length);
+console.log("steady");
+run(STEADY_BATCHES, 0, frames.length);
+console.log("done");
+gateway.checkLaw();
+console.log(JSON.stringify(gateway.counters()));
