@@ -178,6 +178,19 @@ test("zero-copy where the driver has none, and an MTU that no chunk holds, are s
   );
 });
 
+test("memory that may not be locked is said", { skip: SKIP_UNLESS_ROOT }, async (t) => {
+  const lab = createLab({ device: "xdp" });
+  t.after(() => lab.stop());
+  const file = path.join(lab.directory, "headgate.yaml");
+  writeFileSync(file, lab.config({ mode: "nat", services: [WEB] }));
+  const limits = ["prlimit", "--memlock=1048576:1048576"];
+  const caps = ["setpriv", "--bounding-set=-ipc_lock", "--inh-caps=-ipc_lock"];
+  const argv = [...limits, ...caps, process.execPath, gatewayProgram(), "run", "-c", file];
+  const { code, stderr } = await lab.exec("gateway", argv, { check: false });
+  assert.equal(code, 1, stderr);
+  assert.match(stderr, /XDP_UMEM_REG gw-client: ENOBUFS\): no memory may be locked .*ulimit -l/);
+});
+
 test("an interface that goes down comes back; one that is deleted ends the gateway", {
   skip: SKIP_UNLESS_ROOT,
 }, async (t) => {
