@@ -160,6 +160,22 @@ function insideTests(): void {
     });
   }
 
+  test("a device without any queue still sends", () => {
+    const device = openXdp({
+      ...optionsFor(),
+      interfaces: [
+        { name: "in0", queues: [], generic: false },
+        { name: "in1", queues: [], generic: false },
+      ],
+    });
+    last = new WeakRef(device);
+    const before = toB("rx");
+    for (let slot = 0; slot < 3; slot++) fillSpare(device, slot, 60, 1);
+    assert.equal(device.receive(1), 0);
+    assert.equal(device.transmit(3), 3);
+    assert.equal(toB("rx"), before + 3);
+  });
+
   test("spares leave; what cannot leave has its result, and is not sent", () => {
     const device = open();
     const before = toB("rx");
