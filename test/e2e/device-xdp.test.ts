@@ -123,6 +123,12 @@ test("generic mode, spinning and busy polling carry traffic too", {
   assert.equal(status.device.guard, "xdp generic");
   const load = await httpLoad(lab, { requests: 300 });
   assert.deepEqual(load.failures, {});
+  const said = gateway.log.filter((line) => line["event"] === "xdp_generic");
+  assert.deepEqual(
+    said.map((line) => line["interface"]),
+    lab.interfaces,
+  );
+  assert.match(String(said[0]!["reason"]), /ethtool -K gw-client gro off/);
 });
 
 test("a second gateway on the same interfaces is refused, and the first goes on", {
