@@ -83,27 +83,12 @@ class XdpIo : public FrameIo {
       }
     }
     if (places_.size() > kSocketsMax) return {E2BIG, "queues", interfaces[0].name};
-    if (places_.empty() && options.crew.workers == 1) return {EINVAL, "queues", interfaces[0].name};
     if (Failure failure = KeepWakes(options.crew.wakes)) return failure;
 
     settings.zero_copy = options.zero_copy;
     settings.busy_poll_us = options.busy_poll_us;
     if (Failure failure = Size(mtu_max, InletBytes(options.crew))) return failure;
-    if (!places_.empty()) {
-      if (Failure failure = group.Open(settings, memory.at() + umem_at, memory.at() + rings_at,
-                                       places_)) {
-        return failure;
-      }
-    }
-    const Fd map(fcntl(options.socket_map, F_DUPFD_CLOEXEC, 0));
-    if (!map.ok()) return {errno, "fcntl", "socketMap"};
-    for (size_t i = 0; i < places_.size(); i += 1) {
-      const Failure failure =
-          bpf::UpdateMap(map, &socket_keys_[i], static_cast<uint32_t>(group.sockets[i].fd.get()),
-                         "AF_XDP sockets");
-      if (failure) return failure;
-      fds_.push_back({group.sockets[i].fd.get(), POLLIN, 0});
-    }
+    if (Failure failure = OpenSockets(options.socket_map)) return failure;
     fds_.push_back({wake_.get(), POLLIN, 0});
     for (size_t i = 0; i < interfaces.size(); i += 1) {
       mtu_words()[i] = mtus_[i];
@@ -206,6 +191,25 @@ class XdpIo : public FrameIo {
     return {};
   }
 
+  // The sockets, and their places in the socket map. A device that owns no queue has none.
+  Failure OpenSockets(int socket_map) {
+    if (places_.empty()) return {};
+    if (Failure failure = group.Open(settings, memory.at() + umem_at, memory.at() + rings_at,
+                                     places_)) {
+      return failure;
+    }
+    const Fd map(fcntl(socket_map, F_DUPFD_CLOEXEC, 0));
+    if (!map.ok()) return {errno, "fcntl", "socketMap"};
+    for (size_t i = 0; i < places_.size(); i += 1) {
+      const Failure failure =
+          bpf::UpdateMap(map, &socket_keys_[i], static_cast<uint32_t>(group.sockets[i].fd.get()),
+                         "AF_XDP sockets");
+      if (failure) return failure;
+      fds_.push_back({group.sockets[i].fd.get(), POLLIN, 0});
+    }
+    return {};
+  }
+
   // Chooses sizes, and reserves the memory.
   Failure Size(int mtu_max, size_t inlet_bytes) {
     const size_t frame_bytes = static_cast<size_t>(mtu_max) + ETH_HLEN;
@@ -220,7 +224,9 @@ class XdpIo : public FrameIo {
     settings.chunks = 2 * entries * places_.size();
     settings.tx_budget = kOutFramesMax;
     size_t rings_bytes = 0;
-    if (Failure failure = group.MeasureRings(settings, &rings_bytes)) return failure;
+    if (!places_.empty()) {
+      if (Failure failure = group.MeasureRings(settings, &rings_bytes)) return failure;
+    }
     spare_bytes = std::max(kSpareBytesMin,
                            RoundUp(static_cast<size_t>(mtu_max) + kSpareLeadBytes, 64));
     spare_at = kHeaderBytes;
@@ -309,7 +315,7 @@ void AddXdp(napi_env env, napi_value device, const XdpIo& io) {
   SetNumber(env, device, "frameAt", kXskFrameAt);
   SetNumber(env, device, "metadataBytes", io.group.tx_metadata ? kXskTxMetadataBytes : 0);
   SetNumber(env, device, "kickedAt", kKickedAt);
-  bool zero_copy = true;
+  bool zero_copy = !io.group.sockets.empty();
   napi_value list = nullptr;
   napi_create_array_with_length(env, io.group.sockets.size(), &list);
   for (size_t i = 0; i < io.group.sockets.size(); i += 1) {

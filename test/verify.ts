@@ -21,7 +21,7 @@ interface Figure {
 
 const FIGURES: readonly Figure[] = [
   {
-    what: "nginx through the VIP, nat and full-nat, TUN and AF_PACKET",
+    what: "nginx through the VIP, nat and full-nat, TUN, AF_PACKET and AF_XDP",
     figure: "10,000 requests each, 0 failures",
     files: ["e2e/http-modes.test.js"],
     measured: /^ok \d+ - (.*)$/,

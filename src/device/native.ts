@@ -266,9 +266,7 @@ function advice(failure: NativeFailure): string {
     case "bpf(MAP_UPDATE_ELEM)":
       return "its queue has no place in the socket map: at most 64 queues an interface";
     case "queues":
-      return errno === ERRNO.EINVAL
-        ? "a device needs at least one receive queue"
-        : "too many receive queues for one worker; use more workers, or fewer queues (ethtool -L)";
+      return "too many receive queues for one worker; use more workers, or fewer queues (ethtool -L)";
     case "PACKET_FANOUT":
     case "PACKET_FANOUT_DATA":
       return "the kernel cannot share an interface between workers; set device.workers to 1";

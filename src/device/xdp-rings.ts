@@ -287,7 +287,7 @@ export function createXdpRings(parts: XdpRingsParts): XdpRings {
    */
   function collect(): number {
     const turn = registers[R_TURN]!;
-    registers[R_TURN] = turn + 1 === socketCount ? 0 : turn + 1;
+    registers[R_TURN] = turn + 1 < socketCount ? turn + 1 : 0;
     let count = 0;
     for (let done = 0; done < socketCount && count < batchFrames; done++) {
       const left = socketCount - done;
@@ -369,10 +369,9 @@ export function createXdpRings(parts: XdpRingsParts): XdpRings {
     if (at < 0 || at + bytes > memory.byteLength) return TX_FAILED;
     const available = queues[egress]!;
     if (available === 0) return TX_BY_PACKET;
-    // What lies outside the UMEM is a spare, or a frame that another worker has received.
-    let from = at >= umemAt ? tx[word + D_FROM]! : NO_FRAME;
-    if (from >= registers[R_RECEIVED]!) return TX_FAILED;
-    const sender = first[egress]! + (from >= 0 && available > 1 ? socketOf[from]! % available : 0);
+    let from = tx[word + D_FROM]!;
+    const isReceived = from >= 0 && from < registers[R_RECEIVED]!;
+    const sender = first[egress]! + (isReceived && available > 1 ? socketOf[from]! % available : 0);
     const socket = sender * SOCKET_WORDS;
     const position = sockets[socket + S_TX_AT]!;
     const mask = sockets[socket + S_TX_MASK]!;
@@ -380,12 +379,12 @@ export function createXdpRings(parts: XdpRingsParts): XdpRings {
       sockets[socket + S_TX_SEEN] = Atomics.load(words, sockets[socket + S_TX_CONSUMER]!);
       if (((position - sockets[socket + S_TX_SEEN]!) | 0) > mask) return TX_FULL;
     }
-    let chunk = from >= 0 ? chunkOf[from]! : NO_CHUNK;
+    let chunk = isReceived ? chunkOf[from]! : NO_CHUNK;
     const offset = at - umemAt - chunk;
     if (chunk !== NO_CHUNK && offset >= metadataBytes && offset + bytes <= chunkBytes) {
       chunkOf[from] = NO_CHUNK;
     } else {
-      // A spare, another worker's frame, or a received frame that is sent a second time.
+      // A spare, a received frame that is sent a second time, or a frame that lies elsewhere.
       chunk = copy(at, bytes);
       if (chunk === NO_CHUNK) return TX_FULL;
       at = umemAt + ((chunk + frameAt) & ~3) + (at & 3);

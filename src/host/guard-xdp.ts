@@ -68,10 +68,12 @@ export async function createXdpGuard(
         removePin(pin);
         generic.push(await attach(native, entry, persistent ? pin : "", ordinal, settings));
       }
+      const isGeneric = generic[ordinal] === true;
       log?.info("xdp_attached", {
         interface: entry.name,
-        mode: generic[ordinal] === true ? "generic" : "native",
+        mode: isGeneric ? "generic" : "native",
       });
+      if (isGeneric) log?.warn("xdp_generic", { interface: entry.name, reason: limits(entry) });
     }
   } catch (error) {
     native.close();
@@ -126,10 +128,7 @@ async function attach(
     } catch (error) {
       if (!(error instanceof DeviceError)) throw error;
       if (xdpMode === "native") throw refusedError(entry, error);
-      log?.warn("xdp_generic", {
-        interface: entry.name,
-        reason: `no XDP in its driver (${error.message}): slower, after the kernel made an skb`,
-      });
+      log?.info("xdp_not_native", { interface: entry.name, reason: error.message });
     }
   }
   try {
@@ -161,6 +160,15 @@ async function attachWhenFree(
     }
     await pause(BUSY_POLL_MS);
   }
+}
+
+/** What an operator has to know of generic mode: its program runs after GRO. */
+function limits({ name }: HostInterface): string {
+  return (
+    "the XDP program runs after the kernel made an skb: slower, and what the kernel has put together " +
+    `to more than one MTU is lost; run \`ethtool -K ${name} gro off\`, and on a veth also ` +
+    "`ethtool -K PEER tso off gso off` for its other end"
+  );
 }
 
 function takenError({ name }: HostInterface, cause: unknown): HostError {

@@ -15,7 +15,7 @@ function bench(workers: number, failing = -1) {
   const started = startCrew({
     statePath: "/run/headgate/state",
     views: memoryRegion(undefined, workers),
-    device: { type: "packet", interfaces: ["eth0", "eth1"], wakeFd: -1 },
+    device: (_, wakeFd) => ({ type: "packet", interfaces: ["eth0", "eth1"], wakeFd }),
     wakeFds: Array.from({ length: workers }, (_, worker) => 40 + worker),
     programFd: workers === 1 ? null : 30,
     wake: () => {},
@@ -31,6 +31,7 @@ function bench(workers: number, failing = -1) {
       return {
         interfaces: [{ name: "eth0", index: 2 + worker, mac: "", mtu: 1500 }],
         groups: worker === 0 ? [7, 8] : [],
+        about: {},
         go: () => events.push(`go ${worker}`),
         stop: async () => {
           await Promise.resolve();

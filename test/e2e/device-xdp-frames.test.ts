@@ -160,6 +160,22 @@ function insideTests(): void {
     });
   }
 
+  test("a device without any queue still sends", () => {
+    const device = openXdp({
+      ...optionsFor(),
+      interfaces: [
+        { name: "in0", queues: [], generic: false },
+        { name: "in1", queues: [], generic: false },
+      ],
+    });
+    last = new WeakRef(device);
+    const before = toB("rx");
+    for (let slot = 0; slot < 3; slot++) fillSpare(device, slot, 60, 1);
+    assert.equal(device.receive(1), 0);
+    assert.equal(device.transmit(3), 3);
+    assert.equal(toB("rx"), before + 3);
+  });
+
   test("spares leave; what cannot leave has its result, and is not sent", () => {
     const device = open();
     const before = toB("rx");
@@ -214,6 +230,56 @@ function insideTests(): void {
     assert.equal(device.receive(60_000), 0);
     device.receive(30);
     assert.ok(((device.batch.tick[0]! - before) | 0) >= 25);
+  });
+
+  test("every queue of an interface has its socket, and a device has the queues it is given", async () => {
+    const peer = pair.a;
+    const queues = "numrxqueues 2 numtxqueues 2";
+    run("sh", "-c", `ip link add q0 ${queues} type veth peer name q1 ${queues} netns ${peer.pid}`);
+    ip("link set q0 up");
+    peer.run("sh", "-c", "ip link set q1 up; ip addr add 10.0.1.1/24 dev q1");
+    const [link] = JSON.parse(run("ip", "-json", "link", "show", "dev", "q0"));
+    peer.run("ip", "neigh", "add", "10.0.1.2", "lladdr", link.address, "dev", "q1");
+    assert.equal(receiveQueues("q0"), 2);
+    const two = await createSocketGuard({ interfaces: ["q0"], mode: "process", xdpMode: "native" });
+    const snat = [addressNumber("10.0.1.2")];
+    await two.update({ vips: [], backends: [], snat, hosts: [] });
+    const openQueues = (...numbers: number[]): XdpDevice =>
+      openXdp({
+        interfaces: [{ name: "q0", queues: numbers, generic: false }],
+        wakeFd: wake.fd,
+        socketMap: two.sockets,
+      });
+    const flows = 100;
+    const program = `const c = require("node:dgram").createSocket("udp4"); let left = ${flows};
+      c.bind(0, "10.0.1.1", () => { for (let p = 1; p <= ${flows}; p++)
+        c.send("x", 2000 + p, "10.0.1.2", () => { if (--left === 0) c.close(); }); });`;
+    const count = async (devices: readonly XdpDevice[]): Promise<number[]> => {
+      const sender = peer.start(process.execPath, "-e", program);
+      const found = devices.map(() => 0);
+      let ended = false;
+      const done = sender.done.then(() => {
+        ended = true;
+      });
+      while (!ended) {
+        for (const [index, device] of devices.entries()) found[index]! += device.receive(5);
+        await new Promise((resolve) => setImmediate(resolve));
+      }
+      await done;
+      for (const [index, device] of devices.entries()) found[index]! += device.receive(5);
+      return found;
+    };
+    const both = openQueues(0, 1);
+    assert.deepEqual(await count([both]), [flows]);
+    both.close();
+    // Two devices, one queue each, as two workers have them.
+    const devices = [openQueues(0), openQueues(1)];
+    const [first = 0, second = 0] = await count(devices);
+    assert.equal(first + second, flows);
+    assert.ok(first > 0 && second > 0, `${first} and ${second}`);
+    for (const device of devices) device.close();
+    await two.close();
+    ip("link del q0");
   });
 
   test("a queue that is taken, and one that is not there", () => {

@@ -123,6 +123,12 @@ test("generic mode, spinning and busy polling carry traffic too", {
   assert.equal(status.device.guard, "xdp generic");
   const load = await httpLoad(lab, { requests: 300 });
   assert.deepEqual(load.failures, {});
+  const said = gateway.log.filter((line) => line["event"] === "xdp_generic");
+  assert.deepEqual(
+    said.map((line) => line["interface"]),
+    lab.interfaces,
+  );
+  assert.match(String(said[0]!["reason"]), /ethtool -K gw-client gro off/);
 });
 
 test("a second gateway on the same interfaces is refused, and the first goes on", {
@@ -176,6 +182,19 @@ test("zero-copy where the driver has none, and an MTU that no chunk holds, are s
     `${check.stdout}${check.stderr}`,
     /device\.interfaces\[0\]: expected an MTU of at most 3824 .*, got 9000/,
   );
+});
+
+test("memory that may not be locked is said", { skip: SKIP_UNLESS_ROOT }, async (t) => {
+  const lab = createLab({ device: "xdp" });
+  t.after(() => lab.stop());
+  const file = path.join(lab.directory, "headgate.yaml");
+  writeFileSync(file, lab.config({ mode: "nat", services: [WEB] }));
+  const limits = ["prlimit", "--memlock=1048576:1048576"];
+  const caps = ["setpriv", "--bounding-set=-ipc_lock", "--inh-caps=-ipc_lock"];
+  const argv = [...limits, ...caps, process.execPath, gatewayProgram(), "run", "-c", file];
+  const { code, stderr } = await lab.exec("gateway", argv, { check: false });
+  assert.equal(code, 1, stderr);
+  assert.match(stderr, /XDP_UMEM_REG gw-client: ENOBUFS\): no memory may be locked .*ulimit -l/);
 });
 
 test("an interface that goes down comes back; one that is deleted ends the gateway", {

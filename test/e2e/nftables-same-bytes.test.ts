@@ -1,11 +1,12 @@
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import os from "node:os";
 import path from "node:path";
 import { test } from "node:test";
 import { createRandom } from "../../src/base/random.ts";
 import { createPcap, LINK_ETHERNET, openPcap } from "../../src/device/pcap.ts";
+import { H_SECRET } from "../../src/state/layout.ts";
 import {
   ACK,
   addressText,
@@ -16,12 +17,13 @@ import {
   tcpPacket,
   udpPacket,
 } from "../support/frames.ts";
-import { labProgram, PROJECT_ROOT, SKIP_UNLESS_ROOT } from "../support/lab.ts";
+import { gatewayProgram, labProgram, PROJECT_ROOT, SKIP_UNLESS_ROOT } from "../support/lab.ts";
 import { createMemoryGateway, GATEWAY_MACS } from "../support/memory-gateway.ts";
 import { run, start } from "../support/processes.ts";
 
 /**
- * The same frames through the kernel's NAT (nftables) and through the fast path.
+ * The same frames through the kernel's NAT (nftables) and through the fast path, and through a whole
+ * gateway on AF_XDP.
  *
  *   client namespace -- veth -- kernel namespace (DNAT, SNAT) -- veth -- server namespace
  *
@@ -119,10 +121,15 @@ function backendFrame(
   return ethernetFrame(packet, { destination: GATEWAY_MACS[1], source: BACKEND_MAC, padTo: 60 });
 }
 
-function yaml(mode: "nat" | "full-nat"): string {
+type Mode = "nat" | "full-nat";
+/** Who handles the frames, beside the fast path in memory. */
+type Peer = "nftables" | "xdp";
+
+function yaml(mode: Mode, type: "packet" | "xdp" = "packet", more = ""): string {
   return `
 version: 1
-device: { type: packet, interfaces: [eth0, eth1] }
+device: { type: ${type}, interfaces: [eth0, eth1] }
+${more}
 snat: { addresses: [10.20.0.100-10.20.0.103], ports: 1024-65535 }
 services:
   - name: all
@@ -137,16 +144,17 @@ services:
 
 /** Frames of both directions, in order, with the side they come in on, and what the fast path sends. */
 function throughFastPath(
-  mode: "nat" | "full-nat",
+  mode: Mode,
   seed: number,
   frames: number,
+  secret: readonly [number, number],
 ): {
   input: { frame: Uint8Array; side: 0 | 1 }[];
   output: [Uint8Array[], Uint8Array[]];
   flows: Flow[];
 } {
   const random = createRandom(seed);
-  const gateway = createMemoryGateway({ yaml: yaml(mode), slotBytes: 2048 });
+  const gateway = createMemoryGateway({ yaml: yaml(mode), slotBytes: 2048, secret });
   const flows: Flow[] = [];
   const input: { frame: Uint8Array; side: 0 | 1 }[] = [];
   const output: [Uint8Array[], Uint8Array[]] = [[], []];
@@ -193,7 +201,7 @@ function throughFastPath(
 }
 
 /** nftables rules with the very SNAT addresses and ports that the fast path chose. */
-function rules(mode: "nat" | "full-nat", flows: readonly Flow[]): string {
+function rules(mode: Mode, flows: readonly Flow[]): string {
   const snat = (protocol: string): string => {
     const elements = flows
       .filter((flow) => flow.protocol === protocol)
@@ -222,18 +230,49 @@ table ip peer {
 `;
 }
 
-for (const mode of ["nat", "full-nat"] as const) {
-  test(`${mode}: 10,000 random frames leave nftables and the fast path with the same bytes`, {
+/** A whole gateway in the kernel's namespace, and the secret by which it chooses ports. */
+async function startGateway(
+  namespace: string,
+  directory: string,
+  mode: Mode,
+): Promise<{ readonly stop: () => Promise<unknown>; readonly secret: readonly [number, number] }> {
+  const state = `/dev/shm/headgate-test-${process.pid}-same.${mode}`;
+  const file = path.join(directory, "headgate.yaml");
+  const more = [
+    `flows: { capacity: 1024, stateFile: ${state} }`,
+    "limits: { services: 4, backends: 8, hashSlots: 66000 }",
+    `admin: { socket: ${directory}/admin.sock }`,
+  ];
+  writeFileSync(file, yaml(mode, "xdp", more.join("\n")));
+  const argv = [process.execPath, gatewayProgram(), "run", "-c", file];
+  const child = start(["ip", "netns", "exec", namespace, ...argv]);
+  await child.waitLine(/"event":"started"/);
+  const words = new Int32Array(new Uint8Array(readFileSync(state).subarray(0, 4096)).buffer);
+  return {
+    secret: [words[H_SECRET]!, words[H_SECRET + 1]!],
+    stop: async () => {
+      await child.stop("SIGTERM");
+      rmSync(state, { force: true });
+    },
+  };
+}
+
+const PEERS = ["nftables", "xdp"] as const satisfies Peer[];
+const MODES = ["nat", "full-nat"] as const satisfies Mode[];
+const CASES = PEERS.flatMap((peer) => MODES.map((mode) => ({ peer, mode })));
+
+for (const { peer, mode } of CASES) {
+  test(`${mode}: 10,000 random frames leave ${peer} and the fast path with the same bytes`, {
     skip: SKIP_UNLESS_ROOT,
     timeout: 120_000,
   }, async () => {
     const seed = Number(process.env["HEADGATE_SEED"] ?? Date.now() & 0x3fffffff);
     console.log(`seed ${seed}`);
-    const { input, output, flows } = throughFastPath(mode, seed, 10_000);
-    const tag = `hgn${process.pid}${mode === "nat" ? "n" : "f"}`;
+    const tag = `hgn${process.pid}${peer[0]}${mode === "nat" ? "n" : "f"}`;
     const directory = mkdtempSync(path.join(os.tmpdir(), "headgate-nft-"));
     const sh = (command: string): string =>
       execFileSync("sh", ["-ec", command], { encoding: "utf8" });
+    let gateway: Awaited<ReturnType<typeof startGateway>> | null = null;
     const names = { client: `${tag}c`, kernel: `${tag}k`, server: `${tag}s` };
     try {
       for (const name of Object.values(names))
@@ -259,17 +298,25 @@ for (const mode of ["nat", "full-nat"] as const) {
       sh(`ip -n ${names.kernel} addr add 10.20.0.1/24 dev eth1`);
       const k = `ip netns exec ${names.kernel}`;
       sh(
-        `${k} sysctl -qw net.ipv4.ip_forward=1 net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.eth0.rp_filter=0 net.ipv4.conf.eth1.rp_filter=0`,
-      );
-      writeFileSync(path.join(directory, "rules.nft"), rules(mode, flows));
-      sh(`${k} nft -f ${directory}/rules.nft`);
-      // Sequence numbers are random here, so the window check has to be off.
-      sh(
-        `${k} sysctl -qw net.netfilter.nf_conntrack_tcp_be_liberal=1 net.netfilter.nf_conntrack_tcp_ignore_invalid_rst=1`,
-      );
-      sh(
         `ip -n ${names.kernel} neigh replace ${BACKEND} lladdr ${BACKEND_MAC} dev eth1 nud permanent`,
       );
+      let secret: readonly [number, number] = [0x12345678, 0x0badcafe];
+      if (peer === "xdp") {
+        gateway = await startGateway(names.kernel, directory, mode);
+        secret = gateway.secret;
+      }
+      const { input, output, flows } = throughFastPath(mode, seed, 10_000, secret);
+      if (peer === "nftables") {
+        sh(
+          `${k} sysctl -qw net.ipv4.ip_forward=1 net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.eth0.rp_filter=0 net.ipv4.conf.eth1.rp_filter=0`,
+        );
+        writeFileSync(path.join(directory, "rules.nft"), rules(mode, flows));
+        sh(`${k} nft -f ${directory}/rules.nft`);
+        // Sequence numbers are random here, so the window check has to be off.
+        sh(
+          `${k} sysctl -qw net.netfilter.nf_conntrack_tcp_be_liberal=1 net.netfilter.nf_conntrack_tcp_ignore_invalid_rst=1`,
+        );
+      }
       for (const client of new Set(flows.map((flow) => flow.client))) {
         sh(
           `ip -n ${names.kernel} neigh replace ${client} lladdr ${CLIENT_MAC} dev eth0 nud permanent`,
@@ -344,9 +391,10 @@ for (const mode of ["nat", "full-nat"] as const) {
         assert.deepEqual(hex(captured), hex(output[side]));
       }
       console.log(
-        `${mode}: ${input.length} frames in, ${output[0].length + output[1].length} compared`,
+        `${mode} ${peer}: ${input.length} frames in, ${output[0].length + output[1].length} compared`,
       );
     } finally {
+      await gateway?.stop();
       for (const name of Object.values(names)) {
         try {
           sh(`ip netns del ${name}`);
