@@ -12,7 +12,7 @@ import { IPERF_PORT, startIperf3 } from "../test/support/servers.ts";
 import { waitFor } from "../test/support/wait.ts";
 import { busySeconds, cpuSeconds, quietly, softirqThreads } from "./machine.ts";
 import { isWanted, median, medianRatio, spread, table } from "./statistics.ts";
-import { plainSwitch } from "./traffic.ts";
+import { directBackends } from "./traffic.ts";
 
 /**
  * TCP throughput with iperf3 from the client to a backend through the two-arm lab, all offloads on
@@ -210,7 +210,7 @@ export async function measureTcp(
     for (const [at, contender] of chosen.entries()) {
       const lab = createLab({ device: contender.device });
       try {
-        plainSwitch(lab);
+        await directBackends(lab);
         const { address, pid } = await contender.start(lab);
         const server = await startIperf3(lab, "b1");
         const pids = [server.pid, ...(pid === undefined ? [] : [pid]), ...softirqThreads()];

@@ -1,9 +1,9 @@
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
-import { formatPps, type PpsResult } from "./lab-pps.ts";
 import { formatTcp, HAPROXY_SPLICE, type TcpResult } from "./lab-tcp.ts";
 import { type Machine, machineLine } from "./machine.ts";
 import { formatMemory, type MemoryFigures } from "./memory/suite.ts";
 import { formatMicro, type MicroResult } from "./micro.ts";
+import { formatPps, type PpsFigures } from "./pps/suite.ts";
 
 /** The suites of bench/run.ts, the file of their figures and the document of their tables. */
 
@@ -14,7 +14,7 @@ export interface Figures {
   readonly micro: readonly MicroResult[];
   readonly memory: MemoryFigures;
   readonly "lab-tcp": readonly TcpResult[];
-  readonly "lab-pps": readonly PpsResult[];
+  readonly "lab-pps": PpsFigures;
 }
 
 /** One run of a suite. */
@@ -33,7 +33,7 @@ export const SUITE_TITLES: Readonly<Record<Suite, string>> = {
   micro: "hot functions, each beside another way to do the same",
   memory: "the whole fast path on frames in memory",
   "lab-tcp": "TCP through the lab, with iperf3",
-  "lab-pps": "60-byte UDP through the lab",
+  "lab-pps": "small and large UDP through the lab",
 };
 
 const NOTES: Readonly<Record<Suite, string>> = {
@@ -53,13 +53,14 @@ stream, which takes 2 MiB a connection.
 
 \`\`\`
 ${HAPROXY_SPLICE}\`\`\``,
-  "lab-pps": `One way, 1,000 flows, three backends behind a switch, where the kernel counts and drops. PDR: the
-highest rate of which at most 0.5 % is lost; flood: what arrives of as much as the generator can send.
-The generator is pinned to CPU 0. The kernel forwards in the sender's own softirq, so kernel rows have
+  "lab-pps": `One way, three backends at one port, where a BPF program counts and drops. PDR: the highest rate of
+which at most 0.5 % is lost; flood: what arrives of as much as the generator (AF_XDP, copies, CPU 0) can
+send. What is measured has CPU 1; the kernel forwards in the sender's own softirq, so kernel rows have
 one CPU in all, and the generator slows down with them instead of losing frames. \`busy CPU\` is that of
 the whole machine at PDR, generator and sink included (/proc/stat, sampled by the timer tick);
 \`threads\` is the exact CPU time of generator, contender and softirq threads, in whose context the
-kernel's part runs. A trial in which others used more than 0.2 CPU is done again.`,
+kernel's part runs. Latency is one way at half of PDR, in bursts of four, from before the generator's
+kick to the sink's BPF program. A trial in which others used more than 0.2 CPU is done again.`,
 };
 
 /** The table of a suite's figures. */

@@ -2,13 +2,14 @@ import { writeFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { run } from "../test/support/processes.ts";
-import { measurePps } from "./lab-pps.ts";
 import { HAPROXY_BUFFERS, HAPROXY_SPLICE, measureTcp } from "./lab-tcp.ts";
 import { describeMachine, machineLine } from "./machine.ts";
 import type { MemoryResult } from "./memory/measure.ts";
 import { MEMORY_CASES, memoryName, type ResidentResult, WORKER_CASES } from "./memory/suite.ts";
 import type { WorkersResult } from "./memory/workers.ts";
 import { MICRO_NAMES, type MicroResult } from "./micro.ts";
+import { installDpdk } from "./pps/contenders.ts";
+import { measurePps } from "./pps/suite.ts";
 import {
   documentOf,
   type Figures,
@@ -27,11 +28,13 @@ const USAGE = `node dist/bench/run.js micro|memory|lab-tcp|lab-pps|all [options]
   micro     hot functions, each beside another way to do the same
   memory    the whole fast path on frames in memory
   lab-tcp   iperf3 through the lab: the kernel, nftables, HAProxy, Headgate
-  lab-pps   60-byte UDP through the lab: the kernel, nftables, a C forwarder, Headgate
+  lab-pps   60-byte and 1,500-byte UDP through the lab: the kernel, nftables, C forwarders, Headgate
 
   --rounds N       paired rounds (5)
-  --seconds N      seconds of one measurement (micro 2, lab-tcp 3, lab-pps 1)
+  --seconds N      seconds of one measurement (micro 2, lab-tcp 3, lab-pps 0.6)
   --only 'A|B'     only contenders (micro: pairs) whose name contains A or B
+  --cases 'A|B'    lab-pps: only cases whose name contains A or B ("60-byte UDP, 1,000 flows")
+  --dpdk           lab-pps: install Debian's dpdk for testpmd where it is missing
   --json FILE      all figures, with the machine, as JSON; suites of an earlier run stay in it
   --document FILE  the tables as a Markdown document (docs/benchmarks.md is one)
 
@@ -43,6 +46,8 @@ interface Options {
   readonly rounds: number;
   readonly seconds: number | undefined;
   readonly only: string | undefined;
+  readonly cases: string | undefined;
+  readonly dpdk: boolean;
 }
 
 const say = (text: string): void => console.log(text);
@@ -90,8 +95,9 @@ async function labTcp({ rounds, seconds, only }: Options): Promise<Figures["lab-
   return measureTcp(rounds, seconds ?? 3, only, say);
 }
 
-async function labPps({ rounds, seconds, only }: Options): Promise<Figures["lab-pps"]> {
-  return measurePps(rounds, seconds ?? 1, only, say);
+async function labPps({ seconds, dpdk, ...options }: Options): Promise<Figures["lab-pps"]> {
+  if (dpdk) installDpdk();
+  return measurePps({ ...options, seconds: seconds ?? 0.6, say });
 }
 
 const RUN: { readonly [Name in Suite]: (options: Options) => Promise<Figures[Name]> } = {
@@ -112,6 +118,8 @@ function readArguments():
         rounds: { type: "string", default: "5" },
         seconds: { type: "string" },
         only: { type: "string" },
+        cases: { type: "string" },
+        dpdk: { type: "boolean", default: false },
         json: { type: "string" },
         document: { type: "string" },
       },
@@ -135,7 +143,7 @@ function readArguments():
   }
   return {
     suites,
-    options: { rounds, seconds, only: values.only },
+    options: { rounds, seconds, only: values.only, cases: values.cases, dpdk: values.dpdk },
     ...(values.json === undefined ? {} : { json: values.json }),
     ...(values.document === undefined ? {} : { document: values.document }),
   };
