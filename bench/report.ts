@@ -1,9 +1,10 @@
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
-import { formatTcp, HAPROXY_SPLICE, type TcpResult } from "./lab-tcp.ts";
 import { type Machine, machineLine } from "./machine.ts";
 import { formatMemory, type MemoryFigures } from "./memory/suite.ts";
 import { formatMicro, type MicroResult } from "./micro.ts";
 import { formatPps, type PpsFigures } from "./pps/suite.ts";
+import { HAPROXY_SPLICE, nginxConfiguration, SYSCTLS } from "./tcp/contenders.ts";
+import { formatTcp, type TcpFigures } from "./tcp/suite.ts";
 
 /** The suites of bench/run.ts, the file of their figures and the document of their tables. */
 
@@ -13,7 +14,7 @@ export type Suite = (typeof SUITES)[number];
 export interface Figures {
   readonly micro: readonly MicroResult[];
   readonly memory: MemoryFigures;
-  readonly "lab-tcp": readonly TcpResult[];
+  readonly "lab-tcp": TcpFigures;
   readonly "lab-pps": PpsFigures;
 }
 
@@ -32,7 +33,7 @@ export type Results = { readonly [Name in Suite]?: Measured<Name> };
 export const SUITE_TITLES: Readonly<Record<Suite, string>> = {
   micro: "hot functions, each beside another way to do the same",
   memory: "the whole fast path on frames in memory",
-  "lab-tcp": "TCP through the lab, with iperf3",
+  "lab-tcp": "TCP through the lab: streams, new connections, requests",
   "lab-pps": "small and large UDP through the lab",
 };
 
@@ -46,13 +47,27 @@ expiry sweep. Frames lie in the device's memory when the clock starts (bench/mem
 side sent was compared, byte by byte, before the rounds. With 1,000 services each has three of 1,000
 backends. Each row is a process of its own; cells are the median (lowest-highest) of paired rounds.`,
   "lab-tcp": `One client, one backend, all offloads on. In each round every contender runs once, in a lab of its
-own; the first half second is not counted. Cells are the median (lowest-highest); a ratio is the
-median of the rounds' own ratios. \`busy CPU\` is that of the whole machine, iperf3 included. HAProxy
-runs twice: as below, and without splice(2) but with \`tune.bufsize 1048576\`, the fastest found for one
-stream, which takes 2 MiB a connection.
+own. Streams are iperf3's; the first half second is not counted. New connections: 32 at once from eight
+addresses, each with one request of 64 bytes, closed by the server first (bench/tcp/request.cc); the
+latency is from the SYN to the answer's end. Cells are the median (lowest-highest); a ratio is the
+median of the rounds' own ratios. \`busy CPU\` is that of the whole machine, client and server included.
+The forwarders in C change nothing; over AF_XDP client and server have \`ethtool -K … tx off\`. Every host
+has
 
 \`\`\`
-${HAPROXY_SPLICE}\`\`\``,
+${SYSCTLS.join("\n")}
+\`\`\`
+
+HAProxy runs twice: as below, and without splice(2) but with \`tune.bufsize 1048576\`, the fastest found for
+one stream, which takes 2 MiB a connection.
+
+\`\`\`
+${HAPROXY_SPLICE}\`\`\`
+
+nginx:
+
+\`\`\`
+${nginxConfiguration("FOLDER")}\`\`\``,
   "lab-pps": `One way, three backends at one port, where a BPF program counts and drops. PDR: the highest rate of
 which at most 0.5 % is lost; flood: what arrives of as much as the generator (AF_XDP, copies, CPU 0) can
 send. What is measured has CPU 1; the kernel forwards in the sender's own softirq, so kernel rows have

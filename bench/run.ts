@@ -2,13 +2,12 @@ import { writeFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { run } from "../test/support/processes.ts";
-import { HAPROXY_BUFFERS, HAPROXY_SPLICE, measureTcp } from "./lab-tcp.ts";
+import { installPeers } from "./install.ts";
 import { describeMachine, machineLine } from "./machine.ts";
 import type { MemoryResult } from "./memory/measure.ts";
 import { MEMORY_CASES, memoryName, type ResidentResult, WORKER_CASES } from "./memory/suite.ts";
 import type { WorkersResult } from "./memory/workers.ts";
 import { MICRO_NAMES, type MicroResult } from "./micro.ts";
-import { installDpdk } from "./pps/contenders.ts";
 import { measurePps } from "./pps/suite.ts";
 import {
   documentOf,
@@ -22,19 +21,21 @@ import {
   writeResults,
 } from "./report.ts";
 import { isWanted, spread } from "./statistics.ts";
+import { HAPROXY_BUFFERS, HAPROXY_SPLICE, nginxConfiguration, SYSCTLS } from "./tcp/contenders.ts";
+import { measureTcp } from "./tcp/suite.ts";
 
 const USAGE = `node dist/bench/run.js micro|memory|lab-tcp|lab-pps|all [options]
 
   micro     hot functions, each beside another way to do the same
   memory    the whole fast path on frames in memory
-  lab-tcp   iperf3 through the lab: the kernel, nftables, HAProxy, Headgate
+  lab-tcp   streams, new connections and requests through the lab: nftables, HAProxy, nginx, Headgate …
   lab-pps   60-byte and 1,500-byte UDP through the lab: the kernel, nftables, C forwarders, Headgate
 
   --rounds N       paired rounds (5)
-  --seconds N      seconds of one measurement (micro 2, lab-tcp 3, lab-pps 0.6)
+  --seconds N      seconds of one measurement (micro 2, lab-tcp 2, lab-pps 0.6)
   --only 'A|B'     only contenders (micro: pairs) whose name contains A or B
   --cases 'A|B'    lab-pps: only cases whose name contains A or B ("60-byte UDP, 1,000 flows")
-  --dpdk           lab-pps: install Debian's dpdk for testpmd where it is missing
+  --install        install the Debian packages of peers that are missing (testpmd, nginx's stream)
   --json FILE      all figures, with the machine, as JSON; suites of an earlier run stay in it
   --document FILE  the tables as a Markdown document (docs/benchmarks.md is one)
 
@@ -47,7 +48,7 @@ interface Options {
   readonly seconds: number | undefined;
   readonly only: string | undefined;
   readonly cases: string | undefined;
-  readonly dpdk: boolean;
+  readonly install: boolean;
 }
 
 const say = (text: string): void => console.log(text);
@@ -90,13 +91,17 @@ async function memory({ rounds, seconds, only }: Options): Promise<Figures["memo
   return { cases, workers, resident };
 }
 
-async function labTcp({ rounds, seconds, only }: Options): Promise<Figures["lab-tcp"]> {
-  say(`HAProxy, splice:\n\n${HAPROXY_SPLICE}\nHAProxy, 1 MiB buffers:\n\n${HAPROXY_BUFFERS}`);
-  return measureTcp(rounds, seconds ?? 3, only, say);
+async function labTcp({ rounds, seconds, only, install }: Options): Promise<Figures["lab-tcp"]> {
+  if (install) installPeers();
+  say(
+    `Settings of every host: ${SYSCTLS.join(", ")}\n\nHAProxy, splice:\n\n${HAPROXY_SPLICE}\n` +
+      `HAProxy, 1 MiB buffers:\n\n${HAPROXY_BUFFERS}\nnginx:\n\n${nginxConfiguration("FOLDER")}`,
+  );
+  return measureTcp(rounds, seconds ?? 2, only, say);
 }
 
-async function labPps({ seconds, dpdk, ...options }: Options): Promise<Figures["lab-pps"]> {
-  if (dpdk) installDpdk();
+async function labPps({ seconds, install, ...options }: Options): Promise<Figures["lab-pps"]> {
+  if (install) installPeers();
   return measurePps({ ...options, seconds: seconds ?? 0.6, say });
 }
 
@@ -119,7 +124,7 @@ function readArguments():
         seconds: { type: "string" },
         only: { type: "string" },
         cases: { type: "string" },
-        dpdk: { type: "boolean", default: false },
+        install: { type: "boolean", default: false },
         json: { type: "string" },
         document: { type: "string" },
       },
@@ -143,7 +148,7 @@ function readArguments():
   }
   return {
     suites,
-    options: { rounds, seconds, only: values.only, cases: values.cases, dpdk: values.dpdk },
+    options: { rounds, seconds, only: values.only, cases: values.cases, install: values.install },
     ...(values.json === undefined ? {} : { json: values.json }),
     ...(values.document === undefined ? {} : { document: values.document }),
   };

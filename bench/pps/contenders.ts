@@ -154,7 +154,7 @@ const TESTPMD: PpsContender = {
   missing: () =>
     spawnSync("dpdk-testpmd", ["--version"]).error === undefined
       ? null
-      : "dpdk-testpmd is not installed; `--dpdk` installs Debian's package dpdk",
+      : "dpdk-testpmd is not installed; `--install` installs Debian's dpdk-dev",
   async start(lab) {
     const ports = ["gw-client", "gw-backend"].map(
       (name, at) => `--vdev=net_af_packet${at},iface=${name},framesz=2048,framecnt=1024`,
@@ -190,15 +190,3 @@ export const PPS_CONTENDERS: readonly PpsContender[] = [
   headgate("packet"),
   headgate("tun"),
 ];
-
-/** Installs DPDK's programs (`--dpdk`). @throws Error when apt-get fails */
-export function installDpdk(): void {
-  if (TESTPMD.missing() === null) return;
-  const how = {
-    stdio: "pipe",
-    timeout: 300_000,
-    env: { ...process.env, DEBIAN_FRONTEND: "noninteractive" },
-  } as const;
-  execFileSync("apt-get", ["update"], how);
-  execFileSync("apt-get", ["install", "-y", "--no-install-recommends", "dpdk"], how);
-}
