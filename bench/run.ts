@@ -32,7 +32,7 @@ const USAGE = `node dist/bench/run.js micro|memory|lab-tcp|lab-pps|all [options]
   lab-pps   60-byte and 1,500-byte UDP through the lab: the kernel, nftables, C forwarders, Headgate
 
   --rounds N       paired rounds (5)
-  --seconds N      seconds of one measurement (micro 2, lab-tcp 2, lab-pps 0.6)
+  --seconds N      seconds of one measurement (micro 0.8, lab-tcp 2, lab-pps 0.6)
   --only 'A|B'     only contenders (micro: pairs) whose name contains A or B
   --cases 'A|B'    lab-pps: only cases whose name contains A or B ("60-byte UDP, 1,000 flows")
   --install        install the Debian packages of peers that are missing (testpmd, nginx's stream)
@@ -65,7 +65,7 @@ async function child<T>(...args: readonly (string | number)[]): Promise<T> {
 async function micro(options: Options): Promise<Figures["micro"]> {
   const figures: MicroResult[] = [];
   const names = MICRO_NAMES.filter((name) => isWanted(name, options.only));
-  for (const name of names) figures.push(await child("micro", name, options.seconds ?? 2));
+  for (const name of names) figures.push(await child("micro", name, options.seconds ?? 0.8));
   return figures;
 }
 
