@@ -1,3 +1,4 @@
+import { measureReload, type ReloadCase } from "./conns/reload.ts";
 import type { MemoryCase } from "./memory/fast-path.ts";
 import { measureMemory } from "./memory/measure.ts";
 import { measureResident } from "./memory/resident.ts";
@@ -11,6 +12,7 @@ import { measureMicro } from "./micro.ts";
  *   node dist/bench/child.js memory CASE ROUNDS          CASE: a MemoryCase as JSON
  *   node dist/bench/child.js workers CASE ROUNDS MILLISECONDS
  *   node dist/bench/child.js resident FLOWS
+ *   node dist/bench/child.js reload CASE ROUNDS           CASE: a ReloadCase as JSON
  */
 const [what, first = "", ...rest] = process.argv.slice(2);
 const numbers = rest.map(Number);
@@ -23,6 +25,8 @@ async function measure(): Promise<unknown> {
       return measureMemory(JSON.parse(first) as MemoryCase, numbers[0]!);
     case "workers":
       return measureWorkers(JSON.parse(first) as MemoryCase, numbers[0]!, numbers[1]!);
+    case "reload":
+      return measureReload(JSON.parse(first) as ReloadCase, numbers[0]!);
     case "resident":
       return measureResident(Number(first));
     default:

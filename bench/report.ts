@@ -1,14 +1,16 @@
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import { type ConnsFigures, formatConns } from "./conns/suite.ts";
 import { type Machine, machineLine } from "./machine.ts";
 import { formatMemory, type MemoryFigures } from "./memory/suite.ts";
 import { formatMicro, type MicroResult } from "./micro.ts";
 import { formatPps, type PpsFigures } from "./pps/suite.ts";
+import { formatSoak, type SoakResult } from "./soak.ts";
 import { HAPROXY_SPLICE, nginxConfiguration, SYSCTLS } from "./tcp/contenders.ts";
 import { formatTcp, type TcpFigures } from "./tcp/suite.ts";
 
 /** The suites of bench/run.ts, the file of their figures and the document of their tables. */
 
-export const SUITES = ["micro", "memory", "lab-tcp", "lab-pps"] as const;
+export const SUITES = ["micro", "memory", "lab-pps", "lab-tcp", "lab-conns", "soak"] as const;
 export type Suite = (typeof SUITES)[number];
 
 export interface Figures {
@@ -16,6 +18,8 @@ export interface Figures {
   readonly memory: MemoryFigures;
   readonly "lab-tcp": TcpFigures;
   readonly "lab-pps": PpsFigures;
+  readonly "lab-conns": ConnsFigures;
+  readonly soak: readonly SoakResult[];
 }
 
 /** One run of a suite. */
@@ -35,6 +39,8 @@ export const SUITE_TITLES: Readonly<Record<Suite, string>> = {
   memory: "the whole fast path on frames in memory",
   "lab-tcp": "TCP through the lab: streams, new connections, requests",
   "lab-pps": "small and large UDP through the lab",
+  "lab-conns": "how cost and memory grow, and what a reload costs",
+  soak: "a gateway at half load",
 };
 
 const NOTES: Readonly<Record<Suite, string>> = {
@@ -76,6 +82,13 @@ the whole machine at PDR, generator and sink included (/proc/stat, sampled by th
 \`threads\` is the exact CPU time of generator, contender and softirq threads, in whose context the
 kernel's part runs. Latency is one way at half of PDR, in bursts of four, from before the generator's
 kick to the sink's BPF program. A trial in which others used more than 0.2 CPU is done again.`,
+  "lab-conns": `Costs are those of suite memory: frames in memory, both directions, nat, UDP. The resident set is that of
+a whole gateway process (control thread included) with room for 1,048,576 flows, which is taken at
+start; VmRSS counts the state file twice, because two threads map it. A reload changes one weight in every service, so that every table is built again; the worker
+forwards meanwhile and times each batch (bench/conns/reload.ts). A slot number has 16 bits, so 65
+backends a service are the most that 1,000 services can have.`,
+  soak: `One gateway, 1,000 flows, half of the rate at which 0.5 % is lost. Collections and deoptimisations are V8's
+own traces, from the soak's begin on.`,
 };
 
 /** The table of a suite's figures. */
@@ -85,6 +98,8 @@ export function formatFigures<Name extends Suite>(suite: Name, figures: Figures[
     memory: formatMemory,
     "lab-tcp": formatTcp,
     "lab-pps": formatPps,
+    "lab-conns": formatConns,
+    soak: formatSoak,
   };
   return format[suite](figures);
 }
