@@ -1,5 +1,6 @@
 import { isMainThread } from "node:worker_threads";
 import { tuneCompiler } from "../src/datapath/compiler.ts";
+import { measureReload, type ReloadCase } from "./conns/reload.ts";
 import type { MemoryCase } from "./memory/fast-path.ts";
 import { measureMemory } from "./memory/measure.ts";
 import { measureResident } from "./memory/resident.ts";
@@ -13,6 +14,7 @@ import { measureMicro } from "./micro.ts";
  *   node dist/bundled/bench/child.js memory CASE ROUNDS          CASE: a MemoryCase as JSON
  *   node dist/bundled/bench/child.js workers CASE ROUNDS MILLISECONDS
  *   node dist/bundled/bench/child.js resident FLOWS
+ *   node dist/bundled/bench/child.js reload CASE ROUNDS           CASE: a ReloadCase as JSON
  */
 const [what, first = "", ...rest] = process.argv.slice(2);
 const numbers = rest.map(Number);
@@ -25,6 +27,8 @@ async function measure(): Promise<unknown> {
       return measureMemory(JSON.parse(first) as MemoryCase, numbers[0]!);
     case "workers":
       return measureWorkers(JSON.parse(first) as MemoryCase, numbers[0]!, numbers[1]!);
+    case "reload":
+      return measureReload(JSON.parse(first) as ReloadCase, numbers[0]!);
     case "resident":
       return measureResident(Number(first));
     default:

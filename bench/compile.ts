@@ -3,15 +3,15 @@ import { mkdirSync, readdirSync, renameSync, statSync } from "node:fs";
 import path from "node:path";
 import { PROJECT_ROOT } from "../test/support/lab.ts";
 
-/** Newest change of a source and of the headers that it may include. */
+/** Newest change of a source, and of what it may include or be linked with. */
 function changedMs(source: string): number {
   const folders = [path.dirname(source), path.join(PROJECT_ROOT, "addon")];
-  const headers = folders.flatMap((folder) =>
+  const others = folders.flatMap((folder) =>
     readdirSync(folder)
-      .filter((name) => name.endsWith(".h"))
+      .filter((name) => /\.(h|cc)$/.test(name))
       .map((name) => path.join(folder, name)),
   );
-  return Math.max(...[source, ...headers].map((file) => statSync(file).mtimeMs));
+  return Math.max(...[source, ...others].map((file) => statSync(file).mtimeMs));
 }
 
 /**

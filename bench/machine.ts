@@ -68,10 +68,10 @@ export function softirqThreads(): number[] {
 
 const QUIET_BUSY_MAX = 0.1;
 const QUIET_WAIT_MS_MAX = 30_000;
-const QUIET_LOOK_MS = 500;
+const QUIET_LOOK_MS = 250;
 
 /**
- * Waits until what else runs leaves the machine nearly idle (at most 0.1 of one CPU busy over half a
+ * Waits until what else runs leaves the machine nearly idle (at most 0.1 of one CPU busy over a quarter
  * second), or half a minute.
  *
  * @returns CPUs that were busy when it stopped waiting: figures measured beside much else say little

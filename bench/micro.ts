@@ -19,6 +19,9 @@ import {
   sampleFlow,
 } from "../test/flow/sample-flows.ts";
 import { ipv4Packet } from "../test/support/frames.ts";
+import { CALLS, type Pair } from "./micro-pair.ts";
+import { SCHEDULER_PAIRS } from "./micro-schedulers.ts";
+import { WIRE_PAIRS } from "./micro-wire.ts";
 import { table } from "./statistics.ts";
 
 /**
@@ -36,20 +39,6 @@ export interface MicroResult {
   readonly alternativePerSecond: number;
   readonly alternativeMargin: number;
 }
-
-/** Both sides give a number, so that nothing is optimised away, and so that they can be compared. */
-interface Pair {
-  readonly name: string;
-  readonly alternative: string;
-  /** `at`: 0..CALLS-1. */
-  readonly fast: (at: number) => number;
-  readonly slow: (at: number) => number;
-  /** Whether both have to give the same; false where they choose differently by design. */
-  readonly same: boolean;
-}
-
-/** A power of two: inputs are taken in turn. */
-const CALLS = 1024;
 
 function checksumPair(): Pair {
   const packets = Array.from({ length: CALLS }, (_, at) => {
@@ -260,6 +249,8 @@ const PAIRS: Readonly<Record<string, () => Pair>> = {
   wrr: weightedPair,
   ipv4: checkPair,
   state: statePair,
+  ...WIRE_PAIRS,
+  ...SCHEDULER_PAIRS,
 };
 
 export const MICRO_NAMES = Object.keys(PAIRS);

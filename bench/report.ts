@@ -1,20 +1,25 @@
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
-import { formatPps, type PpsResult } from "./lab-pps.ts";
-import { formatTcp, HAPROXY_SPLICE, type TcpResult } from "./lab-tcp.ts";
+import { type ConnsFigures, formatConns } from "./conns/suite.ts";
 import { type Machine, machineLine } from "./machine.ts";
 import { formatMemory, type MemoryFigures } from "./memory/suite.ts";
 import { formatMicro, type MicroResult } from "./micro.ts";
+import { formatPps, type PpsFigures } from "./pps/suite.ts";
+import { formatSoak, type SoakResult } from "./soak.ts";
+import { HAPROXY_SPLICE, nginxConfiguration, SYSCTLS } from "./tcp/contenders.ts";
+import { formatTcp, type TcpFigures } from "./tcp/suite.ts";
 
 /** The suites of bench/run.ts, the file of their figures and the document of their tables. */
 
-export const SUITES = ["micro", "memory", "lab-tcp", "lab-pps"] as const;
+export const SUITES = ["micro", "memory", "lab-pps", "lab-tcp", "lab-conns", "soak"] as const;
 export type Suite = (typeof SUITES)[number];
 
 export interface Figures {
   readonly micro: readonly MicroResult[];
   readonly memory: MemoryFigures;
-  readonly "lab-tcp": readonly TcpResult[];
-  readonly "lab-pps": readonly PpsResult[];
+  readonly "lab-tcp": TcpFigures;
+  readonly "lab-pps": PpsFigures;
+  readonly "lab-conns": ConnsFigures;
+  readonly soak: readonly SoakResult[];
 }
 
 /** One run of a suite. */
@@ -32,8 +37,10 @@ export type Results = { readonly [Name in Suite]?: Measured<Name> };
 export const SUITE_TITLES: Readonly<Record<Suite, string>> = {
   micro: "hot functions, each beside another way to do the same",
   memory: "the whole fast path on frames in memory",
-  "lab-tcp": "TCP through the lab, with iperf3",
-  "lab-pps": "60-byte UDP through the lab",
+  "lab-tcp": "TCP through the lab: streams, new connections, requests",
+  "lab-pps": "small and large UDP through the lab",
+  "lab-conns": "how cost and memory grow, and what a reload costs",
+  soak: "a gateway at half load",
 };
 
 const NOTES: Readonly<Record<Suite, string>> = {
@@ -46,20 +53,42 @@ expiry sweep. Frames lie in the device's memory when the clock starts (bench/mem
 side sent was compared, byte by byte, before the rounds. With 1,000 services each has three of 1,000
 backends. Each row is a process of its own; cells are the median (lowest-highest) of paired rounds.`,
   "lab-tcp": `One client, one backend, all offloads on. In each round every contender runs once, in a lab of its
-own; the first half second is not counted. Cells are the median (lowest-highest); a ratio is the
-median of the rounds' own ratios. \`busy CPU\` is that of the whole machine, iperf3 included. HAProxy
-runs twice: as below, and without splice(2) but with \`tune.bufsize 1048576\`, the fastest found for one
-stream, which takes 2 MiB a connection.
+own. Streams are iperf3's; the first half second is not counted. New connections: 32 at once from eight
+addresses, each with one request of 64 bytes, closed by the server first (bench/tcp/request.cc); the
+latency is from the SYN to the answer's end. Cells are the median (lowest-highest); a ratio is the
+median of the rounds' own ratios. \`busy CPU\` is that of the whole machine, client and server included.
+The forwarders in C change nothing; over AF_XDP client and server have \`ethtool -K … tx off\`. Every host
+has
 
 \`\`\`
-${HAPROXY_SPLICE}\`\`\``,
-  "lab-pps": `One way, 1,000 flows, three backends behind a switch, where the kernel counts and drops. PDR: the
-highest rate of which at most 0.5 % is lost; flood: what arrives of as much as the generator can send.
-The generator is pinned to CPU 0. The kernel forwards in the sender's own softirq, so kernel rows have
+${SYSCTLS.join("\n")}
+\`\`\`
+
+HAProxy runs twice: as below, and without splice(2) but with \`tune.bufsize 1048576\`, the fastest found for
+one stream, which takes 2 MiB a connection.
+
+\`\`\`
+${HAPROXY_SPLICE}\`\`\`
+
+nginx:
+
+\`\`\`
+${nginxConfiguration("FOLDER")}\`\`\``,
+  "lab-pps": `One way, three backends at one port, where a BPF program counts and drops. PDR: the highest rate of
+which at most 0.5 % is lost; flood: what arrives of as much as the generator (AF_XDP, copies, CPU 0) can
+send. What is measured has CPU 1; the kernel forwards in the sender's own softirq, so kernel rows have
 one CPU in all, and the generator slows down with them instead of losing frames. \`busy CPU\` is that of
 the whole machine at PDR, generator and sink included (/proc/stat, sampled by the timer tick);
 \`threads\` is the exact CPU time of generator, contender and softirq threads, in whose context the
-kernel's part runs. A trial in which others used more than 0.2 CPU is done again.`,
+kernel's part runs. Latency is one way at half of PDR, in bursts of four, from before the generator's
+kick to the sink's BPF program. A trial in which others used more than 0.2 CPU is done again.`,
+  "lab-conns": `Costs are those of suite memory: frames in memory, both directions, nat, UDP. The resident set is that of
+a whole gateway process (control thread included) with room for 1,048,576 flows, which is taken at
+start; VmRSS counts the state file twice, because two threads map it. A reload changes one weight in every service, so that every table is built again; the worker
+forwards meanwhile and times each batch (bench/conns/reload.ts). A slot number has 16 bits, so 65
+backends a service are the most that 1,000 services can have.`,
+  soak: `One gateway, 1,000 flows, half of the rate at which 0.5 % is lost. Collections and deoptimisations are V8's
+own traces, from the soak's begin on.`,
 };
 
 /** The table of a suite's figures. */
@@ -69,6 +98,8 @@ export function formatFigures<Name extends Suite>(suite: Name, figures: Figures[
     memory: formatMemory,
     "lab-tcp": formatTcp,
     "lab-pps": formatPps,
+    "lab-conns": formatConns,
+    soak: formatSoak,
   };
   return format[suite](figures);
 }

@@ -2,13 +2,22 @@ import { writeFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { run } from "../test/support/processes.ts";
-import { measurePps } from "./lab-pps.ts";
-import { HAPROXY_BUFFERS, HAPROXY_SPLICE, measureTcp } from "./lab-tcp.ts";
+import type { ReloadResult } from "./conns/reload.ts";
+import {
+  BACKEND_CASES,
+  FLOW_CASES,
+  RESIDENT_FLOWS as GATEWAY_FLOWS,
+  measureGatewayResident,
+  RELOAD_CASES,
+} from "./conns/suite.ts";
+import { installPeers } from "./install.ts";
 import { describeMachine, machineLine } from "./machine.ts";
+import type { MemoryCase } from "./memory/fast-path.ts";
 import type { MemoryResult } from "./memory/measure.ts";
 import { MEMORY_CASES, memoryName, type ResidentResult, WORKER_CASES } from "./memory/suite.ts";
 import type { WorkersResult } from "./memory/workers.ts";
 import { MICRO_NAMES, type MicroResult } from "./micro.ts";
+import { measurePps } from "./pps/suite.ts";
 import {
   documentOf,
   type Figures,
@@ -20,18 +29,26 @@ import {
   type Suite,
   writeResults,
 } from "./report.ts";
+import { measureSoak, type SoakResult } from "./soak.ts";
 import { isWanted, spread } from "./statistics.ts";
+import { HAPROXY_BUFFERS, HAPROXY_SPLICE, nginxConfiguration, SYSCTLS } from "./tcp/contenders.ts";
+import { measureTcp } from "./tcp/suite.ts";
 
-const USAGE = `node dist/bench/run.js micro|memory|lab-tcp|lab-pps|all [options]
+const USAGE = `node dist/bench/run.js micro|memory|lab-pps|lab-tcp|lab-conns|soak|all [options]
 
   micro     hot functions, each beside another way to do the same
   memory    the whole fast path on frames in memory
-  lab-tcp   iperf3 through the lab: the kernel, nftables, HAProxy, Headgate
-  lab-pps   60-byte UDP through the lab: the kernel, nftables, a C forwarder, Headgate
+  lab-tcp   streams, new connections and requests through the lab: nftables, HAProxy, nginx, Headgate …
+  lab-pps   60-byte and 1,500-byte UDP through the lab: the kernel, nftables, C forwarders, Headgate
+  lab-conns cost and memory by flows and backends; reloads of 1,000 services
+  soak      a gateway at half load for --minutes; not part of all
 
   --rounds N       paired rounds (5)
-  --seconds N      seconds of one measurement (micro 2, lab-tcp 3, lab-pps 1)
+  --seconds N      seconds of one measurement (micro 0.8, lab-tcp 2, lab-pps 0.6)
+  --minutes N      soak: how long (60)
   --only 'A|B'     only contenders (micro: pairs) whose name contains A or B
+  --cases 'A|B'    lab-pps: only cases whose name contains A or B ("60-byte UDP, 1,000 flows")
+  --install        install the Debian packages of peers that are missing (testpmd, nginx's stream)
   --json FILE      all figures, with the machine, as JSON; suites of an earlier run stay in it
   --document FILE  the tables as a Markdown document (docs/benchmarks.md is one)
 
@@ -43,6 +60,9 @@ interface Options {
   readonly rounds: number;
   readonly seconds: number | undefined;
   readonly only: string | undefined;
+  readonly cases: string | undefined;
+  readonly install: boolean;
+  readonly minutes: number;
 }
 
 const say = (text: string): void => console.log(text);
@@ -59,7 +79,7 @@ async function child<T>(...args: readonly (string | number)[]): Promise<T> {
 async function micro(options: Options): Promise<Figures["micro"]> {
   const figures: MicroResult[] = [];
   const names = MICRO_NAMES.filter((name) => isWanted(name, options.only));
-  for (const name of names) figures.push(await child("micro", name, options.seconds ?? 2));
+  for (const name of names) figures.push(await child("micro", name, options.seconds ?? 0.8));
   return figures;
 }
 
@@ -85,13 +105,53 @@ async function memory({ rounds, seconds, only }: Options): Promise<Figures["memo
   return { cases, workers, resident };
 }
 
-async function labTcp({ rounds, seconds, only }: Options): Promise<Figures["lab-tcp"]> {
-  say(`HAProxy, splice:\n\n${HAPROXY_SPLICE}\nHAProxy, 1 MiB buffers:\n\n${HAPROXY_BUFFERS}`);
-  return measureTcp(rounds, seconds ?? 3, only, say);
+async function labTcp({ rounds, seconds, only, install }: Options): Promise<Figures["lab-tcp"]> {
+  if (install) installPeers();
+  say(
+    `Settings of every host: ${SYSCTLS.join(", ")}\n\nHAProxy, splice:\n\n${HAPROXY_SPLICE}\n` +
+      `HAProxy, 1 MiB buffers:\n\n${HAPROXY_BUFFERS}\nnginx:\n\n${nginxConfiguration("FOLDER")}`,
+  );
+  return measureTcp(rounds, seconds ?? 2, only, say);
 }
 
-async function labPps({ rounds, seconds, only }: Options): Promise<Figures["lab-pps"]> {
-  return measurePps(rounds, seconds ?? 1, only, say);
+async function labPps({ seconds, install, ...options }: Options): Promise<Figures["lab-pps"]> {
+  if (install) installPeers();
+  return measurePps({ ...options, seconds: seconds ?? 0.6, say });
+}
+
+/** A reload's round builds a thousand tables: fewer of them say as much. */
+const RELOAD_ROUNDS_MAX = 3;
+
+async function labConns({ rounds, only }: Options): Promise<Figures["lab-conns"]> {
+  const memoryOf = async (cases: readonly MemoryCase[], what: string): Promise<MemoryResult[]> => {
+    const results: MemoryResult[] = [];
+    for (const one of isWanted(what, only) ? cases : []) {
+      results.push(await child<MemoryResult>("memory", JSON.stringify(one), rounds));
+      say(`${memoryName(one)}: ${spread(results.at(-1)!.ns, 0)} ns`);
+    }
+    return results;
+  };
+  const byFlows = await memoryOf(FLOW_CASES, "flows");
+  const byBackends = await memoryOf(BACKEND_CASES, "backends");
+  const resident = isWanted("resident", only) ? await measureGatewayResident(GATEWAY_FLOWS) : [];
+  const reloads: ReloadResult[] = [];
+  for (const one of isWanted("reload", only) ? RELOAD_CASES : []) {
+    const times = Math.min(rounds, RELOAD_ROUNDS_MAX);
+    reloads.push(await child<ReloadResult>("reload", JSON.stringify(one), times));
+  }
+  return { byFlows, byBackends, resident, reloads };
+}
+
+const SOAK_DEVICES = ["xdp", "packet", "tun"] as const;
+
+/** AF_XDP unless `--only` names another device. */
+async function soak({ only, minutes }: Options): Promise<Figures["soak"]> {
+  const results: SoakResult[] = [];
+  const devices = SOAK_DEVICES.filter((name) =>
+    only === undefined ? name === "xdp" : isWanted(name, only),
+  );
+  for (const device of devices) results.push(await measureSoak(device, minutes * 60));
+  return results;
 }
 
 const RUN: { readonly [Name in Suite]: (options: Options) => Promise<Figures[Name]> } = {
@@ -99,6 +159,8 @@ const RUN: { readonly [Name in Suite]: (options: Options) => Promise<Figures[Nam
   memory,
   "lab-tcp": labTcp,
   "lab-pps": labPps,
+  "lab-conns": labConns,
+  soak,
 };
 
 /** @returns the options, or the sentence that says what is wrong */
@@ -112,6 +174,9 @@ function readArguments():
         rounds: { type: "string", default: "5" },
         seconds: { type: "string" },
         only: { type: "string" },
+        cases: { type: "string" },
+        minutes: { type: "string", default: "60" },
+        install: { type: "boolean", default: false },
         json: { type: "string" },
         document: { type: "string" },
       },
@@ -125,7 +190,10 @@ function readArguments():
   const { values, positionals } = parsed;
   const [name = "all", ...more] = positionals;
   if (more.length > 0) return `one suite at a time, got ${positionals.join(" ")}`;
-  const suites = name === "all" ? [...SUITES] : SUITES.filter((suite) => suite === name);
+  const suites =
+    name === "all"
+      ? SUITES.filter((suite) => suite !== "soak")
+      : SUITES.filter((suite) => suite === name);
   if (suites.length === 0) return `no suite ${name}`;
   const rounds = Number(values.rounds);
   if (!Number.isInteger(rounds) || rounds < 1 || rounds > 100) return "--rounds takes 1 to 100";
@@ -133,9 +201,18 @@ function readArguments():
   if (seconds !== undefined && !(seconds > 0 && seconds <= 60)) {
     return "--seconds takes more than 0 and at most 60";
   }
+  const minutes = Number(values.minutes);
+  if (!(minutes > 0 && minutes <= 60)) return "--minutes takes more than 0 and at most 60";
   return {
     suites,
-    options: { rounds, seconds, only: values.only },
+    options: {
+      minutes,
+      rounds,
+      seconds,
+      only: values.only,
+      cases: values.cases,
+      install: values.install,
+    },
     ...(values.json === undefined ? {} : { json: values.json }),
     ...(values.document === undefined ? {} : { document: values.document }),
   };
@@ -163,8 +240,13 @@ async function main(): Promise<number> {
     console.error(`bench: ${asked}\n\n${USAGE}`);
     return 2;
   }
-  if (asked.suites.some((suite) => suite.startsWith("lab-")) && process.getuid?.() !== 0) {
-    console.error("bench: lab-tcp and lab-pps make network namespaces, which only root may do");
+  if (
+    asked.suites.some((suite) => suite.startsWith("lab-") || suite === "soak") &&
+    process.getuid?.() !== 0
+  ) {
+    console.error(
+      "bench: the suites lab-… and soak make network namespaces, which only root may do",
+    );
     return 77;
   }
   let results: Results = {};

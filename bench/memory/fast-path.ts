@@ -23,10 +23,11 @@ import { type Hop, macHigh, macLow, writeHopTable } from "../../src/state/hop-ta
 import {
   H_BANK_PUBLISHED,
   H_HOPS_PUBLISHED,
+  type RegionSize,
   type RegionViews,
   W_FLOWS_USED,
 } from "../../src/state/layout.ts";
-import { openRegion } from "../../src/state/region.ts";
+import { attachRegion, openRegion } from "../../src/state/region.ts";
 import {
   clientOf,
   createFrameStore,
@@ -53,12 +54,17 @@ export interface MemoryCase {
   readonly services: number;
   /** Backend addresses. */
   readonly backends: number;
+  /** Backends of each of several services; 3 unless said. */
+  readonly each?: number;
+  /** Table slots that the region has room for; 256 unless said. */
+  readonly hashSlots?: number;
 }
 
 export interface FastPath {
   readonly device: ReadyDevice;
   readonly views: RegionViews;
   readonly datapath: Datapath;
+  readonly statePath: string;
   /** Publish a configuration; the next batch takes it. */
   configure(yaml: string): void;
   /** Runs one window of a store, whole. */
@@ -76,7 +82,10 @@ export const CLIENT_MAC = "02:00:00:00:01:02";
 const MTU = 1500;
 const VIP_PORT = 80;
 const BACKEND_PORT = 8080;
-const BACKENDS_PER_SERVICE = 3;
+
+function eachOf(one: MemoryCase): number {
+  return one.each ?? 3;
+}
 
 const SYN = 2;
 const ACK = 16;
@@ -111,7 +120,7 @@ function backendMac(address: number): string {
 /** The configuration of a case. */
 export function memoryYaml(one: MemoryCase): string {
   const services = Array.from({ length: one.services }, (_, service) => {
-    const count = one.services === 1 ? one.backends : Math.min(BACKENDS_PER_SERVICE, one.backends);
+    const count = one.services === 1 ? one.backends : Math.min(eachOf(one), one.backends);
     return {
       name: `s${service}`,
       vip: dotted(vipOf(service)),
@@ -128,6 +137,7 @@ export function memoryYaml(one: MemoryCase): string {
   return JSON.stringify({
     version: 1,
     device: { type: "packet", interfaces: ["eth0", "eth1"] },
+    limits: { backends: 65_535, hashSlots: Math.max(4_194_304, one.hashSlots ?? 0) },
     // 64 addresses: a backend has room for four million flows.
     snat: { addresses: ["10.21.0.0-10.21.0.63"] },
     services,
@@ -143,8 +153,8 @@ export function createFastPath(one: MemoryCase, capacity: number): FastPath {
       workers: 1,
       flowCapacity: capacity,
       services: Math.max(32, one.services),
-      backends: Math.max(256, one.services * BACKENDS_PER_SERVICE, one.backends),
-      hashSlots: 256,
+      backends: Math.max(256, one.services * eachOf(one), one.backends),
+      hashSlots: one.hashSlots ?? 256,
     },
     tick: 0,
     random: (count) => randomBytes(count),
@@ -175,11 +185,41 @@ export function createFastPath(one: MemoryCase, capacity: number): FastPath {
   configure(memoryYaml(one));
   const datapath = createDatapath({ device, views });
   datapath.runBatch(0);
+  return over(region.path, views, device, datapath, configure, () => {
+    region.close();
+    rmSync(folder, { recursive: true, force: true });
+  });
+}
+
+/**
+ * A data path of this isolate on a region that another thread of the process has opened, with the
+ * banks that are published there.
+ */
+export function attachFastPath(statePath: string, size: RegionSize): FastPath {
+  const { views, close } = attachRegion(createRegionMapper(), statePath, size, 0);
+  const device = createReadyDevice(INTERFACES);
+  const datapath = createDatapath({ device, views });
+  datapath.runBatch(0);
+  const refuse = (): never => {
+    throw new Error("only the thread that opened the region configures");
+  };
+  return over(statePath, views, device, datapath, refuse, close);
+}
+
+function over(
+  statePath: string,
+  views: RegionViews,
+  device: ReadyDevice,
+  datapath: Datapath,
+  configure: (yaml: string) => void,
+  close: () => void,
+): FastPath {
   const counters = views.layout.counters.at >> 3;
   return {
     device,
     views,
     datapath,
+    statePath,
     configure,
     runWindow(store, first, count) {
       device.load(store.words, first, count);
@@ -195,10 +235,7 @@ export function createFastPath(one: MemoryCase, capacity: number): FastPath {
       }
     },
     resetCounters: () => views.f64.fill(0, counters + C_RECEIVED, counters + C_DROPPED + 1),
-    close() {
-      region.close();
-      rmSync(folder, { recursive: true, force: true });
-    },
+    close,
   };
 }
 

@@ -1,0 +1,164 @@
+import { readFileSync } from "node:fs";
+import path from "node:path";
+import { createLab, type LabBalance } from "../../test/support/lab.ts";
+import { waitFor } from "../../test/support/wait.ts";
+import type { MemoryCase } from "../memory/fast-path.ts";
+import type { MemoryResult } from "../memory/measure.ts";
+import { throughVip } from "../pps/contenders.ts";
+import { median, medianRatio, spread, table } from "../statistics.ts";
+import { directBackends, generate, TRAFFIC_PORT, TRAFFIC_VIP_PORT } from "../traffic.ts";
+import type { ReloadCase, ReloadResult } from "./reload.ts";
+
+/** How cost and memory grow with flows and backends, and what a reload of many services costs. */
+
+/** The memory of a whole gateway process with so many live flows. */
+export interface GatewayResident {
+  readonly flows: number;
+  /** Pages that are there, each once (Pss): the state file is mapped by two threads of the process. */
+  readonly bytes: number;
+  /** VmRSS, which counts those pages for each mapping. */
+  readonly mappedBytes: number;
+}
+
+export interface ConnsFigures {
+  readonly byFlows: readonly MemoryResult[];
+  readonly byBackends: readonly MemoryResult[];
+  readonly resident: readonly GatewayResident[];
+  readonly reloads: readonly ReloadResult[];
+}
+
+const NAT = { mode: "nat", protocol: "udp" } as const;
+
+export const FLOW_CASES: readonly MemoryCase[] = [1, 10, 100, 1000, 10_000, 100_000, 1_000_000].map(
+  (flows) => ({ ...NAT, flows, services: 1, backends: 3 }),
+);
+
+export const BACKEND_CASES: readonly MemoryCase[] = [1, 10, 100, 1000].map((backends) => ({
+  ...NAT,
+  flows: 10_000,
+  services: 1,
+  backends,
+}));
+
+/**
+ * 65 backends a service and not 100: a slot has a number of 16 bits, so 65,535 of them is all that a
+ * gateway has, and a service's backends each have one.
+ */
+export const RELOAD_CASES: readonly ReloadCase[] = (["rr", "maglev"] as const).map((scheduler) => ({
+  ...NAT,
+  flows: 64_000,
+  services: 1000,
+  backends: 65_000,
+  each: 65,
+  hashSlots: 16_777_216,
+  scheduler,
+}));
+
+export const RESIDENT_FLOWS = [0, 1000, 100_000, 1_000_000] as const;
+
+function kilobytes(file: string, name: string): number {
+  const found = new RegExp(`^${name}:\\s+(\\d+) kB`, "m").exec(readFileSync(file, "utf8"));
+  if (found === null) throw new Error(`${file} has no ${name}`);
+  return Number(found[1]) * 1024;
+}
+
+/**
+ * A gateway on AF_PACKET with room for a million flows, and its resident set as they come.
+ *
+ * @param steps - ascending
+ */
+export async function measureGatewayResident(steps: readonly number[]): Promise<GatewayResident[]> {
+  const lab = createLab({ device: "packet" });
+  try {
+    await directBackends(lab);
+    const balance: LabBalance = {
+      mode: "nat",
+      services: [
+        { name: "conns", protocol: "udp", port: TRAFFIC_VIP_PORT, backendPort: TRAFFIC_PORT },
+      ],
+      more: { flows: { capacity: 1_048_576, stateFile: path.join(lab.memory, "state") } },
+    };
+    const gateway = await lab.balance(balance);
+    const targets = throughVip(lab);
+    const results: GatewayResident[] = [];
+    for (const flows of steps) {
+      // Each flow sends once, and again for those whose frame was lost.
+      await waitFor(
+        `${flows} flows`,
+        async () => {
+          const { live } = (await gateway!.get<{ flows: { live: number } }>("/api/v1/status"))
+            .flows;
+          if (live >= flows) return true;
+          await generate(lab, { targets, flows, rate: 200_000, seconds: 30, count: flows });
+          return false;
+        },
+        { timeoutMs: 60_000 },
+      );
+      const process = `/proc/${gateway!.pid}`;
+      results.push({
+        flows,
+        bytes: kilobytes(`${process}/smaps_rollup`, "Pss"),
+        mappedBytes: kilobytes(`${process}/status`, "VmRSS"),
+      });
+    }
+    return results;
+  } finally {
+    await lab.stop();
+  }
+}
+
+export function formatConns({ byFlows, byBackends, resident, reloads }: ConnsFigures): string {
+  const parts: string[] = [];
+  for (const [what, rows, pick] of [
+    ["live flows (1 service, 3 backends)", byFlows, (one: MemoryResult) => one.flows],
+    ["backends (1 service, 10,000 flows)", byBackends, (one: MemoryResult) => one.backends],
+  ] as const) {
+    if (rows.length === 0) continue;
+    parts.push(
+      table(
+        [what, "ns a packet", "x the first row", "C++, ns"],
+        rows.map((one) => [
+          pick(one).toLocaleString("en"),
+          spread(one.ns, 0),
+          (median(one.ns) / median(rows[0]!.ns)).toFixed(2),
+          spread(one.referenceNs, 0),
+        ]),
+      ),
+    );
+  }
+  if (resident.length > 0) {
+    parts.push(
+      table(
+        ["live flows of a gateway (AF_PACKET)", "resident (Pss), MiB", "VmRSS, MiB"],
+        resident.map(({ flows, bytes, mappedBytes }) => [
+          flows.toLocaleString("en"),
+          (bytes / 2 ** 20).toFixed(0),
+          (mappedBytes / 2 ** 20).toFixed(0),
+        ]),
+      ),
+    );
+  }
+  if (reloads.length > 0) {
+    parts.push(
+      table(
+        [
+          "reload of 1,000 services x 65 backends",
+          "parse and check, ms",
+          "slots, tables, publish, ms",
+          "longest batch at rest, us",
+          "longest batch in the reload, us",
+          "ratio",
+        ],
+        reloads.map((one) => [
+          one.scheduler,
+          spread(one.parseMs, 0),
+          spread(one.applyMs, 0),
+          spread(one.restBatchUs, 0),
+          spread(one.reloadBatchUs, 0),
+          medianRatio(one.reloadBatchUs, one.restBatchUs).toFixed(2),
+        ]),
+      ),
+    );
+  }
+  return parts.join("\n\n");
+}
