@@ -16,6 +16,8 @@ const IPERF = {
 
 for (const device of ["tun", "packet", "xdp"] as const) {
   for (const mode of ["nat", "full-nat"] as const) {
+    // AF_XDP sends the same frames in both modes, one MTU each: one of them is enough.
+    if (device === "xdp" && mode === "full-nat") continue;
     for (const offloads of [true, false]) {
       // Without offloads every packet is one MTU: fewer bytes make as many packets.
       const bytes = (offloads ? 256 : 48) * 1024 * 1024;
