@@ -1,6 +1,9 @@
-// A wake-up that any thread can give to one that waits on a device: an eventfd.
+// What threads need of each other and of the machine: a wake-up that any thread can give to one that
+// waits on a device (an eventfd), a name, a processor.
 #include <errno.h>
+#include <sched.h>
 #include <sys/eventfd.h>
+#include <sys/prctl.h>
 
 #include "parts.h"
 #include "util.h"
@@ -62,10 +65,34 @@ Napi::Value CreateWake(const Napi::CallbackInfo& info) {
   return Napi::Value(env, result);
 }
 
+// placeThread(name, cpu): names the calling thread, and keeps it on a processor when cpu is not -1.
+Napi::Value PlaceThread(const Napi::CallbackInfo& info) {
+  Napi::Env env = info.Env();
+  const std::string name = info[0].As<Napi::String>().Utf8Value();
+  const int cpu = info[1].As<Napi::Number>().Int32Value();
+  if (prctl(PR_SET_NAME, name.c_str()) != 0) {
+    Throw(env, {errno, "prctl", name});
+    return env.Undefined();
+  }
+  if (cpu < 0) return env.Undefined();
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  if (cpu >= CPU_SETSIZE) {
+    Throw(env, {EINVAL, "sched_setaffinity", std::to_string(cpu)});
+    return env.Undefined();
+  }
+  CPU_SET(static_cast<size_t>(cpu), &set);
+  if (sched_setaffinity(0, sizeof set, &set) != 0) {
+    Throw(env, {errno, "sched_setaffinity", std::to_string(cpu)});
+  }
+  return env.Undefined();
+}
+
 }  // namespace
 
 void InitWake(Napi::Env env, Napi::Object exports) {
   exports.Set("createWake", Napi::Function::New(env, CreateWake, "createWake"));
+  exports.Set("placeThread", Napi::Function::New(env, PlaceThread, "placeThread"));
 }
 
 }  // namespace headgate

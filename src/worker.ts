@@ -9,6 +9,7 @@ import type { FrameDevice } from "./device/device.ts";
 import type { NativeFrameDevice } from "./device/frame-device.ts";
 import { openPacket } from "./device/packet.ts";
 import { createRegionMapper } from "./device/region.ts";
+import { placeThread } from "./device/thread.ts";
 import { openTun } from "./device/tun.ts";
 import { openXdp, type XdpDevice } from "./device/xdp.ts";
 import { H_STOP, type RegionViews } from "./state/layout.ts";
@@ -52,6 +53,7 @@ function start(port: MessagePort, options: WorkerOptions): void {
     options.size,
     options.worker,
   );
+  placeThread(`headgate-w${options.worker}`, options.cpu);
   const device = openDevice(options);
   const datapath = createDatapath({ device, views: region.views });
   const { i32 } = region.views;

@@ -74,7 +74,7 @@ function headgate(device: "packet" | "tun" | "xdp"): PpsContender {
     async start(lab) {
       const gateway = await lab.balance(ppsBalance(lab));
       pinToGatewayCpu(lab, gateway!.pid);
-      return { targets: throughVip(lab), pid: gateway!.pid, sink: await startSink(lab, "tc") };
+      return { targets: throughVip(lab), pid: gateway!.pid, sink: await startSink(lab, "xdp") };
     },
   };
 }
@@ -96,7 +96,7 @@ const IP_FORWARD: PpsContender = {
   missing: () => null,
   start: async (lab) => ({
     targets: throughRoutes(macOf(lab, "gateway", "gw-client")),
-    sink: await startSink(lab, "tc"),
+    sink: await startSink(lab, "xdp"),
   }),
 };
 
@@ -108,7 +108,7 @@ const NFTABLES_DNAT: PpsContender = {
   missing: () => null,
   async start(lab) {
     lab.peerNftables(ppsBalance(lab));
-    return { targets: throughVip(lab), sink: await startSink(lab, "tc") };
+    return { targets: throughVip(lab), sink: await startSink(lab, "xdp") };
   },
 };
 
@@ -129,7 +129,7 @@ const C_OVER_PACKET: PpsContender = {
     const { pid } = lab.spawn("gateway", [...pin, program, ...words]);
     await sleep(300);
     const mac = macOf(lab, BACKEND_SIDE.node, BACKEND_SIDE.interface);
-    return { targets: throughRoutes(mac), pid, sink: await startSink(lab, "tc") };
+    return { targets: throughRoutes(mac), pid, sink: await startSink(lab, "xdp") };
   },
 };
 
@@ -143,7 +143,7 @@ const C_OVER_XDP: PpsContender = {
     await forwarder.waitLine(/^ready$/);
     const mac = macOf(lab, BACKEND_SIDE.node, BACKEND_SIDE.interface);
     const { pid } = forwarder;
-    return { targets: throughRoutes(mac), pid, sink: await startSink(lab, "tc") };
+    return { targets: throughRoutes(mac), pid, sink: await startSink(lab, "xdp") };
   },
 };
 
@@ -175,7 +175,7 @@ const TESTPMD: PpsContender = {
       }).trim(),
     );
     const mac = macOf(lab, BACKEND_SIDE.node, BACKEND_SIDE.interface);
-    return { targets: throughRoutes(mac), pid, sink: await startSink(lab, "tc") };
+    return { targets: throughRoutes(mac), pid, sink: await startSink(lab, "xdp") };
   },
 };
 

@@ -20,6 +20,9 @@ export const INTERFACES_MAX = 16;
 /** Data-plane threads of one gateway (`device.workers`). */
 export const WORKERS_MAX = 16;
 
+/** Highest number of a processor: CPU_SETSIZE of glibc less one. */
+export const CPU_MAX = 1023;
+
 /** Flow index entries looked at before an insert gives up: two buckets of eight. */
 export const INDEX_BUCKET_ENTRIES = 8;
 

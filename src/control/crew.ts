@@ -7,6 +7,8 @@ export interface CrewParts {
   readonly views: RegionViews;
   /** What a worker opens. */
   readonly device: (worker: number, wakeFd: number) => WorkerOptions["device"];
+  /** Processor of each worker; empty: where the kernel puts them. */
+  readonly cpus: readonly number[];
   /** By worker. */
   readonly wakeFds: readonly number[];
   /** Descriptor of the steering program; null: one worker, nothing to steer. */
@@ -47,6 +49,7 @@ export async function startCrew(parts: CrewParts): Promise<WorkerHandle> {
       statePath: parts.statePath,
       size,
       worker,
+      cpu: parts.cpus[worker] ?? null,
       device: parts.device(worker, wakeFds[worker]!),
       crew,
     };

@@ -128,6 +128,7 @@ export async function layGround(
     statePath: region.path,
     views,
     device: workerDevice(device, host),
+    cpus: device.cpus,
     wakeFds: wakes.map(({ fd }) => fd),
     programFd: steering?.programFd ?? null,
     wake,

@@ -12,6 +12,8 @@ export interface WorkerOptions {
   readonly size: RegionSize;
   /** Its number, 0..size.workers - 1. */
   readonly worker: number;
+  /** Processor that it stays on; null: where the kernel puts it. */
+  readonly cpu: number | null;
   readonly device:
     | ({ readonly type: "tun" } & TunOptions)
     | ({ readonly type: "packet" } & PacketOptions)

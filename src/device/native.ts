@@ -16,6 +16,8 @@ export interface NativeAddon {
   /** The batch layout that the addon was built with. */
   readonly layout: Readonly<Record<string, number>>;
   createWake(): NativeWake;
+  /** Name the calling thread (at most 15 bytes), and keep it on a processor; -1: anywhere. */
+  placeThread(name: string, cpu: number): void;
   /** flock(LOCK_EX | LOCK_NB): false when another open file holds the lock. */
   lockFile(fd: number): boolean;
   /** fallocate and truncate to exactly `bytes`. */

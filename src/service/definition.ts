@@ -103,6 +103,8 @@ export interface GatewayDefinition {
     readonly routes: "auto" | "none";
     readonly interfaces: readonly string[];
     readonly workers: number;
+    /** Processor of each worker, in their order; empty: where the kernel puts them. */
+    readonly cpus: readonly number[];
     readonly guard: "process" | "persistent";
     readonly announce: boolean;
     readonly replies: "last-hop" | "route";

@@ -92,6 +92,7 @@ export function gateway(
       guard: "process",
       announce: true,
       replies: "last-hop",
+      cpus: [],
       spinUs: 0,
       xdp: { mode: "auto", zeroCopy: "auto", busyPollUs: 0 },
     },

@@ -11,6 +11,7 @@ test("what the worker cannot open is the gateway's own error, with its exit code
     statePath: "/nonexistent/headgate/state",
     size,
     worker: 0,
+    cpu: null,
     device: { type: "packet", interfaces: ["none0"], wakeFd: -1 } as const,
     crew: undefined,
   };

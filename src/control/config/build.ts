@@ -21,6 +21,7 @@ export function buildDefinition(values: FileValues, file: string): GatewayDefini
       routes: device.routes ?? "auto",
       interfaces: whole(device.interfaces ?? []),
       workers: device.workers,
+      cpus: whole(device.cpus),
       guard: device.guard,
       announce: device.announce,
       replies: device.replies,

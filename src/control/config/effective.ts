@@ -39,8 +39,8 @@ export function effectiveConfig(definition: GatewayDefinition): Record<string, u
 }
 
 function effectiveDevice(device: GatewayDefinition["device"]): Record<string, unknown> {
-  const { type, name, routes, interfaces, spinUs, xdp, ...rest } = device;
-  const common = { ...rest, spin: spinUs };
+  const { type, name, routes, interfaces, cpus, spinUs, xdp, ...rest } = device;
+  const common = { ...rest, cpus: [...cpus], spin: spinUs };
   if (type === "tun") return { type, name, routes, ...common };
   const { busyPollUs, ...drive } = xdp;
   return {

@@ -25,6 +25,10 @@ export function checkLimits({ reading, services, report }: CrossCheck): void {
     const message = `expected a port for each of ${device.workers} workers (device.workers), got ${ports}`;
     report(["snat", "ports"], message);
   }
+  if (device.cpus.length !== 0 && device.cpus.length !== device.workers) {
+    const message = `expected a processor for each of ${device.workers} workers (device.workers), got ${device.cpus.length}`;
+    report(["device", "cpus"], message);
+  }
   // The first service that does not fit any more is named, once for each limit.
   const bank = bankSize(limits);
   const room = [

@@ -1,5 +1,5 @@
 import type { z } from "zod";
-import { INTERFACES_MAX, SNAT_ADDRESSES_MAX, WORKERS_MAX } from "../../base/limits.ts";
+import { CPU_MAX, INTERFACES_MAX, SNAT_ADDRESSES_MAX, WORKERS_MAX } from "../../base/limits.ts";
 import { jsonOf, list, optional, optionalSection, section, withDefault } from "./fields.ts";
 import {
   absolutePath,
@@ -52,6 +52,11 @@ export const fileSchema = section(
           integer(1, WORKERS_MAX),
           1,
           "Data-plane threads, at most one a processor",
+        ),
+        cpus: withDefault(
+          listOf(integer(0, CPU_MAX), { min: 0, max: WORKERS_MAX, distinct: true }),
+          [],
+          "Processors that the workers stay on, one each in their order; none: where the kernel puts them",
         ),
         guard: withDefault(
           words(["process", "persistent"]),

@@ -179,6 +179,18 @@ export const BAD_SECTIONS: readonly BadConfig[] = [
     ],
   },
   {
+    name: "device: processors that are twice there, or not one a worker",
+    given: "device: { type: packet, interfaces: [eth0], workers: 2, cpus: [1, 1] }\n",
+    want: ["gw.yaml:1:67: device.cpus[1]: expected each once, got 1 again (first at [0])"],
+  },
+  {
+    name: "device: fewer processors than workers",
+    given: "device: { type: packet, interfaces: [eth0], workers: 2, cpus: [1] }\n",
+    want: [
+      "gw.yaml:1:63: device.cpus: expected a processor for each of 2 workers (device.workers), got 1",
+    ],
+  },
+  {
     name: "device: packet without interfaces",
     given: "device: { type: packet }\n",
     want: ['gw.yaml:1:9: device: expected the key "interfaces", got none'],

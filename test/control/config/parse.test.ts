@@ -32,6 +32,7 @@ test("defaults are those of the design", () => {
       guard: "process",
       announce: true,
       replies: "last-hop",
+      cpus: [],
       spinUs: 0,
       xdp: { mode: "auto", zeroCopy: "auto", busyPollUs: 0 },
     },

@@ -125,6 +125,7 @@ const configuration = fc.record(
         type: fc.constant("xdp"),
         interfaces: fc.constantFrom(["eth0"], ["eth0", "eth1"]),
         spin: fc.integer({ min: 0, max: 10_000 }),
+        cpus: fc.constantFrom([], [0]),
         xdp: some({
           mode: fc.constantFrom("auto", "native", "generic"),
           zeroCopy: fc.constantFrom("auto", "off", "require"),
