@@ -99,6 +99,8 @@ const QUIET_TRIES_MAX = 4;
 export async function quietly<T extends { readonly othersBusyCpus: number }>(
   measure: () => Promise<T>,
 ): Promise<T> {
+  // The suite's own tests ask for counts, not rates, and run beside others.
+  if (process.env["HEADGATE_BENCH_LOUD"] === "1") return measure();
   await waitQuiet();
   let best = await measure();
   for (let tries = 1; tries < QUIET_TRIES_MAX && best.othersBusyCpus > OTHERS_MAX; tries++) {

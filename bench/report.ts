@@ -1,8 +1,11 @@
-import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import path from "node:path";
 import { type ConnsFigures, formatConns } from "./conns/suite.ts";
+import { figuresOf, formatFiguresTable } from "./figures.ts";
 import { type Machine, machineLine } from "./machine.ts";
 import { formatMemory, type MemoryFigures } from "./memory/suite.ts";
 import { formatMicro, type MicroResult } from "./micro.ts";
+import { picturesOf } from "./pictures.ts";
 import { formatPps, type PpsFigures } from "./pps/suite.ts";
 import { formatSoak, type SoakResult } from "./soak.ts";
 import { HAPROXY_SPLICE, nginxConfiguration, SYSCTLS } from "./tcp/contenders.ts";
@@ -118,21 +121,46 @@ export function writeResults(file: string, results: Results): void {
   writeFileSync(file, `${JSON.stringify(results, null, 2)}\n`);
 }
 
-/** A Markdown document of the tables. */
-export function documentOf(results: Results): string {
+/**
+ * A Markdown document of the tables.
+ *
+ * @param folder - where the pictures lie, relative to the document; without it there are none
+ */
+export function documentOf(results: Results, folder?: string): string {
+  const pictures = folder === undefined ? [] : [...picturesOf(results)];
   const part = <Name extends Suite>(suite: Name): string[] => {
     const measured: Measured<Name> | undefined = results[suite];
     if (measured === undefined) return [];
     const { machine, at, rounds, figures } = measured;
-    const rows = formatFigures(suite, figures);
-    const times = suite === "micro" ? "" : `${rounds} rounds, `;
+    const images = pictures
+      .filter(([, picture]) => picture.suite === suite)
+      .map(([name]) => `![${name}](${folder}/${name}.svg)`);
+    const times = suite === "micro" || suite === "soak" ? "" : `${rounds} rounds, `;
     const run = `${at.slice(0, 10)}, ${times}${machineLine(machine)}.`;
-    return [`## ${suite}: ${SUITE_TITLES[suite]}\n\n${NOTES[suite]}\n\n${run}\n\n${rows}\n`];
+    const body = [NOTES[suite], run, ...images, formatFigures(suite, figures)].join("\n\n");
+    return [`## ${suite}: ${SUITE_TITLES[suite]}\n\n${body}\n`];
   };
+  const asked = figuresOf(results);
+  const figures =
+    asked.length === 0
+      ? []
+      : [
+          `## Figures\n\nWhat the project asks of itself, and what the runs below gave: medians of the rounds' own ratios.\n\n${formatFiguresTable(asked)}\n`,
+        ];
   return `# Benchmarks
 
 Written by \`npm run bench -- all --json FILE --document docs/benchmarks.md\`. Rates depend on the machine
-and on what else it does; the ratios of one run are what counts.
+and on what else it does; the ratios of one run are what counts. [tuning.md](tuning.md) says what to set.
 
-${SUITES.flatMap((suite) => part(suite)).join("\n")}`;
+${[...figures, ...SUITES.flatMap((suite) => part(suite))].join("\n")}`;
+}
+
+/** Write the document, and its pictures into a folder of its name beside it. */
+export function writeDocument(file: string, results: Results): void {
+  const folder = path.basename(file, path.extname(file));
+  const pictures = picturesOf(results);
+  const beside = path.join(path.dirname(file), folder);
+  if (pictures.size > 0) mkdirSync(beside, { recursive: true });
+  for (const [name, { svg }] of pictures) writeFileSync(path.join(beside, `${name}.svg`), svg);
+  writeFileSync(file, documentOf(results, folder));
 }

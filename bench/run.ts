@@ -1,4 +1,3 @@
-import { writeFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { run } from "../test/support/processes.ts";
@@ -19,7 +18,6 @@ import type { WorkersResult } from "./memory/workers.ts";
 import { MICRO_NAMES, type MicroResult } from "./micro.ts";
 import { measurePps } from "./pps/suite.ts";
 import {
-  documentOf,
   type Figures,
   formatFigures,
   type Results,
@@ -27,6 +25,7 @@ import {
   SUITE_TITLES,
   SUITES,
   type Suite,
+  writeDocument,
   writeResults,
 } from "./report.ts";
 import { measureSoak, type SoakResult } from "./soak.ts";
@@ -50,7 +49,7 @@ const USAGE = `node dist/bench/run.js micro|memory|lab-pps|lab-tcp|lab-conns|soa
   --cases 'A|B'    lab-pps: only cases whose name contains A or B ("60-byte UDP, 1,000 flows")
   --install        install the Debian packages of peers that are missing (testpmd, nginx's stream)
   --json FILE      all figures, with the machine, as JSON; suites of an earlier run stay in it
-  --document FILE  the tables as a Markdown document (docs/benchmarks.md is one)
+  --document FILE  tables and pictures as a Markdown document (docs/benchmarks.md is one)
 
 The lab needs root. Rates depend on the machine and on what else it does: close everything else, and
 compare the ratios of one run.
@@ -260,7 +259,7 @@ async function main(): Promise<number> {
   for (const suite of asked.suites) {
     results = await measure(suite, asked.options, results);
     if (asked.json !== undefined) writeResults(asked.json, results);
-    if (asked.document !== undefined) writeFileSync(asked.document, documentOf(results));
+    if (asked.document !== undefined) writeDocument(asked.document, results);
   }
   return 0;
 }
