@@ -8,6 +8,7 @@ import {
   type LabBalance,
   type LabDevice,
 } from "../../test/support/lab.ts";
+import { waitFor } from "../../test/support/wait.ts";
 import { compileBench } from "../compile.ts";
 import {
   BACKEND_SIDE,
@@ -161,14 +162,19 @@ const TESTPMD: PpsContender = {
     );
     // It ends when its input does.
     const command = [
-      "sleep 900 | exec dpdk-testpmd --no-huge -m 512 --no-pci --no-telemetry --in-memory",
+      "sleep 900 | exec dpdk-testpmd --no-huge -m 512 --no-pci --no-telemetry --no-shconf --file-prefix headgate-bench",
       `-l 0,${GATEWAY_CPU} --main-lcore 0`,
       ...ports,
       "-- --forward-mode=io --auto-start --nb-cores=1 --total-num-mbufs=16384 --no-lsc-interrupt",
     ].join(" ");
     const program = lab.spawn("gateway", ["sh", "-c", command]);
-    await program.waitLine(/Press enter to exit|io packet forwarding/, 30_000);
-    await sleep(500);
+    // It says nothing while its output is a pipe: its sockets show that it has come so far.
+    await waitFor("testpmd to open its sockets", async () => {
+      const { stdout } = await lab.exec("gateway", ["cat", "/proc/net/packet"]);
+      return stdout.trimEnd().split("\n").length > ports.length || !program.alive;
+    });
+    await sleep(1000);
+    if (!program.alive) throw new Error(`testpmd ended\n${program.lines.join("\n")}`);
     const pid = Number(
       execFileSync("pgrep", ["-P", String(program.pid), "dpdk-testpmd"], {
         encoding: "utf8",
