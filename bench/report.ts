@@ -13,7 +13,15 @@ import { formatTcp, type TcpFigures } from "./tcp/suite.ts";
 
 /** The suites of bench/run.ts, the file of their figures and the document of their tables. */
 
-export const SUITES = ["micro", "memory", "lab-pps", "lab-tcp", "lab-conns", "soak"] as const;
+export const SUITES = [
+  "micro",
+  "memory",
+  "lab-pps",
+  "lab-tcp",
+  "lab-conns",
+  "tuning",
+  "soak",
+] as const;
 export type Suite = (typeof SUITES)[number];
 
 export interface Figures {
@@ -22,6 +30,7 @@ export interface Figures {
   readonly "lab-tcp": TcpFigures;
   readonly "lab-pps": PpsFigures;
   readonly "lab-conns": ConnsFigures;
+  readonly tuning: PpsFigures;
   readonly soak: readonly SoakResult[];
 }
 
@@ -43,6 +52,7 @@ export const SUITE_TITLES: Readonly<Record<Suite, string>> = {
   "lab-tcp": "TCP through the lab: streams, new connections, requests",
   "lab-pps": "small and large UDP through the lab",
   "lab-conns": "how cost and memory grow, and what a reload costs",
+  tuning: "one setting changed at a time",
   soak: "a gateway at half load",
 };
 
@@ -91,6 +101,7 @@ start; VmRSS counts the state file twice, because two threads map it. A reload c
 forwards meanwhile on a CPU of its own and times each batch (bench/conns/reload.ts), also while the other
 thread only counts: a virtual machine can take a busy CPU away for many milliseconds. A slot number has 16 bits, so 65
 backends a service are the most that 1,000 services can have.`,
+  tuning: `As lab-pps, first case. tuning.md says what the settings are.`,
   soak: `One gateway, 1,000 flows, half of the rate at which 0.5 % is lost. Collections and deoptimisations are V8's
 own traces, from the soak's begin on.`,
 };
@@ -103,6 +114,7 @@ export function formatFigures<Name extends Suite>(suite: Name, figures: Figures[
     "lab-tcp": formatTcp,
     "lab-pps": formatPps,
     "lab-conns": formatConns,
+    tuning: formatPps,
     soak: formatSoak,
   };
   return format[suite](figures);

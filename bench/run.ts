@@ -16,7 +16,8 @@ import type { MemoryResult } from "./memory/measure.ts";
 import { MEMORY_CASES, memoryName, type ResidentResult, WORKER_CASES } from "./memory/suite.ts";
 import type { WorkersResult } from "./memory/workers.ts";
 import { MICRO_NAMES, type MicroResult } from "./micro.ts";
-import { measurePps } from "./pps/suite.ts";
+import { TUNING_CONTENDERS } from "./pps/contenders.ts";
+import { caseName, measurePps, PPS_CASES } from "./pps/suite.ts";
 import {
   type Figures,
   formatFigures,
@@ -33,13 +34,14 @@ import { isWanted, spread } from "./statistics.ts";
 import { HAPROXY_BUFFERS, HAPROXY_SPLICE, nginxConfiguration, SYSCTLS } from "./tcp/contenders.ts";
 import { measureTcp } from "./tcp/suite.ts";
 
-const USAGE = `node dist/bench/run.js micro|memory|lab-pps|lab-tcp|lab-conns|soak|all [options]
+const USAGE = `node dist/bench/run.js micro|memory|lab-pps|lab-tcp|lab-conns|tuning|soak|all [options]
 
   micro     hot functions, each beside another way to do the same
   memory    the whole fast path on frames in memory
   lab-tcp   streams, new connections and requests through the lab: nftables, HAProxy, nginx, Headgate …
   lab-pps   60-byte and 1,500-byte UDP through the lab: the kernel, nftables, C forwarders, Headgate
   lab-conns cost and memory by flows and backends; reloads of 1,000 services
+  tuning    lab-pps with one setting changed at a time; not part of all
   soak      a gateway at half load for --minutes; not part of all
 
   --rounds N       paired rounds (5)
@@ -118,6 +120,12 @@ async function labPps({ seconds, install, ...options }: Options): Promise<Figure
   return measurePps({ ...options, seconds: seconds ?? 0.6, say });
 }
 
+/** The first case of lab-pps with one setting changed at a time. */
+async function tuning({ seconds, ...options }: Options): Promise<Figures["tuning"]> {
+  const one = { ...options, cases: caseName(PPS_CASES[0]!), seconds: seconds ?? 0.6, say };
+  return measurePps(one, TUNING_CONTENDERS);
+}
+
 /** A reload's round builds a thousand tables: fewer of them say as much. */
 const RELOAD_ROUNDS_MAX = 3;
 
@@ -159,6 +167,7 @@ const RUN: { readonly [Name in Suite]: (options: Options) => Promise<Figures[Nam
   "lab-tcp": labTcp,
   "lab-pps": labPps,
   "lab-conns": labConns,
+  tuning,
   soak,
 };
 
@@ -191,7 +200,7 @@ function readArguments():
   if (more.length > 0) return `one suite at a time, got ${positionals.join(" ")}`;
   const suites =
     name === "all"
-      ? SUITES.filter((suite) => suite !== "soak")
+      ? SUITES.filter((suite) => suite !== "soak" && suite !== "tuning")
       : SUITES.filter((suite) => suite === name);
   if (suites.length === 0) return `no suite ${name}`;
   const rounds = Number(values.rounds);
@@ -240,11 +249,11 @@ async function main(): Promise<number> {
     return 2;
   }
   if (
-    asked.suites.some((suite) => suite.startsWith("lab-") || suite === "soak") &&
+    asked.suites.some((suite) => suite !== "micro" && suite !== "memory") &&
     process.getuid?.() !== 0
   ) {
     console.error(
-      "bench: the suites lab-… and soak make network namespaces, which only root may do",
+      "bench: all suites but micro and memory make network namespaces, which only root may do",
     );
     return 77;
   }

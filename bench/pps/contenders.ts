@@ -67,18 +67,43 @@ export function pinToGatewayCpu(lab: Lab, pid: number): void {
   lab.execSync("gateway", ["taskset", "-apc", String(GATEWAY_CPU), String(pid)]);
 }
 
-function headgate(device: "packet" | "tun" | "xdp"): PpsContender {
+interface Variant {
+  /** More keys of `device`. */
+  readonly device?: Readonly<Record<string, unknown>>;
+  /** False: the kernel's scheduler chooses the CPU. */
+  readonly pinned?: boolean;
+}
+
+function headgate(
+  device: "packet" | "tun" | "xdp",
+  name = `Headgate ${device}, nat`,
+  { device: more, pinned = true }: Variant = {},
+): PpsContender {
   return {
-    name: `Headgate ${device}, nat`,
+    name,
     device,
     missing: () => null,
     async start(lab) {
-      const gateway = await lab.balance(ppsBalance(lab));
-      pinToGatewayCpu(lab, gateway!.pid);
-      return { targets: throughVip(lab), pid: gateway!.pid, sink: await startSink(lab, "tc") };
+      const plain = JSON.parse(lab.config(ppsBalance(lab))) as { device: object };
+      const config = { ...plain, device: { ...plain.device, ...more } };
+      const gateway = await lab.startGateway(JSON.stringify(config));
+      if (pinned) pinToGatewayCpu(lab, gateway.pid);
+      return { targets: throughVip(lab), pid: gateway.pid, sink: await startSink(lab, "tc") };
     },
   };
 }
+
+/** One setting at a time beside the default, for docs/tuning.md. */
+export const TUNING_CONTENDERS: readonly PpsContender[] = [
+  headgate("xdp", "xdp, pinned (as lab-pps)"),
+  headgate("xdp", "xdp, not pinned", { pinned: false }),
+  headgate("xdp", "xdp, device.spin 50", { device: { spin: 50 } }),
+  headgate("xdp", "xdp, device.xdp.busyPoll 20", { device: { xdp: { busyPoll: 20 } } }),
+  headgate("xdp", "xdp, device.xdp.mode generic", { device: { xdp: { mode: "generic" } } }),
+  headgate("packet", "packet, pinned (as lab-pps)"),
+  headgate("packet", "packet, not pinned", { pinned: false }),
+  headgate("packet", "packet, device.spin 50", { device: { spin: 50 } }),
+];
 
 const GENERATOR_ALONE: PpsContender = {
   name: "generator alone into XDP_DROP",
