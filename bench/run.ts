@@ -45,7 +45,7 @@ const USAGE = `node dist/bench/run.js micro|memory|lab-pps|lab-tcp|lab-conns|tun
   soak      a gateway at half load for --minutes; not part of all
 
   --rounds N       paired rounds (5)
-  --seconds N      seconds of one measurement (micro 0.8, lab-tcp 2, lab-pps 0.6)
+  --seconds N      seconds of one measurement (micro 0.8, lab-tcp 1, lab-pps 0.6)
   --minutes N      soak: how long (60)
   --only 'A|B'     only contenders (micro: pairs) whose name contains A or B
   --cases 'A|B'    lab-pps: only cases whose name contains A or B ("60-byte UDP, 1,000 flows")
@@ -112,7 +112,7 @@ async function labTcp({ rounds, seconds, only, install }: Options): Promise<Figu
     `Settings of every host: ${SYSCTLS.join(", ")}\n\nHAProxy, splice:\n\n${HAPROXY_SPLICE}\n` +
       `HAProxy, 1 MiB buffers:\n\n${HAPROXY_BUFFERS}\nnginx:\n\n${nginxConfiguration("FOLDER")}`,
   );
-  return measureTcp(rounds, seconds ?? 2, only, say);
+  return measureTcp(rounds, seconds ?? 1, only, say);
 }
 
 async function labPps({ seconds, install, ...options }: Options): Promise<Figures["lab-pps"]> {

@@ -79,7 +79,7 @@ async function runContender(
       const first = one === PPS_CASES[0];
       await warmUp(lab, started, one);
       const search = first ? CLOSE_SEARCH : ROUGH_SEARCH;
-      keep(one, await sampleOf(lab, started, one, first ? seconds : seconds * 0.6, search));
+      keep(one, await sampleOf(lab, started, one, first ? seconds : seconds * 0.5, search));
     }
   } finally {
     await lab.stop();
