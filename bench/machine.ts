@@ -94,12 +94,16 @@ const QUIET_TRIES_MAX = 4;
  * Measures when the machine is quiet.
  *
  * @param measure - says how many CPUs others used meanwhile
+ * @param waitFirst - false: waits only after a measurement that was disturbed
  * @returns the first result that was not disturbed, or the least disturbed of four
  */
 export async function quietly<T extends { readonly othersBusyCpus: number }>(
   measure: () => Promise<T>,
+  waitFirst = true,
 ): Promise<T> {
-  await waitQuiet();
+  // The suite's own tests ask for counts, not rates, and run beside others.
+  if (process.env["HEADGATE_BENCH_LOUD"] === "1") return measure();
+  if (waitFirst) await waitQuiet();
   let best = await measure();
   for (let tries = 1; tries < QUIET_TRIES_MAX && best.othersBusyCpus > OTHERS_MAX; tries++) {
     await waitQuiet();

@@ -1,8 +1,11 @@
-import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import path from "node:path";
 import { type ConnsFigures, formatConns } from "./conns/suite.ts";
+import { figuresOf, formatFiguresTable } from "./figures.ts";
 import { type Machine, machineLine } from "./machine.ts";
 import { formatMemory, type MemoryFigures } from "./memory/suite.ts";
 import { formatMicro, type MicroResult } from "./micro.ts";
+import { picturesOf } from "./pictures.ts";
 import { formatPps, type PpsFigures } from "./pps/suite.ts";
 import { formatSoak, type SoakResult } from "./soak.ts";
 import { HAPROXY_SPLICE, nginxConfiguration, SYSCTLS } from "./tcp/contenders.ts";
@@ -10,7 +13,15 @@ import { formatTcp, type TcpFigures } from "./tcp/suite.ts";
 
 /** The suites of bench/run.ts, the file of their figures and the document of their tables. */
 
-export const SUITES = ["micro", "memory", "lab-pps", "lab-tcp", "lab-conns", "soak"] as const;
+export const SUITES = [
+  "micro",
+  "memory",
+  "lab-pps",
+  "lab-tcp",
+  "lab-conns",
+  "tuning",
+  "soak",
+] as const;
 export type Suite = (typeof SUITES)[number];
 
 export interface Figures {
@@ -19,6 +30,7 @@ export interface Figures {
   readonly "lab-tcp": TcpFigures;
   readonly "lab-pps": PpsFigures;
   readonly "lab-conns": ConnsFigures;
+  readonly tuning: PpsFigures;
   readonly soak: readonly SoakResult[];
 }
 
@@ -40,6 +52,7 @@ export const SUITE_TITLES: Readonly<Record<Suite, string>> = {
   "lab-tcp": "TCP through the lab: streams, new connections, requests",
   "lab-pps": "small and large UDP through the lab",
   "lab-conns": "how cost and memory grow, and what a reload costs",
+  tuning: "one setting changed at a time",
   soak: "a gateway at half load",
 };
 
@@ -85,8 +98,10 @@ kick to the sink's BPF program. A trial in which others used more than 0.2 CPU i
   "lab-conns": `Costs are those of suite memory: frames in memory, both directions, nat, UDP. The resident set is that of
 a whole gateway process (control thread included) with room for 1,048,576 flows, which is taken at
 start; VmRSS counts the state file twice, because two threads map it. A reload changes one weight in every service, so that every table is built again; the worker
-forwards meanwhile and times each batch (bench/conns/reload.ts). A slot number has 16 bits, so 65
+forwards meanwhile on a CPU of its own and times each batch (bench/conns/reload.ts), also while the other
+thread only counts: a virtual machine can take a busy CPU away for many milliseconds. A slot number has 16 bits, so 65
 backends a service are the most that 1,000 services can have.`,
+  tuning: `As lab-pps, first case. tuning.md says what the settings are.`,
   soak: `One gateway, 1,000 flows, half of the rate at which 0.5 % is lost. Collections and deoptimisations are V8's
 own traces, from the soak's begin on.`,
 };
@@ -99,6 +114,7 @@ export function formatFigures<Name extends Suite>(suite: Name, figures: Figures[
     "lab-tcp": formatTcp,
     "lab-pps": formatPps,
     "lab-conns": formatConns,
+    tuning: formatPps,
     soak: formatSoak,
   };
   return format[suite](figures);
@@ -118,21 +134,46 @@ export function writeResults(file: string, results: Results): void {
   writeFileSync(file, `${JSON.stringify(results, null, 2)}\n`);
 }
 
-/** A Markdown document of the tables. */
-export function documentOf(results: Results): string {
+/**
+ * A Markdown document of the tables.
+ *
+ * @param folder - where the pictures lie, relative to the document; without it there are none
+ */
+export function documentOf(results: Results, folder?: string): string {
+  const pictures = folder === undefined ? [] : [...picturesOf(results)];
   const part = <Name extends Suite>(suite: Name): string[] => {
     const measured: Measured<Name> | undefined = results[suite];
     if (measured === undefined) return [];
     const { machine, at, rounds, figures } = measured;
-    const rows = formatFigures(suite, figures);
-    const times = suite === "micro" ? "" : `${rounds} rounds, `;
+    const images = pictures
+      .filter(([, picture]) => picture.suite === suite)
+      .map(([name]) => `![${name}](${folder}/${name}.svg)`);
+    const times = suite === "micro" || suite === "soak" ? "" : `${rounds} rounds, `;
     const run = `${at.slice(0, 10)}, ${times}${machineLine(machine)}.`;
-    return [`## ${suite}: ${SUITE_TITLES[suite]}\n\n${NOTES[suite]}\n\n${run}\n\n${rows}\n`];
+    const body = [NOTES[suite], run, ...images, formatFigures(suite, figures)].join("\n\n");
+    return [`## ${suite}: ${SUITE_TITLES[suite]}\n\n${body}\n`];
   };
+  const asked = figuresOf(results);
+  const figures =
+    asked.length === 0
+      ? []
+      : [
+          `## Figures\n\nWhat the project asks of itself, and what the runs below gave: medians of the rounds' own ratios.\n\n${formatFiguresTable(asked)}\n`,
+        ];
   return `# Benchmarks
 
 Written by \`npm run bench -- all --json FILE --document docs/benchmarks.md\`. Rates depend on the machine
-and on what else it does; the ratios of one run are what counts.
+and on what else it does; the ratios of one run are what counts. [tuning.md](tuning.md) says what to set.
 
-${SUITES.flatMap((suite) => part(suite)).join("\n")}`;
+${[...figures, ...SUITES.flatMap((suite) => part(suite))].join("\n")}`;
+}
+
+/** Write the document, and its pictures into a folder of its name beside it. */
+export function writeDocument(file: string, results: Results): void {
+  const folder = path.basename(file, path.extname(file));
+  const pictures = picturesOf(results);
+  const beside = path.join(path.dirname(file), folder);
+  if (pictures.size > 0) mkdirSync(beside, { recursive: true });
+  for (const [name, { svg }] of pictures) writeFileSync(path.join(beside, `${name}.svg`), svg);
+  writeFileSync(file, documentOf(results, folder));
 }

@@ -1,4 +1,3 @@
-import { writeFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { run } from "../test/support/processes.ts";
@@ -17,9 +16,9 @@ import type { MemoryResult } from "./memory/measure.ts";
 import { MEMORY_CASES, memoryName, type ResidentResult, WORKER_CASES } from "./memory/suite.ts";
 import type { WorkersResult } from "./memory/workers.ts";
 import { MICRO_NAMES, type MicroResult } from "./micro.ts";
-import { measurePps } from "./pps/suite.ts";
+import { TUNING_CONTENDERS } from "./pps/contenders.ts";
+import { caseName, measurePps, PPS_CASES } from "./pps/suite.ts";
 import {
-  documentOf,
   type Figures,
   formatFigures,
   type Results,
@@ -27,6 +26,7 @@ import {
   SUITE_TITLES,
   SUITES,
   type Suite,
+  writeDocument,
   writeResults,
 } from "./report.ts";
 import { measureSoak, type SoakResult } from "./soak.ts";
@@ -34,23 +34,24 @@ import { isWanted, spread } from "./statistics.ts";
 import { HAPROXY_BUFFERS, HAPROXY_SPLICE, nginxConfiguration, SYSCTLS } from "./tcp/contenders.ts";
 import { measureTcp } from "./tcp/suite.ts";
 
-const USAGE = `node dist/bench/run.js micro|memory|lab-pps|lab-tcp|lab-conns|soak|all [options]
+const USAGE = `node dist/bench/run.js micro|memory|lab-pps|lab-tcp|lab-conns|tuning|soak|all [options]
 
   micro     hot functions, each beside another way to do the same
   memory    the whole fast path on frames in memory
   lab-tcp   streams, new connections and requests through the lab: nftables, HAProxy, nginx, Headgate …
   lab-pps   60-byte and 1,500-byte UDP through the lab: the kernel, nftables, C forwarders, Headgate
   lab-conns cost and memory by flows and backends; reloads of 1,000 services
+  tuning    lab-pps with one setting changed at a time; not part of all
   soak      a gateway at half load for --minutes; not part of all
 
   --rounds N       paired rounds (5)
-  --seconds N      seconds of one measurement (micro 0.8, lab-tcp 2, lab-pps 0.6)
+  --seconds N      seconds of one measurement (micro 0.8, lab-tcp 1, lab-pps 0.6)
   --minutes N      soak: how long (60)
   --only 'A|B'     only contenders (micro: pairs) whose name contains A or B
   --cases 'A|B'    lab-pps: only cases whose name contains A or B ("60-byte UDP, 1,000 flows")
   --install        install the Debian packages of peers that are missing (testpmd, nginx's stream)
   --json FILE      all figures, with the machine, as JSON; suites of an earlier run stay in it
-  --document FILE  the tables as a Markdown document (docs/benchmarks.md is one)
+  --document FILE  tables and pictures as a Markdown document (docs/benchmarks.md is one)
 
 The lab needs root. Rates depend on the machine and on what else it does: close everything else, and
 compare the ratios of one run.
@@ -111,12 +112,18 @@ async function labTcp({ rounds, seconds, only, install }: Options): Promise<Figu
     `Settings of every host: ${SYSCTLS.join(", ")}\n\nHAProxy, splice:\n\n${HAPROXY_SPLICE}\n` +
       `HAProxy, 1 MiB buffers:\n\n${HAPROXY_BUFFERS}\nnginx:\n\n${nginxConfiguration("FOLDER")}`,
   );
-  return measureTcp(rounds, seconds ?? 2, only, say);
+  return measureTcp(rounds, seconds ?? 1, only, say);
 }
 
 async function labPps({ seconds, install, ...options }: Options): Promise<Figures["lab-pps"]> {
   if (install) installPeers();
   return measurePps({ ...options, seconds: seconds ?? 0.6, say });
+}
+
+/** The first case of lab-pps with one setting changed at a time. */
+async function tuning({ seconds, ...options }: Options): Promise<Figures["tuning"]> {
+  const one = { ...options, cases: caseName(PPS_CASES[0]!), seconds: seconds ?? 0.6, say };
+  return measurePps(one, TUNING_CONTENDERS);
 }
 
 /** A reload's round builds a thousand tables: fewer of them say as much. */
@@ -160,6 +167,7 @@ const RUN: { readonly [Name in Suite]: (options: Options) => Promise<Figures[Nam
   "lab-tcp": labTcp,
   "lab-pps": labPps,
   "lab-conns": labConns,
+  tuning,
   soak,
 };
 
@@ -192,7 +200,7 @@ function readArguments():
   if (more.length > 0) return `one suite at a time, got ${positionals.join(" ")}`;
   const suites =
     name === "all"
-      ? SUITES.filter((suite) => suite !== "soak")
+      ? SUITES.filter((suite) => suite !== "soak" && suite !== "tuning")
       : SUITES.filter((suite) => suite === name);
   if (suites.length === 0) return `no suite ${name}`;
   const rounds = Number(values.rounds);
@@ -241,11 +249,11 @@ async function main(): Promise<number> {
     return 2;
   }
   if (
-    asked.suites.some((suite) => suite.startsWith("lab-") || suite === "soak") &&
+    asked.suites.some((suite) => suite !== "micro" && suite !== "memory") &&
     process.getuid?.() !== 0
   ) {
     console.error(
-      "bench: the suites lab-… and soak make network namespaces, which only root may do",
+      "bench: all suites but micro and memory make network namespaces, which only root may do",
     );
     return 77;
   }
@@ -260,7 +268,7 @@ async function main(): Promise<number> {
   for (const suite of asked.suites) {
     results = await measure(suite, asked.options, results);
     if (asked.json !== undefined) writeResults(asked.json, results);
-    if (asked.document !== undefined) writeFileSync(asked.document, documentOf(results));
+    if (asked.document !== undefined) writeDocument(asked.document, results);
   }
   return 0;
 }

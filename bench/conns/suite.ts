@@ -5,7 +5,7 @@ import { waitFor } from "../../test/support/wait.ts";
 import type { MemoryCase } from "../memory/fast-path.ts";
 import type { MemoryResult } from "../memory/measure.ts";
 import { throughVip } from "../pps/contenders.ts";
-import { median, medianRatio, spread, table } from "../statistics.ts";
+import { median, spread, table } from "../statistics.ts";
 import { directBackends, generate, TRAFFIC_PORT, TRAFFIC_VIP_PORT } from "../traffic.ts";
 import type { ReloadCase, ReloadResult } from "./reload.ts";
 
@@ -146,16 +146,20 @@ export function formatConns({ byFlows, byBackends, resident, reloads }: ConnsFig
           "parse and check, ms",
           "slots, tables, publish, ms",
           "longest batch at rest, us",
-          "longest batch in the reload, us",
-          "ratio",
+          "beside a thread that counts, us",
+          "in the reload, us",
+          "over 1 ms, a second: counting",
+          "reload",
         ],
         reloads.map((one) => [
           one.scheduler,
           spread(one.parseMs, 0),
           spread(one.applyMs, 0),
           spread(one.restBatchUs, 0),
+          spread(one.busyBatchUs, 0),
           spread(one.reloadBatchUs, 0),
-          medianRatio(one.reloadBatchUs, one.restBatchUs).toFixed(2),
+          median(one.busySlowPerSecond).toFixed(1),
+          median(one.reloadSlowPerSecond).toFixed(1),
         ]),
       ),
     );

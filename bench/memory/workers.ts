@@ -29,7 +29,7 @@ interface WorkerTask {
 }
 
 /** Pins the calling thread. Failing is no error: the figure then says less. */
-function pinThread(cpu: number): void {
+export function pinThread(cpu: number): void {
   const thread = readlinkSync("/proc/thread-self").split("/").at(-1)!;
   spawnSync("taskset", ["-pc", String(cpu), thread], { stdio: "ignore" });
 }

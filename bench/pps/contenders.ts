@@ -8,6 +8,7 @@ import {
   type LabBalance,
   type LabDevice,
 } from "../../test/support/lab.ts";
+import { waitFor } from "../../test/support/wait.ts";
 import { compileBench } from "../compile.ts";
 import {
   BACKEND_SIDE,
@@ -66,18 +67,43 @@ export function pinToGatewayCpu(lab: Lab, pid: number): void {
   lab.execSync("gateway", ["taskset", "-apc", String(GATEWAY_CPU), String(pid)]);
 }
 
-function headgate(device: "packet" | "tun" | "xdp"): PpsContender {
+interface Variant {
+  /** More keys of `device`. */
+  readonly device?: Readonly<Record<string, unknown>>;
+  /** False: the kernel's scheduler chooses the CPU. */
+  readonly pinned?: boolean;
+}
+
+function headgate(
+  device: "packet" | "tun" | "xdp",
+  name = `Headgate ${device}, nat`,
+  { device: more, pinned = true }: Variant = {},
+): PpsContender {
   return {
-    name: `Headgate ${device}, nat`,
+    name,
     device,
     missing: () => null,
     async start(lab) {
-      const gateway = await lab.balance(ppsBalance(lab));
-      pinToGatewayCpu(lab, gateway!.pid);
-      return { targets: throughVip(lab), pid: gateway!.pid, sink: await startSink(lab, "xdp") };
+      const plain = JSON.parse(lab.config(ppsBalance(lab))) as { device: object };
+      const config = { ...plain, device: { ...plain.device, ...more } };
+      const gateway = await lab.startGateway(JSON.stringify(config));
+      if (pinned) pinToGatewayCpu(lab, gateway.pid);
+      return { targets: throughVip(lab), pid: gateway.pid, sink: await startSink(lab, "xdp") };
     },
   };
 }
+
+/** One setting at a time beside the default, for docs/tuning.md. */
+export const TUNING_CONTENDERS: readonly PpsContender[] = [
+  headgate("xdp", "xdp, pinned (as lab-pps)"),
+  headgate("xdp", "xdp, not pinned", { pinned: false }),
+  headgate("xdp", "xdp, device.spin 50", { device: { spin: 50 } }),
+  headgate("xdp", "xdp, device.xdp.busyPoll 20", { device: { xdp: { busyPoll: 20 } } }),
+  headgate("xdp", "xdp, device.xdp.mode generic", { device: { xdp: { mode: "generic" } } }),
+  headgate("packet", "packet, pinned (as lab-pps)"),
+  headgate("packet", "packet, not pinned", { pinned: false }),
+  headgate("packet", "packet, device.spin 50", { device: { spin: 50 } }),
+];
 
 const GENERATOR_ALONE: PpsContender = {
   name: "generator alone into XDP_DROP",
@@ -161,14 +187,19 @@ const TESTPMD: PpsContender = {
     );
     // It ends when its input does.
     const command = [
-      "sleep 900 | exec dpdk-testpmd --no-huge -m 512 --no-pci --no-telemetry --in-memory",
+      "sleep 900 | exec dpdk-testpmd --no-huge -m 512 --no-pci --no-telemetry --no-shconf --file-prefix headgate-bench",
       `-l 0,${GATEWAY_CPU} --main-lcore 0`,
       ...ports,
       "-- --forward-mode=io --auto-start --nb-cores=1 --total-num-mbufs=16384 --no-lsc-interrupt",
     ].join(" ");
     const program = lab.spawn("gateway", ["sh", "-c", command]);
-    await program.waitLine(/Press enter to exit|io packet forwarding/, 30_000);
-    await sleep(500);
+    // It says nothing while its output is a pipe: its sockets show that it has come so far.
+    await waitFor("testpmd to open its sockets", async () => {
+      const { stdout } = await lab.exec("gateway", ["cat", "/proc/net/packet"]);
+      return stdout.trimEnd().split("\n").length > ports.length || !program.alive;
+    });
+    await sleep(1000);
+    if (!program.alive) throw new Error(`testpmd ended\n${program.lines.join("\n")}`);
     const pid = Number(
       execFileSync("pgrep", ["-P", String(program.pid), "dpdk-testpmd"], {
         encoding: "utf8",

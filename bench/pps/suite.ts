@@ -79,7 +79,7 @@ async function runContender(
       const first = one === PPS_CASES[0];
       await warmUp(lab, started, one);
       const search = first ? CLOSE_SEARCH : ROUGH_SEARCH;
-      keep(one, await sampleOf(lab, started, one, first ? seconds : seconds * 0.6, search));
+      keep(one, await sampleOf(lab, started, one, first ? seconds : seconds * 0.5, search));
     }
   } finally {
     await lab.stop();
@@ -87,9 +87,12 @@ async function runContender(
 }
 
 /** Paired rounds of all contenders and cases that are wanted. */
-export async function measurePps(options: PpsOptions): Promise<PpsFigures> {
+export async function measurePps(
+  options: PpsOptions,
+  contenders: readonly PpsContender[] = PPS_CONTENDERS,
+): Promise<PpsFigures> {
   const { rounds, only, cases, say } = options;
-  const wanted = PPS_CONTENDERS.filter(({ name }) => isWanted(name, only));
+  const wanted = contenders.filter(({ name }) => isWanted(name, only));
   const skipped = wanted.flatMap((contender) => {
     const reason = contender.missing();
     return reason === null ? [] : [{ contender: contender.name, reason }];

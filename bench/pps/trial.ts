@@ -58,7 +58,7 @@ export interface Search {
 }
 
 export const CLOSE_SEARCH: Search = { precision: 0.03, trialsMax: 10, latency: true };
-export const ROUGH_SEARCH: Search = { precision: 0.06, trialsMax: 5, latency: false };
+export const ROUGH_SEARCH: Search = { precision: 0.06, trialsMax: 4, latency: false };
 
 /** Sends for some seconds at a rate and counts what arrives. */
 export async function runTrial(
@@ -94,7 +94,7 @@ export async function runTrial(
 export async function warmUp(lab: Lab, started: Started, one: PpsCase): Promise<void> {
   const rate = 100_000;
   await runTrial(lab, started, one, rate, Math.max(0.2, one.flows / rate));
-  await runTrial(lab, started, one, 0, 0.5);
+  await runTrial(lab, started, one, 0, 0.3);
 }
 
 /** The flood, and the search for the highest rate with little loss. */
@@ -106,7 +106,7 @@ export async function sampleOf(
   search: Search,
 ): Promise<PpsSample> {
   const trial = (rate: number): Promise<Trial> =>
-    quietly(() => runTrial(lab, started, one, rate, seconds));
+    quietly(() => runTrial(lab, started, one, rate, seconds), search.latency);
   const flood = await trial(0);
   const trials = [flood];
   let low = 0;

@@ -56,7 +56,15 @@ export async function runStreams(
   const words = ["-J", "-c", address, "-p", String(IPERF_PORT), "-P", String(streams), "-O", "0.5"];
   const { stdout, stderr } = await lab.exec(
     "client",
-    ["iperf3", ...words, "-t", String(seconds), "--connect-timeout", "5000"],
+    // It takes whole seconds, and 0 as for ever.
+    [
+      "iperf3",
+      ...words,
+      "-t",
+      String(Math.max(1, Math.round(seconds))),
+      "--connect-timeout",
+      "5000",
+    ],
     { check: false, timeoutMs: seconds * 1000 + 30_000 },
   );
   const used = busySeconds() - busy;
