@@ -70,7 +70,7 @@ own. Streams are iperf3's; the first half second is not counted. New connections
 addresses, each with one request of 64 bytes, closed by the server first (bench/tcp/request.cc); the
 latency is from the SYN to the answer's end. Cells are the median (lowest-highest); a ratio is the
 median of the rounds' own ratios. \`busy CPU\` is that of the whole machine, client and server included.
-The forwarders in C change nothing; over AF_XDP client and server have \`ethtool -K … tx off\`. Every host
+Headgate has \`device.spin: 50\` (docs/tuning.md). The forwarders in C change nothing; over AF_XDP client and server have \`ethtool -K … tx off\`. Every host
 has
 
 \`\`\`
@@ -87,9 +87,9 @@ nginx:
 
 \`\`\`
 ${nginxConfiguration("FOLDER")}\`\`\``,
-  "lab-pps": `One way, three backends at one port, where a BPF program counts and drops. PDR: the highest rate of
+  "lab-pps": `One way, three backends at one port, where an XDP program counts and drops. PDR: the highest rate of
 which at most 0.5 % is lost; flood: what arrives of as much as the generator (AF_XDP, copies, CPU 0) can
-send. What is measured has CPU 1; the kernel forwards in the sender's own softirq, so kernel rows have
+send. What is measured has CPU 1 (Headgate: \`device.cpus: [1]\`); the kernel forwards in the sender's own softirq, so kernel rows have
 one CPU in all, and the generator slows down with them instead of losing frames. \`busy CPU\` is that of
 the whole machine at PDR, generator and sink included (/proc/stat, sampled by the timer tick);
 \`threads\` is the exact CPU time of generator, contender and softirq threads, in whose context the

@@ -85,9 +85,9 @@ function headgate(
     missing: () => null,
     async start(lab) {
       const plain = JSON.parse(lab.config(ppsBalance(lab))) as { device: object };
-      const config = { ...plain, device: { ...plain.device, ...more } };
+      const cpus = pinned ? { cpus: [GATEWAY_CPU] } : {};
+      const config = { ...plain, device: { ...plain.device, ...cpus, ...more } };
       const gateway = await lab.startGateway(JSON.stringify(config));
-      if (pinned) pinToGatewayCpu(lab, gateway.pid);
       return { targets: throughVip(lab), pid: gateway.pid, sink: await startSink(lab, "xdp") };
     },
   };
