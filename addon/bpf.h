@@ -63,7 +63,7 @@ class Assembler {
   void Call(int helper) { Emit(BPF_JMP | BPF_CALL, 0, 0, 0, helper); }
   void Exit() { Emit(BPF_JMP | BPF_EXIT, 0, 0, 0, 0); }
   void Jump(Label to) { EmitJump(BPF_JMP | BPF_JA, 0, 0, to); }
-  // if (reg op other) goto to; with op one of BPF_JEQ, BPF_JGT
+  // if (reg op other) goto to; with op one of BPF_JEQ, BPF_JNE, BPF_JGT
   void JumpIfReg(int op, int reg, int other, Label to) {
     EmitJump(BPF_JMP | op | BPF_X, reg, 0, to, other);
   }

@@ -43,7 +43,10 @@ class GuardOwner : public headgate::SharedOwner {
   Failure Open(uint32_t addressesMax, uint32_t portsMax, int hook, int fallback) {
     hook_ = hook;
     fallback_ = fallback;
-    Failure failure = CreateMap(BPF_MAP_TYPE_HASH, sizeof(uint32_t), addressesMax,
+    Failure failure = CreateMap(BPF_MAP_TYPE_ARRAY, sizeof(uint32_t), kFrontEntries, 0,
+                                "headgate_front", &front_);
+    if (failure) return failure;
+    failure = CreateMap(BPF_MAP_TYPE_HASH, sizeof(uint32_t), addressesMax,
                                 BPF_F_NO_PREALLOC, "headgate_addr", &addresses_);
     if (failure) return failure;
     failure = CreateMap(BPF_MAP_TYPE_LPM_TRIE, sizeof(PortKey), portsMax, BPF_F_NO_PREALLOC,
@@ -54,15 +57,25 @@ class GuardOwner : public headgate::SharedOwner {
                        headgate::kInterfacesMax * kQueuesMax, 0, "headgate_xsk", &sockets_);
     }
     return LoadProgram(BPF_PROG_TYPE_SCHED_CLS, kBpfTcxIngress,
-                       OwnershipProgram(addresses_.get(), ports_.get()).BuildTcx(), kName,
-                       &program_);
+                       OwnershipProgram(front_.get(), addresses_.get(), ports_.get()).BuildTcx(),
+                       kName, &program_);
   }
 
+  // The hash has every address, so that whatever the front says of others' low halves is true.
   Failure SetAddress(uint32_t address, uint32_t flags) {
     const uint32_t key = htonl(address);
-    return UpdateMap(addresses_, &key, flags, "addresses");
+    if (Failure failure = UpdateMap(addresses_, &key, flags, "addresses")) return failure;
+    const uint32_t entry = shadow_[address % kFrontEntries];
+    if ((entry & kFrontUsed) != 0 && entry >> 16 != address >> 16) {
+      return SetFront(address, entry | kFrontMore);
+    }
+    return SetFront(address, (address >> 16 << 16) | flags << 8 | kFrontUsed | (entry & kFrontMore));
   }
   Failure RemoveAddress(uint32_t address) {
+    const uint32_t entry = shadow_[address % kFrontEntries];
+    if ((entry & kFrontUsed) != 0 && entry >> 16 == address >> 16) {
+      if (Failure failure = SetFront(address, entry & kFrontMore)) return failure;
+    }
     const uint32_t key = htonl(address);
     return RemoveFromMap(addresses_, &key, "addresses");
   }
@@ -79,7 +92,7 @@ class GuardOwner : public headgate::SharedOwner {
     if (hook_ == kHookXdp) {
       const Failure failure = LoadProgram(
           BPF_PROG_TYPE_XDP, BPF_XDP,
-          OwnershipProgram(addresses_.get(), ports_.get())
+          OwnershipProgram(front_.get(), addresses_.get(), ports_.get())
               .BuildXdp(sockets_.get(), ordinal * kQueuesMax, fallback_),
           kName, &program_);
       if (failure) return failure;
@@ -122,9 +135,17 @@ class GuardOwner : public headgate::SharedOwner {
     sockets_.Close();
     ports_.Close();
     addresses_.Close();
+    front_.Close();
   }
 
  private:
+  Failure SetFront(uint32_t address, uint32_t entry) {
+    const uint32_t index = address % kFrontEntries;
+    if (Failure failure = UpdateMap(front_, &index, entry, "addresses")) return failure;
+    shadow_[index] = entry;
+    return {};
+  }
+
   Failure CreateLink(int interfaceIndex, bool generic, Fd* link) const {
     union bpf_attr attr {};
     attr.link_create.prog_fd = static_cast<uint32_t>(program_.get());
@@ -144,6 +165,9 @@ class GuardOwner : public headgate::SharedOwner {
 
   int hook_ = kHookTcx;
   int fallback_ = XDP_PASS;
+  Fd front_;
+  // What is in it.
+  std::vector<uint32_t> shadow_ = std::vector<uint32_t>(kFrontEntries);
   Fd addresses_;
   Fd ports_;
   Fd sockets_;

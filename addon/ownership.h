@@ -3,9 +3,12 @@
 //   TCX ingress  the kernel's copy of an owned packet is dropped; AF_PACKET has seen it before
 //   XDP          an owned packet goes to the AF_XDP socket of its queue; all else to the kernel
 //
-// Both read the same two maps:
+// Both read the same three maps:
 //
-//   addresses  hash: address -> flags (kVip, kWhole, kHost, kBackend)
+//   front      array by the low half of an address: its high half, its flags, and whether there are
+//              more with that low half. The kernel makes a look-up in an array part of the program,
+//              where one in a hash is a call: 20 ns less for each frame, also one that is not ours
+//   addresses  hash: address -> flags (kVip, kWhole, kHost, kBackend), where there are more
 //   ports      longest prefix of {address, protocol, kind, port}: one entry is a block of ports
 //
 // XDP looks the destination up straight in the packet first: a client's packet to a VIP costs one
@@ -27,6 +30,11 @@ constexpr int kVip = 1;      // a VIP that is also the host's address
 constexpr int kWhole = 2;    // every packet to it is owned
 constexpr int kHost = 4;     // an address of the host
 constexpr int kBackend = 8;  // an address of a nat backend
+
+// An entry of the front: high half of the address << 16 | flags << 8 | these.
+constexpr uint32_t kFrontUsed = 1;
+constexpr uint32_t kFrontMore = 2;
+constexpr uint32_t kFrontEntries = 1 << 16;
 
 // Kinds of port entries: src/host/guard-entries.ts has the same numbers.
 constexpr int kPortsOfVip = 0;
@@ -61,6 +69,8 @@ constexpr int kSource = kHeader + 12;
 constexpr int kDestination = kHeader + 16;
 constexpr int kL4 = -32;  // source and destination port, or type and code of ICMP; 4 bytes
 constexpr int kKey = -48;  // struct PortKey
+constexpr int kFrontIndex = -52;
+constexpr int kHostOrder = -56;  // the address that is looked up
 
 // Where a field of the key lies on the stack.
 constexpr int KeyAt(size_t field) { return kKey + static_cast<int>(field); }
@@ -87,7 +97,8 @@ static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "Network16 swaps: x86-6
 
 class OwnershipProgram {
  public:
-  OwnershipProgram(int addresses, int ports) : addresses_(addresses), ports_(ports) {}
+  OwnershipProgram(int front, int addresses, int ports)
+      : front_(front), addresses_(addresses), ports_(ports) {}
 
   // For TCX: drops what is owned.
   std::vector<bpf_insn> BuildTcx() {
@@ -211,23 +222,52 @@ class OwnershipProgram {
   }
 
   // kFlags = flags of the address at this offset of the frame, 0 when it is not known.
-  void LookUpInFrame(int offset) {
-    Assembler::Label unknown = code_.NewLabel();
-    code_.LoadMap(R1, addresses_);
-    code_.Move(R2, kFrame);
-    code_.Calculate(BPF_ADD, R2, offset);
-    code_.MoveValue(kFlags, 0);
-    code_.Call(kLookup);
-    code_.JumpIf(BPF_JEQ, R0, 0, unknown);
+  void LookUpInFrame(int offset) { LookUpAt(kFrame, offset); }
+
+  // kFlags = flags of the address at base + offset, 0 when it is not known.
+  void LookUpAt(int base, int offset) {
+    Assembler::Label used = code_.NewLabel();
+    Assembler::Label differs = code_.NewLabel();
+    Assembler::Label more = code_.NewLabel();
+    Assembler::Label done = code_.NewLabel();
+    code_.Load(BPF_W, R1, base, offset);
+    code_.FromNetwork(R1, 32);
+    code_.Store(BPF_W, R10, kHostOrder, R1);
+    code_.Calculate(BPF_AND, R1, kFrontEntries - 1);
+    code_.Store(BPF_W, R10, kFrontIndex, R1);
+    LookUp(front_, kFrontIndex);
+    code_.JumpIf(BPF_JEQ, R0, 0, other_);
     code_.Load(BPF_W, kFlags, R0, 0);
-    code_.Bind(unknown);
+    code_.Load(BPF_W, R1, R10, kHostOrder);
+    code_.Calculate(BPF_RSH, R1, 16);
+    code_.Move(R2, kFlags);
+    code_.Calculate(BPF_RSH, R2, 16);
+    code_.JumpIfReg(BPF_JNE, R1, R2, differs);
+    code_.JumpIf(BPF_JSET, kFlags, kFrontUsed, used);
+    code_.Bind(differs);
+    code_.JumpIf(BPF_JSET, kFlags, kFrontMore, more);
+    code_.MoveValue(kFlags, 0);
+    code_.Jump(done);
+    code_.Bind(more);
+    code_.MoveValue(kFlags, 0);
+    code_.LoadMap(R1, addresses_);
+    code_.Move(R2, base);
+    code_.Calculate(BPF_ADD, R2, offset);
+    code_.Call(kLookup);
+    code_.JumpIf(BPF_JEQ, R0, 0, done);
+    code_.Load(BPF_W, kFlags, R0, 0);
+    code_.Jump(done);
+    code_.Bind(used);
+    code_.Calculate(BPF_RSH, kFlags, 8);
+    code_.Calculate(BPF_AND, kFlags, 0xff);
+    code_.Bind(done);
   }
 
   // Everything from the IP header on, by copies on the stack.
   void BuildSlow() {
     code_.MoveValue(kAt, kEthernetBytes);
     LoadIpHeader();
-    LookUpAddress(kDestination, kFlags);
+    LookUpAddress(kDestination);
     code_.JumpIf(BPF_JSET, kFlags, kWhole, owned_);
     // A later fragment has no ports.
     code_.Load(BPF_H, R0, R10, kFragment);
@@ -260,7 +300,7 @@ class OwnershipProgram {
     code_.Calculate(BPF_ADD, kAt, kIcmpBytes);
     LoadIpHeader();
     // Quoted packets that we sent to a client or from a SNAT address have our address as source.
-    LookUpAddress(kSource, kFlags);
+    LookUpAddress(kSource);
     code_.JumpIf(BPF_JSET, kFlags, kWhole, owned_);
     code_.Load(BPF_H, R0, R10, kFragment);
     code_.JumpIf(BPF_JSET, R0, Network16(0x1fff), other_);
@@ -309,15 +349,8 @@ class OwnershipProgram {
     LoadBytes(kL4, 4);
   }
 
-  // flags = flags of the address at stack[address], 0 when it is not known.
-  void LookUpAddress(int address, int flags) {
-    Assembler::Label unknown = code_.NewLabel();
-    code_.MoveValue(flags, 0);
-    LookUp(addresses_, address);
-    code_.JumpIf(BPF_JEQ, R0, 0, unknown);
-    code_.Load(BPF_W, flags, R0, 0);
-    code_.Bind(unknown);
-  }
+  // kFlags = flags of the address at stack[address], 0 when it is not known.
+  void LookUpAddress(int address) { LookUpAt(R10, address); }
 
   void SkipUnless(int flag, Assembler::Label to) {
     Assembler::Label has = code_.NewLabel();
@@ -329,7 +362,7 @@ class OwnershipProgram {
   // Owned when stack[address] is a nat backend's, and stack[port] one of its ports.
   void MatchBackend(int address, int port) {
     Assembler::Label other = code_.NewLabel();
-    LookUpAddress(address, kFlags);
+    LookUpAddress(address);
     SkipUnless(kBackend, other);
     MatchPorts(kPortsOfBackend, address, port);
     code_.Bind(other);
@@ -363,6 +396,7 @@ class OwnershipProgram {
   Assembler::Label ports_known_ = 0;
   Assembler::Label icmp_ = 0;
   int load_bytes_ = 0;
+  const int front_;
   const int addresses_;
   const int ports_;
 };

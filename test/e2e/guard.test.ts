@@ -117,6 +117,44 @@ for (const forward of [true, false]) {
   });
 }
 
+/** Another address with the same low half: of the network for benchmarks (RFC 2544). */
+function sharingLowHalf(address: number): number {
+  return (198 << 24) | (19 << 16) | (address & 0xffff);
+}
+
+describe("guard of addresses that share their low half", { skip: SKIP_UNLESS_ROOT }, () => {
+  test("tcx: each is what it is, whichever came first or went", async (t) => {
+    const topology = createTopology(true);
+    t.after(() => topology.stop());
+    const wires = await openWires(topology);
+    const holder = await hold(t, topology, { kind: "tcx" });
+    // Those that come first have the program's array; the rows' own addresses then lie behind them.
+    const first = {
+      vips: [],
+      backends: [],
+      snat: [...ENTRIES.vips, ...ENTRIES.backends].map(({ address }) => sharingLowHalf(address)),
+      hosts: [...ENTRIES.snat, ...ENTRIES.hosts].map(sharingLowHalf),
+    };
+    await command(holder, { update: first });
+    await assertReacts(topology, wires);
+    const both = {
+      ...ENTRIES,
+      snat: [...first.snat, ...ENTRIES.snat],
+      hosts: [...first.hosts, ...ENTRIES.hosts],
+    };
+    await command(holder, { update: both });
+    for (const row of ROWS) {
+      const expected = isVisible(row, true) && !row.owned ? FRAMES : 0;
+      assert.equal(await tappedReactions(topology, wires, row), expected, row.name);
+    }
+    await command(holder, { update: ENTRIES });
+    await assertSilent(topology, wires);
+    await command(holder, { update: first });
+    await assertReacts(topology, wires);
+    await holder.kill();
+  });
+});
+
 describe("guard under change", { skip: SKIP_UNLESS_ROOT }, () => {
   let topology: Topology;
   let wires: Wires;
