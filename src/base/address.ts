@@ -1,6 +1,23 @@
 import { assert } from "./assert.ts";
 
-/** IPv4 addresses as text and as int32 in host order (198.51.100.2 = 0xC6336402 | 0). Cold. */
+/**
+ * IPv4 addresses as text and as int32 in host order (198.51.100.2 = 0xC6336402 | 0); IPv6 addresses
+ * as text (RFC 5952) and as four such words. Cold.
+ */
+
+/** The words of an IPv6 address, first word first, each int32 in host order. */
+export type Words6 = readonly [number, number, number, number];
+
+/** An address of either family. */
+export interface Address {
+  readonly family: 4 | 6;
+  /** Canonical text. */
+  readonly text: string;
+  /** IPv4: int32 in host order. IPv6: 0. */
+  readonly value: number;
+  /** IPv6: its words. IPv4: the mapped address ::ffff:a.b.c.d. */
+  readonly words: Words6;
+}
 
 /** An address with a prefix length 0..32. Bits after the prefix are kept as they were written. */
 export interface Cidr {
@@ -63,4 +80,84 @@ export function prefixMask(prefixLength: number): number {
 /** `ADDRESS:PORT`. */
 export function formatEndpoint(address: number, port: number): string {
   return `${formatIpv4(address)}:${port}`;
+}
+
+/** @param value - IPv4, int32 in host order */
+export function addressOf4(value: number): Address {
+  return { family: 4, text: formatIpv4(value), value, words: [0, 0, 0xffff, value | 0] };
+}
+
+export function addressOf6(words: Words6): Address {
+  return { family: 6, text: formatIpv6(words), value: 0, words };
+}
+
+/**
+ * An address of either family, without brackets.
+ *
+ * @returns null when the text is neither: also for a zone (`fe80::1%eth0`) and for IPv4 in a form
+ *   that is octal elsewhere
+ */
+export function parseAddress(text: string): Address | null {
+  const four = parseIpv4(text);
+  if (four !== null) return addressOf4(four);
+  const six = parseIpv6(text);
+  return six === null ? null : addressOf6(six);
+}
+
+const GROUP = /^[0-9a-fA-F]{1,4}$/;
+
+/**
+ * Read an IPv6 address (RFC 4291 section 2.2): groups of hexadecimal digits, at most one `::`, and
+ * a dotted quad as the last two groups.
+ *
+ * @returns null when the text is anything else; a zone is
+ */
+export function parseIpv6(text: string): Words6 | null {
+  const halves = text.split("::");
+  if (halves.length > 2) return null;
+  const head = groupsOf(halves[0]!, halves.length === 1);
+  const tail = halves.length === 2 ? groupsOf(halves[1]!, true) : [];
+  if (head === null || tail === null) return null;
+  const missing = 8 - head.length - tail.length;
+  // "::" stands for at least one group (RFC 5952 section 4.2.2 only advises two, so one is read).
+  if (halves.length === 2 ? missing < 1 : missing !== 0) return null;
+  const groups = [...head, ...new Array<number>(missing).fill(0), ...tail];
+  const word = (at: number): number => (groups[at]! << 16) | groups[at + 1]!;
+  return [word(0), word(2), word(4), word(6)];
+}
+
+/** @param mayEndInQuad - the groups are the last of the address */
+function groupsOf(text: string, mayEndInQuad: boolean): number[] | null {
+  if (text === "") return [];
+  const groups: number[] = [];
+  const parts = text.split(":");
+  for (const [index, part] of parts.entries()) {
+    if (part.includes(".")) {
+      const quad = mayEndInQuad && index === parts.length - 1 ? parseIpv4(part) : null;
+      if (quad === null) return null;
+      groups.push(quad >>> 16, quad & 0xffff);
+    } else {
+      if (!GROUP.test(part)) return null;
+      groups.push(Number.parseInt(part, 16));
+    }
+  }
+  return groups;
+}
+
+/** Write an IPv6 address as RFC 5952 section 4 has it: lower case, the longest run of zeros as `::`. */
+export function formatIpv6(words: Words6): string {
+  const groups = words.flatMap((word) => [word >>> 16, word & 0xffff]);
+  if (words[0] === 0 && words[1] === 0 && words[2] === 0xffff) {
+    return `::ffff:${formatIpv4(words[3])}`;
+  }
+  let best = -1;
+  let bestLength = 1;
+  for (let from = 0; from < 8; from++) {
+    let length = 0;
+    while (from + length < 8 && groups[from + length] === 0) length++;
+    if (length > bestLength) [best, bestLength] = [from, length];
+  }
+  const text = (part: readonly number[]): string => part.map((g) => g.toString(16)).join(":");
+  if (best < 0) return text(groups);
+  return `${text(groups.slice(0, best))}::${text(groups.slice(best + bestLength))}`;
 }

@@ -10,6 +10,7 @@ import {
   MODE_FULL_NAT,
   PROTOCOL_TCP,
   PROTOCOL_UDP,
+  protocolOf,
   STATE_FREE,
 } from "../flow/flow-record.ts";
 import type { GatewayDefinition, ServiceDefinition } from "../service/definition.ts";
@@ -78,7 +79,7 @@ export function flowEndpoints(views: RegionViews): FlowEndpoints {
     const version = i32[at + F_VERSION]!;
     const state = i32[at + F_STATE]!;
     if ((state & 0xff) === STATE_FREE || version === 0 || (version & 1) !== 0) return;
-    const protocol = (state >>> 8) & 0xff;
+    const protocol = protocolOf(state);
     vips.add(endpointKey(i32[at + F_VIP_ADDR]!, protocol, i32[at + F_CLIENT_VIP_PORTS]! & 0xffff));
     if (((state >>> 16) & 0xff) === MODE_FULL_NAT) snat.add(i32[at + F_REPLY_ADDR]!);
     else {

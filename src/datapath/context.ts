@@ -69,8 +69,8 @@ export const R_ANNOUNCE_NEXT = 22;
 /** Identification of the packets that we make (IPv4 ID, RFC 6864 allows any for atomic ones). */
 export const R_IPV4_ID = 23;
 /** 1: the batch at hand was handed over by other workers. */
-export const R_HANDED = 24;
-const REGISTER_COUNT = 32;
+export const R_HANDED = 25;
+export const REGISTER_COUNT = 64;
 
 /** @param device - its memory and batch must stay the same as long as it is open */
 export function createContext(device: FrameDevice, views: RegionViews): Context {

@@ -1,5 +1,11 @@
 import { SWEEP_ROWS_MAX } from "../base/limits.ts";
-import { F_STATE, PROTOCOL_TCP, STATE_ESTABLISHED, STATE_FREE } from "../flow/flow-record.ts";
+import {
+  F_STATE,
+  PROTOCOL_TCP,
+  protocolOf,
+  STATE_ESTABLISHED,
+  STATE_FREE,
+} from "../flow/flow-record.ts";
 import { WALK_DONE, WALK_PAUSE } from "../flow/flow-table.ts";
 import { B_SERVICE } from "../service/backend-slots.ts";
 import { S_ON_IDLE, SERVICE_WORDS } from "../service/bank.ts";
@@ -75,7 +81,7 @@ export function createExpiry(
   /** `onIdle: reset` is about established connections; a half-open or closing one just goes. */
   function resetsOnIdle(flowWord: number): boolean {
     const word = i32[flowWord + F_STATE]!;
-    if ((word & 0xff) !== STATE_ESTABLISHED || ((word >>> 8) & 0xff) !== PROTOCOL_TCP) return false;
+    if ((word & 0xff) !== STATE_ESTABLISHED || protocolOf(word) !== PROTOCOL_TCP) return false;
     const service = i32[flows.backendWord(flowWord) + B_SERVICE]!;
     return i32[registers[R_SERVICES]! + service * SERVICE_WORDS + S_ON_IDLE] !== 0;
   }

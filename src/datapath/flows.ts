@@ -12,6 +12,7 @@ import {
   F_VIP_ADDR,
   FLAG_ACTIVE,
   PROTOCOL_TCP,
+  protocolOf,
   STATE_CLOSE_WAIT,
   STATE_ESTABLISHED,
   STATE_FIN_WAIT,
@@ -214,7 +215,7 @@ export function createFlows(
 
   function reset(flowWord: number): boolean {
     const word = i32[flowWord + F_STATE]!;
-    const tcp = ((word >>> 8) & 0xff) === PROTOCOL_TCP;
+    const tcp = protocolOf(word) === PROTOCOL_TCP;
     if (tcp && !isSynchronised(word & 0xff)) return true;
     if (!bucket.take()) return false;
     resetClient(flowWord, tcp);

@@ -48,6 +48,7 @@ export function recordIsSound(words: Int32Array, at: number): boolean {
 
 function stateIsSound(word: number): boolean {
   const state = word & 0xff;
+  // The whole key byte: no record of this layout has IPv6 addresses or is kept from the fast lane.
   const protocol = (word >>> 8) & 0xff;
   if (((word >>> 24) & ~(FLAGS_KNOWN >>> 24)) !== 0) return false;
   if (protocol === PROTOCOL_TCP) return state >= STATE_SYN_SENT && state <= STATE_CLOSE;

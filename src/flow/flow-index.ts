@@ -13,6 +13,8 @@ import {
   F_VIP_ADDR,
   FLOW_WORDS,
   ORIGINAL,
+  originalKeyOf,
+  replyKeyOf,
   STATE_FREE,
 } from "./flow-record.ts";
 
@@ -125,15 +127,16 @@ export function createFlowIndex(views: RegionViews): FlowIndex {
     const at = flowsWord + (ref >> 1) * FLOW_WORDS;
     const state = i32[at + F_STATE]!;
     if ((i32[at + F_VERSION]! & 1) !== 0 || (state & 0xff) === STATE_FREE) return false;
-    if (((state >>> 8) & 0xff) !== protocol) return false;
     if ((ref & 1) === ORIGINAL) {
       return (
+        originalKeyOf(state) === protocol &&
         i32[at + F_CLIENT_ADDR] === source &&
         i32[at + F_VIP_ADDR] === destination &&
         i32[at + F_CLIENT_VIP_PORTS] === ports
       );
     }
     return (
+      replyKeyOf(state) === protocol &&
       i32[at + F_BACKEND_ADDR] === source &&
       i32[at + F_REPLY_ADDR] === destination &&
       i32[at + F_BACKEND_REPLY_PORTS] === ports
@@ -217,7 +220,7 @@ export function createFlowIndex(views: RegionViews): FlowIndex {
 
   function originalHash(words: Int32Array, at: number): number {
     return hashOf(
-      (words[at + F_STATE]! >>> 8) & 0xff,
+      originalKeyOf(words[at + F_STATE]!),
       words[at + F_CLIENT_ADDR]!,
       words[at + F_VIP_ADDR]!,
       words[at + F_CLIENT_VIP_PORTS]!,
@@ -226,7 +229,7 @@ export function createFlowIndex(views: RegionViews): FlowIndex {
 
   function replyHash(words: Int32Array, at: number): number {
     return hashOf(
-      (words[at + F_STATE]! >>> 8) & 0xff,
+      replyKeyOf(words[at + F_STATE]!),
       words[at + F_BACKEND_ADDR]!,
       words[at + F_REPLY_ADDR]!,
       words[at + F_BACKEND_REPLY_PORTS]!,

@@ -15,7 +15,7 @@ import { FLOW_BYTES } from "../state/layout.ts";
 
 /** Version: odd while the fixed words are being written; 0: never used; even: whole. */
 export const F_VERSION = 0;
-/** state | protocol << 8 | mode << 16 | flags << 24. State 0 is FREE. */
+/** state | key byte (KEY_…) << 8 | mode << 16 | flags << 24. State 0 is FREE. */
 export const F_STATE = 1;
 /** (fixed) client address. */
 export const F_CLIENT_ADDR = 2;
@@ -70,9 +70,50 @@ export const FLAG_ACTIVE = 1 << 28;
 /** Out-of-state segment made this flow (`outOfState: adopt`). */
 export const FLAG_ADOPTED = 1 << 29;
 
-/** Modes (design section 2), as F_STATE and banks keep them. */
+/** Modes (design section 2), as F_STATE and banks keep them. From MODE_DSR on they are one-way. */
 export const MODE_NAT = 0;
 export const MODE_FULL_NAT = 1;
+export const MODE_DSR = 2;
+export const MODE_IPIP = 3;
+export const MODE_GUE = 4;
+
+/**
+ * The key byte of F_STATE: protocol number, the families of both directions' addresses, and whether
+ * the fast lane must leave the flow to process.ts. A plain IPv4 flow's byte is its protocol number,
+ * so one comparison with a packet's tells the fast lane all of it.
+ */
+export const KEY_PROTOCOL = 0x1f;
+export const KEY_SLOW = 0x20;
+export const KEY_REPLY_IPV6 = 0x40;
+export const KEY_ORIGINAL_IPV6 = 0x80;
+
+/** What an IPv6 packet's protocol is combined with when its flow is looked for. */
+export const KEY_IPV6 = 0x80;
+
+/** Protocol number of the record whose F_STATE is `word`. */
+export function protocolOf(word: number): number {
+  return (word >>> 8) & KEY_PROTOCOL;
+}
+
+/** MODE_… of the record whose F_STATE is `word`. */
+export function modeOf(word: number): number {
+  return (word >>> 16) & 0xff;
+}
+
+/** Whether only the client's half is seen (dsr and tunnels): the flow then has no REPLY key. */
+export function isOneWay(word: number): boolean {
+  return ((word >>> 16) & 0xff) >= MODE_DSR;
+}
+
+/** Protocol of the ORIGINAL key, with KEY_IPV6 where its addresses are IPv6. */
+export function originalKeyOf(word: number): number {
+  return (word >>> 8) & (KEY_PROTOCOL | KEY_ORIGINAL_IPV6);
+}
+
+/** Protocol of the REPLY key, likewise. */
+export function replyKeyOf(word: number): number {
+  return ((word >>> 8) & KEY_PROTOCOL) | ((word >>> 7) & KEY_IPV6);
+}
 
 export const PROTOCOL_ICMP = 1;
 export const PROTOCOL_TCP = 6;

@@ -17,8 +17,11 @@ import {
   F_VERSION,
   F_VIP_ADDR,
   FLOW_WORDS,
+  isOneWay,
   ORIGINAL,
+  originalKeyOf,
   REPLY,
+  replyKeyOf,
   STATE_CLOSE,
   STATE_FREE,
   STATE_SYN_RECV,
@@ -41,6 +44,7 @@ import {
  *           high water - used. Rows are taken from the stack first (the row that was freed last is
  *           still in cache), then from above the high-water mark.
  * Index     Two entries a flow, one a direction: flow-index.ts. An entry is a hint, the record decides.
+ *           A one-way flow (dsr, tunnels) has no REPLY, so one entry.
  * Keys      ORIGINAL (protocol, client, VIP, client port << 16 | VIP port), REPLY (protocol,
  *           backend, reply address, backend port << 16 | reply port). All live keys, of both
  *           directions together, differ: no two live flows share a reply tuple (design section 2).
@@ -142,6 +146,9 @@ export interface FlowTable {
   rebuild(isBackend?: (slot: number, generation: number) => boolean): RebuildReport;
 }
 
+/** The REPLY entry of a flow that has none. */
+const NO_ENTRY = -2;
+
 /** Cells of the closure's own state: int32 in an array, so that no counter is ever boxed. */
 const CELL_SWEEP_CURSOR = 0;
 const CELL_SWEEP_LEFT = 1;
@@ -173,17 +180,18 @@ export function createFlowTable(views: RegionViews): FlowTable {
 
   /** INSERT_…_TAKEN when a live flow, or the record's other direction, has a key of this record. */
   function takenBy(words: Int32Array, at: number, original: number, reply: number): number {
-    const protocol = (words[at + F_STATE]! >>> 8) & 0xff;
+    const state = words[at + F_STATE]!;
     const client = words[at + F_CLIENT_ADDR]!;
     const vip = words[at + F_VIP_ADDR]!;
     const clientVipPorts = words[at + F_CLIENT_VIP_PORTS]!;
-    if (index.find(original, protocol, client, vip, clientVipPorts) >= 0) {
+    if (index.find(original, originalKeyOf(state), client, vip, clientVipPorts) >= 0) {
       return INSERT_ORIGINAL_TAKEN;
     }
+    if (isOneWay(state)) return 0;
     const backend = words[at + F_BACKEND_ADDR]!;
     const replyTo = words[at + F_REPLY_ADDR]!;
     const backendReplyPorts = words[at + F_BACKEND_REPLY_PORTS]!;
-    if (index.find(reply, protocol, backend, replyTo, backendReplyPorts) >= 0) {
+    if (index.find(reply, replyKeyOf(state), backend, replyTo, backendReplyPorts) >= 0) {
       return INSERT_REPLY_TAKEN;
     }
     // A client that is the backend, reaching a VIP that is the reply address: one key, two meanings.
@@ -216,8 +224,9 @@ export function createFlowTable(views: RegionViews): FlowTable {
     if (taken !== 0) return taken;
     const originalEntry = index.choose(original, -1);
     if (originalEntry < 0) return INSERT_INDEX_FULL;
-    const replyEntry = index.choose(reply, originalEntry);
-    if (replyEntry < 0) return INSERT_INDEX_FULL;
+    const oneWay = isOneWay(draft[F_STATE]!);
+    const replyEntry = oneWay ? NO_ENTRY : index.choose(reply, originalEntry);
+    if (replyEntry === -1) return INSERT_INDEX_FULL;
     const row = takeRow();
     if (row < 0) return INSERT_TABLE_FULL;
     const at = flowsWord + row * FLOW_WORDS;
@@ -226,7 +235,7 @@ export function createFlowTable(views: RegionViews): FlowTable {
     for (let word = F_VERSION + 1; word < FLOW_WORDS; word++) i32[at + word] = draft[word]!;
     Atomics.store(i32, at + F_VERSION, nextVersion(odd));
     index.write(originalEntry, original, (row << 1) | ORIGINAL);
-    index.write(replyEntry, reply, (row << 1) | REPLY);
+    if (!oneWay) index.write(replyEntry, reply, (row << 1) | REPLY);
     return row;
   }
 
@@ -234,11 +243,12 @@ export function createFlowTable(views: RegionViews): FlowTable {
     const at = flowsWord + row * FLOW_WORDS;
     assert((i32[at + F_STATE]! & 0xff) !== STATE_FREE, "only a live flow is removed");
     // The hashes need the protocol, which goes with the state.
+    const oneWay = isOneWay(i32[at + F_STATE]!);
     const original = index.originalHash(i32, at);
     const reply = index.replyHash(i32, at);
     i32[at + F_STATE] = STATE_FREE;
     index.clear(original, (row << 1) | ORIGINAL);
-    index.clear(reply, (row << 1) | REPLY);
+    if (!oneWay) index.clear(reply, (row << 1) | REPLY);
     const used = i32[usedWord]!;
     i32[freeWord + i32[highWaterWord]! - used] = row;
     i32[usedWord] = used - 1;
@@ -357,10 +367,12 @@ export function createFlowTable(views: RegionViews): FlowTable {
     // The row itself is not indexed yet, so whoever has its key is another.
     if (takenBy(i32, at, original, reply) !== 0) return "damaged";
     const originalEntry = index.choose(original, -1);
-    const replyEntry = originalEntry < 0 ? -1 : index.choose(reply, originalEntry);
-    if (replyEntry < 0) return "noRoom";
+    if (originalEntry < 0) return "noRoom";
+    const oneWay = isOneWay(i32[at + F_STATE]!);
+    const replyEntry = oneWay ? NO_ENTRY : index.choose(reply, originalEntry);
+    if (replyEntry === -1) return "noRoom";
     index.write(originalEntry, original, (row << 1) | ORIGINAL);
-    index.write(replyEntry, reply, (row << 1) | REPLY);
+    if (!oneWay) index.write(replyEntry, reply, (row << 1) | REPLY);
     return "kept";
   }
 

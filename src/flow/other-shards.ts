@@ -9,6 +9,7 @@ import {
   F_VERSION,
   FLOW_WORDS,
   REPLY,
+  replyKeyOf,
   STATE_FREE,
 } from "./flow-record.ts";
 
@@ -74,7 +75,7 @@ export function createOtherShards(views: RegionViews): OtherShards {
       if (
         (i32[at + F_VERSION]! & 1) === 0 &&
         (state & 0xff) !== STATE_FREE &&
-        ((state >>> 8) & 0xff) === protocol &&
+        replyKeyOf(state) === protocol &&
         i32[at + F_BACKEND_ADDR] === backend &&
         i32[at + F_REPLY_ADDR] === address &&
         i32[at + F_BACKEND_REPLY_PORTS] === ports

@@ -13,6 +13,7 @@ import {
   F_VERSION,
   F_VIP_ADDR,
   FLOW_WORDS,
+  protocolOf,
   STATE_COUNT,
   STATE_FREE,
 } from "./flow-record.ts";
@@ -119,7 +120,7 @@ function snapshot(worker: number, row: number, words: Int32Array): FlowSnapshot 
     worker,
     row,
     state: state & 0xff,
-    protocol: (state >>> 8) & 0xff,
+    protocol: protocolOf(state),
     mode: (state >>> 16) & 0xff,
     flags: state & ~0xffffff,
     client: words[F_CLIENT_ADDR]!,

@@ -1,3 +1,4 @@
+import type { Address } from "../base/address.ts";
 import type { SchedulerName } from "./bank.ts";
 
 /**
@@ -5,12 +6,7 @@ import type { SchedulerName } from "./bank.ts";
  * Addresses are int32 in host order beside their text; durations are milliseconds.
  */
 
-export interface Address {
-  /** Canonical text. */
-  readonly text: string;
-  /** IPv4, int32 in host order. */
-  readonly value: number;
-}
+export type { Address } from "../base/address.ts";
 
 /** Both ends included; low 1, high 65535 is `any`. */
 export interface PortRange {

@@ -1,11 +1,15 @@
 import assert from "node:assert/strict";
+import { isIPv6 } from "node:net";
 import { test } from "node:test";
 import fc from "fast-check";
 import {
   formatEndpoint,
   formatIpv4,
+  formatIpv6,
+  parseAddress,
   parseCidr,
   parseIpv4,
+  parseIpv6,
   prefixMask,
 } from "../../src/base/address.ts";
 
@@ -74,4 +78,61 @@ test("a mask has as many leading ones as its length says", () => {
     assert.equal(bits, "1".repeat(length) + "0".repeat(32 - length));
   }
   assert.throws(() => prefixMask(33), /invariant broken/);
+});
+
+test("IPv6 is written as RFC 5952 asks", () => {
+  const cases: readonly [string, string][] = [
+    ["2001:db8::1", "2001:db8::1"],
+    ["2001:DB8:0:0:0:0:2:1", "2001:db8::2:1"],
+    ["2001:db8:0:1:1:1:1:1", "2001:db8:0:1:1:1:1:1"],
+    ["2001:0:0:1:0:0:0:1", "2001:0:0:1::1"],
+    ["2001:db8:0:0:1:0:0:1", "2001:db8::1:0:0:1"],
+    ["::", "::"],
+    ["::1", "::1"],
+    ["1::", "1::"],
+    ["::ffff:198.51.100.2", "::ffff:198.51.100.2"],
+    ["64:ff9b::198.51.100.2", "64:ff9b::c633:6402"],
+  ];
+  for (const [text, canonical] of cases) {
+    const words = parseIpv6(text);
+    assert.ok(words !== null, text);
+    assert.equal(formatIpv6(words), canonical);
+  }
+  const address = parseAddress("2001:db8::1");
+  assert.deepEqual(address, {
+    family: 6,
+    text: "2001:db8::1",
+    value: 0,
+    words: [0x20010db8, 0, 0, 1],
+  });
+});
+
+test("IPv6 texts that are none", () => {
+  for (const text of [
+    "",
+    ":",
+    ":::",
+    "1",
+    "1:2",
+    "1::2::3",
+    "1:2:3:4:5:6:7:8:9",
+    "g::",
+    "12345::",
+  ]) {
+    assert.equal(parseIpv6(text), null, text);
+  }
+  for (const text of ["fe80::1%eth0", "::1.2.3", "1.2.3.4::", "::01.2.3.4", "1:2:3:4:5:6:7:8::"]) {
+    assert.equal(parseIpv6(text), null, text);
+  }
+});
+
+test("every IPv6 address survives being written and read, as Node understands it", () => {
+  fc.assert(
+    fc.property(fc.tuple(fc.integer(), fc.integer(), fc.integer(), fc.integer()), (words) => {
+      const text = formatIpv6(words);
+      assert.ok(isIPv6(text));
+      assert.deepEqual(parseIpv6(text), words);
+    }),
+  );
+  fc.assert(fc.property(fc.ipV6(), (text) => assert.equal(parseIpv6(text) !== null, isIPv6(text))));
 });

@@ -1,4 +1,4 @@
-import { parseIpv4 } from "../../src/base/address.ts";
+import { parseAddress } from "../../src/base/address.ts";
 import type {
   Address,
   BackendDefinition,
@@ -10,9 +10,9 @@ import type {
 /** Definitions for tests of the control plane: valid, small, with room to override any key. */
 
 export function address(text: string): Address {
-  const value = parseIpv4(text);
-  if (value === null) throw new Error(`not an address: ${text}`);
-  return { text, value };
+  const found = parseAddress(text);
+  if (found === null) throw new Error(`not an address: ${text}`);
+  return found;
 }
 
 /** `10.20.0.11:8080`, or without a port; weight 1 unless given. */

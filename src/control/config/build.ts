@@ -1,3 +1,4 @@
+import { addressOf4 } from "../../base/address.ts";
 import type {
   Address,
   GatewayDefinition,
@@ -90,7 +91,7 @@ function buildService(values: ServiceValues): ServiceDefinition {
   };
 }
 
-const NO_ADDRESS: Address = { text: "0.0.0.0", value: 0 };
+const NO_ADDRESS: Address = addressOf4(0);
 
 function sorryServer(values: ServiceValues): ServiceDefinition["noBackend"]["sorry"] {
   const { action, address, port } = values.noBackend;

@@ -1,5 +1,5 @@
 import { isIPv6 } from "node:net";
-import { formatIpv4, parseIpv4 } from "../../base/address.ts";
+import { addressOf4, formatIpv4, parseIpv4 } from "../../base/address.ts";
 import { SNAT_ADDRESSES_MAX } from "../../base/limits.ts";
 import type { Address, PortRange } from "../../service/definition.ts";
 import { DURATION_PATTERN, formatDuration, parseDuration } from "./duration.ts";
@@ -283,7 +283,7 @@ export const hostAddress: ValueKind<Address> = {
     if (first === 0 || first === 127 || first >= 224) {
       return new Refusal(expectedGot("the IPv4 address of a host", input));
     }
-    return { text: formatIpv4(value), value };
+    return addressOf4(value);
   },
 };
 
@@ -323,8 +323,7 @@ export const addressRange: ValueKind<readonly Address[]> = {
       return new Refusal(`expected at most ${SNAT_ADDRESSES_MAX} addresses, got ${count}`);
     }
     return Array.from({ length: count }, (_, index) => {
-      const value = (first + index) | 0;
-      return { text: formatIpv4(value), value };
+      return addressOf4((first + index) | 0);
     });
   },
 };

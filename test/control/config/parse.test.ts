@@ -3,6 +3,7 @@ import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { availableParallelism, tmpdir } from "node:os";
 import path from "node:path";
 import { test } from "node:test";
+import { addressOf4 } from "../../../src/base/address.ts";
 import { ConfigError, formatConfigProblem } from "../../../src/base/errors.ts";
 import { configNotes, loadConfig, parseConfig } from "../../../src/control/config/load.ts";
 import type { ServiceDefinition } from "../../../src/service/definition.ts";
@@ -47,7 +48,7 @@ test("defaults are those of the design", () => {
   assert.deepEqual(services, [
     {
       name: "web",
-      vips: [{ text: "203.0.113.10", value: 0xcb00710a | 0 }],
+      vips: [addressOf4(0xcb00710a)],
       ports: [{ low: 80, high: 80 }],
       protocols: ["tcp"],
       mode: "nat",
@@ -78,7 +79,7 @@ test("defaults are those of the design", () => {
       noBackend: { action: "reset", sorry: null },
       ping: "healthy",
       health: null,
-      backends: [{ address: { text: "10.20.0.11", value: 0x0a14000b }, port: 8080, weight: 1 }],
+      backends: [{ address: addressOf4(0x0a14000b), port: 8080, weight: 1 }],
     },
   ]);
 });
