@@ -82,9 +82,10 @@ export function formatEndpoint(address: number, port: number): string {
   return `${formatIpv4(address)}:${port}`;
 }
 
-/** @param value - IPv4, int32 in host order */
+/** @param value - IPv4, int32 or uint32 in host order */
 export function addressOf4(value: number): Address {
-  return { family: 4, text: formatIpv4(value), value, words: [0, 0, 0xffff, value | 0] };
+  const signed = value | 0;
+  return { family: 4, text: formatIpv4(value), value: signed, words: [0, 0, 0xffff, signed] };
 }
 
 export function addressOf6(words: Words6): Address {
