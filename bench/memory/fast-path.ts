@@ -137,7 +137,10 @@ export function memoryYaml(one: MemoryCase): string {
   return JSON.stringify({
     version: 1,
     device: { type: "packet", interfaces: ["eth0", "eth1"] },
-    limits: { backends: 65_535, hashSlots: Math.max(4_194_304, one.hashSlots ?? 0) },
+    limits: {
+      backends: Math.max(65_536, one.services * eachOf(one)),
+      hashSlots: Math.max(4_194_304, one.hashSlots ?? 0),
+    },
     // 64 addresses: a backend has room for four million flows.
     snat: { addresses: ["10.21.0.0-10.21.0.63"] },
     services,

@@ -44,6 +44,10 @@ constexpr size_t kStates = 16;
 struct Interface {
   int32_t mtu, mac_high, mac_low, up;
 };
+// A slot number has 20 bits in a flow, its generation the other 12 (src/flow/flow-record.ts).
+constexpr int kSlotBits = 20;
+constexpr uint32_t kSlotMask = (1u << kSlotBits) - 1;
+constexpr uint32_t kGenerationMask = (1u << (32 - kSlotBits)) - 1;
 struct BackendInput {
   int32_t generation, existing, service, interface, mtu, mac_high, mac_low, deadline;
 };
@@ -54,7 +58,7 @@ struct Flow {
   uint32_t state;  // state | protocol << 8 | mode << 16 | flags << 24
   uint32_t client, vip, client_vip_ports;
   uint32_t backend, reply, backend_reply_ports;
-  uint32_t slot;  // backend slot | generation << 16
+  uint32_t slot;  // backend slot | generation << kSlotBits
   int32_t expires;
   uint32_t delta;  // addresses << 16 | addresses and ports
   uint32_t hop_high, hop_low;
@@ -395,8 +399,8 @@ inline int Nat::Transport(Descriptor& frame, uint8_t* ip, uint8_t* l4, uint32_t 
   if (reference < 0) return Drop(kNoFlow);
   Flow& flow = flows_[reference >> 1];
   const uint32_t direction = reference & 1;
-  Backend& backend = backends_[flow.slot & 0xffff];
-  if ((backend.generation & 0xffff) != flow.slot >> 16 || backend.existing == 2 ||
+  Backend& backend = backends_[flow.slot & kSlotMask];
+  if ((backend.generation & kGenerationMask) != flow.slot >> kSlotBits || backend.existing == 2 ||
       (backend.existing == 1 && tick_ - backend.deadline >= 0)) {
     return Drop(kBackendGone);
   }
@@ -455,7 +459,7 @@ inline void Nat::Rewrite(uint8_t* ip, uint8_t* l4, const Flow& flow, uint32_t di
 
 inline int Nat::Send(Descriptor& frame, uint8_t* ip, uint8_t* l4, Flow& flow, uint32_t direction,
                      uint32_t protocol, uint32_t total) {
-  const uint32_t slot = flow.slot & 0xffff;
+  const uint32_t slot = flow.slot & kSlotMask;
   uint8_t* link = ip - 14;
   int32_t egress, mtu;
   uint32_t mac_high, mac_low;

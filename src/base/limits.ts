@@ -20,6 +20,9 @@ export const INTERFACES_MAX = 16;
 /** Data-plane threads of one gateway (`device.workers`). */
 export const WORKERS_MAX = 16;
 
+/** Backend slots of one gateway: their numbers have 20 bits in a flow (flow/flow-record.ts). */
+export const BACKENDS_MAX = 1 << 20;
+
 /** Highest number of a processor: CPU_SETSIZE of glibc less one. */
 export const CPU_MAX = 1023;
 

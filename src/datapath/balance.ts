@@ -1,6 +1,7 @@
 import { REPLY_TUPLE_TRIES } from "../base/limits.ts";
 import { D_AT, D_INTERFACE } from "../device/device.ts";
 import {
+  backendWordOf,
   F_ACK_ORIGINAL,
   F_ACK_REPLY,
   F_BACKEND,
@@ -280,7 +281,7 @@ export function createBalancer(
       replyPort = snatPorts.result[1]!;
     }
     const replyPorts = (port << 16) | replyPort;
-    draft[F_BACKEND] = slot | (i32[backend + B_GENERATION]! << 16);
+    draft[F_BACKEND] = backendWordOf(slot, i32[backend + B_GENERATION]!);
     draft[F_BACKEND_ADDR] = address;
     draft[F_REPLY_ADDR] = replyAddress;
     draft[F_BACKEND_REPLY_PORTS] = replyPorts;

@@ -11,6 +11,7 @@ import {
   VNET_GSO_UDP_L4,
 } from "../device/device.ts";
 import {
+  backendSlotOf,
   F_ACK_ORIGINAL,
   F_ACK_REPLY,
   F_BACKEND,
@@ -389,7 +390,7 @@ export function createProcessor(
         table.setHop(row, macHigh, macLow);
       }
     }
-    const slot = i32[flowWord + F_BACKEND]! & 0xffff;
+    const slot = backendSlotOf(i32[flowWord + F_BACKEND]!);
     const hop = hops.toBackend(slot);
     if (hop !== HOP_FOUND) return drop(hop);
     const bytes = ipv4TotalBytes(view, ipAt);
@@ -403,7 +404,7 @@ export function createProcessor(
   function sendReply(rxWord: number, ipAt: number, protocol: number, flowWord: number): number {
     const hop = hops.toClient(flowWord);
     if (hop !== HOP_FOUND) return drop(hop);
-    const slot = i32[flowWord + F_BACKEND]! & 0xffff;
+    const slot = backendSlotOf(i32[flowWord + F_BACKEND]!);
     const bytes = ipv4TotalBytes(view, ipAt);
     const verdict = translator.forward(rxWord, ipAt, flowWord, REPLY, protocol);
     if (verdict === FORWARDED) {

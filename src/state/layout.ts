@@ -1,5 +1,6 @@
 import { assert } from "../base/assert.ts";
 import {
+  BACKENDS_MAX,
   DROP_SAMPLE_BYTES,
   DROP_SAMPLES,
   HOPS_MAX,
@@ -32,7 +33,7 @@ import {
 
 export const MAGIC = 0x54534748; // "HGST"
 /** Changes with any change of the meaning of a byte in the region. */
-export const LAYOUT_VERSION = 2;
+export const LAYOUT_VERSION = 3;
 
 export const PAGE_BYTES = 4096;
 
@@ -307,6 +308,7 @@ function planShard(size: RegionSize, worker: number, take: Take): Shard {
 export function planRegion(size: RegionSize): RegionLayout {
   const { services, backends, hashSlots, workers } = size;
   assert(size.flowCapacity >= 1 && size.flowCapacity <= 1 << 24, "flow capacity is 1..2^24");
+  assert(backends >= 1 && backends <= BACKENDS_MAX, "a flow's word holds every slot number");
   assert(workers >= 1 && workers <= WORKERS_MAX, "there are 1..WORKERS_MAX workers");
   let at = 0;
   const take = (bytes: number): Section => {

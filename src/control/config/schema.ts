@@ -1,5 +1,11 @@
 import type { z } from "zod";
-import { CPU_MAX, INTERFACES_MAX, SNAT_ADDRESSES_MAX, WORKERS_MAX } from "../../base/limits.ts";
+import {
+  BACKENDS_MAX,
+  CPU_MAX,
+  INTERFACES_MAX,
+  SNAT_ADDRESSES_MAX,
+  WORKERS_MAX,
+} from "../../base/limits.ts";
 import { jsonOf, list, optional, optionalSection, section, withDefault } from "./fields.ts";
 import {
   absolutePath,
@@ -141,7 +147,7 @@ export const fileSchema = section(
           "Service slots: one per service and protocol",
         ),
         backends: withDefault(
-          integer(1, 65_535),
+          integer(1, BACKENDS_MAX),
           4096,
           "Backend slots: one per service, protocol and backend; also sorry servers and removed backends with flows",
         ),
