@@ -330,33 +330,46 @@ function topology(options: LabOptions, id: string): [LabNode, string][] {
   return commands;
 }
 
-/** The nftables rules that do what `balance` says. */
+/** The nftables rules that do what `balance` says; the kernel has no way between the families. */
 function nftablesRules(balance: LabBalance): string {
-  const rules = balance.services.map((service) => {
+  return nftablesTable(balance, 4) + nftablesTable(balance, 6);
+}
+
+function nftablesTable(balance: LabBalance, family: 4 | 6): string {
+  const services = balance.services.filter((service) => isOfFamily(service, family));
+  const [ip, vip, backends] =
+    family === 4 ? ["ip", LAB_VIP, LAB_BACKENDS] : ["ip6", LAB_VIP6, LAB_BACKENDS6];
+  const rules = services.map((service) => {
     const protocols = [service.protocol].flat().join(", ");
     const targets = (service.backends ?? LAB_BACKEND_NAMES).map(
-      (node, index) => `${index} : ${LAB_BACKENDS[node]} . ${service.backendPort}`,
+      (node, index) => `${index} : ${backends[node as LabBackend]} . ${service.backendPort}`,
     );
     return (
-      `    ip daddr ${LAB_VIP} meta l4proto { ${protocols} } th dport ${service.port} ` +
-      `dnat ip to numgen inc mod ${targets.length} map { ${targets.join(", ")} }`
+      `    ${ip} daddr ${vip} meta l4proto { ${protocols} } th dport ${service.port} ` +
+      `dnat ${ip} to numgen inc mod ${targets.length} map { ${targets.join(", ")} }`
     );
   });
+  const [net, pool] = family === 4 ? ["10.20.0.0/24", LAB_SNAT] : ["2001:db8:2::/64", LAB_SNAT6];
   const source =
     balance.mode === "nat"
       ? ""
       : `  chain post {
     type nat hook postrouting priority srcnat
-    ip daddr 10.20.0.0/24 ct status dnat snat ip to ${LAB_SNAT[0]}-${LAB_SNAT.at(-1)}
+    ${ip} daddr ${net} ct status dnat snat ${ip} to ${pool[0]}-${pool.at(-1)}
   }
 `;
-  return `table ip headgate_peer {
+  return `table ${ip} headgate_peer {
   chain pre {
     type nat hook prerouting priority dstnat
 ${rules.join("\n")}
   }
 ${source}}
 `;
+}
+
+function isOfFamily(service: LabService, wanted: 4 | 6): boolean {
+  const { family = 4 } = service;
+  return (family === wanted || family === "both") && isBackend6(service) === (wanted === 6);
 }
 
 function vipsOf({ family = 4 }: LabService): string | string[] {
@@ -578,11 +591,16 @@ export function createLab(options: LabOptions): Lab {
     peerNftables(balance) {
       // The host's own address: the kernel answers its pings, as a gateway does.
       lab.execSync("gateway", ["ip", "addr", "add", `${LAB_VIP}/32`, "dev", "lo"]);
+      lab.execSync("gateway", ["ip", "addr", "add", `${LAB_VIP6}/128`, "dev", "lo"]);
       if (balance.mode === "full-nat") {
         // The kernel answers ARP for its own addresses; its NAT gives replies their way back.
         const port = lab.interfaces.at(-1)!;
         for (const address of LAB_SNAT) {
           lab.execSync("gateway", ["ip", "addr", "add", `${address}/32`, "dev", port]);
+        }
+        for (const address of LAB_SNAT6) {
+          const argv = ["ip", "addr", "add", `${address}/128`, "dev", port, "nodad"];
+          lab.execSync("gateway", argv);
         }
       }
       runSync(inNode("gateway", ["nft", "-f", "-"]), { input: nftablesRules(balance) });
