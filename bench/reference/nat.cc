@@ -211,7 +211,8 @@ class Nat {
   int Send(Descriptor& frame, uint8_t* ip, uint8_t* l4, Flow& flow, uint32_t direction, uint32_t protocol,
            uint32_t total);
   void Rewrite(uint8_t* ip, uint8_t* l4, const Flow& flow, uint32_t direction, uint32_t protocol);
-  int32_t Find(uint32_t protocol, uint32_t source, uint32_t destination, uint32_t ports) const;
+  int32_t Find(uint32_t hash, uint32_t protocol, uint32_t source, uint32_t destination, uint32_t ports) const;
+  void Fetch(size_t count);
   int32_t FindIn(const Bucket& bucket, uint32_t hash, uint32_t protocol, uint32_t source,
                  uint32_t destination, uint32_t ports) const;
   void Index(uint32_t hash, uint32_t reference);
@@ -321,8 +322,8 @@ inline int32_t Nat::FindIn(const Bucket& bucket, uint32_t hash, uint32_t protoco
   return kUnknown;
 }
 
-inline int32_t Nat::Find(uint32_t protocol, uint32_t source, uint32_t destination, uint32_t ports) const {
-  const uint32_t hash = Hash(header_.secret[0], header_.secret[1], protocol, source, destination, ports);
+inline int32_t Nat::Find(uint32_t hash, uint32_t protocol, uint32_t source, uint32_t destination,
+                         uint32_t ports) const {
   const int32_t found = FindIn(First(hash), hash, protocol, source, destination, ports);
   return found >= 0 ? found : FindIn(Second(hash), hash, protocol, source, destination, ports);
 }
@@ -395,7 +396,9 @@ inline void Nat::Enter(Flow& flow, Backend& backend, uint32_t state) {
 }
 
 inline int Nat::Transport(Descriptor& frame, uint8_t* ip, uint8_t* l4, uint32_t protocol, uint32_t total) {
-  const int32_t reference = Find(protocol, Get32(ip + 12), Get32(ip + 16), Get32(l4));
+  uint32_t hash = static_cast<uint32_t>(frame.user);
+  if (hash == 0) hash = Hash(header_.secret[0], header_.secret[1], protocol, Get32(ip + 12), Get32(ip + 16), Get32(l4));
+  const int32_t reference = Find(hash, protocol, Get32(ip + 12), Get32(ip + 16), Get32(l4));
   if (reference < 0) return Drop(kNoFlow);
   Flow& flow = flows_[reference >> 1];
   const uint32_t direction = reference & 1;
@@ -539,6 +542,31 @@ void Nat::Load(const uint8_t* store, size_t first, size_t count) {
   loaded_ = count;
 }
 
+// What the gateway's fast lane does before it looks at a flow, with the instruction that C has for it:
+// the buckets of a whole batch are on their way at once, then the records. The hash stays in `user`.
+void Nat::Fetch(size_t count) {
+  for (size_t i = 0; i < count; i += 1) {
+    const uint8_t* ip = memory_ + rx_[i].at + 14;
+    const bool plain = rx_[i].bytes >= 42 && Get16(ip - 2) == 0x0800 && ip[0] == 0x45 &&
+                       (ip[9] == kTcpNumber || ip[9] == kUdpNumber);
+    if (!plain) continue;
+    const uint32_t hash =
+        Hash(header_.secret[0], header_.secret[1], ip[9], Get32(ip + 12), Get32(ip + 16), Get32(ip + 20));
+    rx_[i].user = static_cast<int32_t>(hash);
+    __builtin_prefetch(&First(hash));
+  }
+  for (size_t i = 0; i < count; i += 1) {
+    const uint32_t hash = static_cast<uint32_t>(rx_[i].user);
+    if (hash == 0) continue;
+    const Bucket& bucket = First(hash);
+    for (size_t entry = 0; entry < kEntries; entry += 1) {
+      if (bucket.hash[entry] != hash || bucket.reference[entry] == 0) continue;
+      __builtin_prefetch(&flows_[(bucket.reference[entry] - 1) >> 1], 1);
+      break;
+    }
+  }
+}
+
 size_t Nat::RunBatch(int32_t tick, uint8_t* capture) {
   size_t count = loaded_ - taken_;
   if (count > kBatch) count = kBatch;
@@ -548,6 +576,7 @@ size_t Nat::RunBatch(int32_t tick, uint8_t* capture) {
   }
   tick_ = tick;
   tx_count_ = 0;
+  Fetch(count);
   for (size_t i = 0; i < count; i += 1) {
     rx_[i].from = rx_[i].bytes;
     rx_[i].user = Process(rx_[i]);
