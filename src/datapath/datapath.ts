@@ -74,6 +74,7 @@ import { createReply } from "./reply.ts";
 import { createSamples } from "./samples.ts";
 import { createTokenBucket } from "./token-bucket.ts";
 import { createTranslator } from "./translate.ts";
+import { createUdpFlows } from "./udp.ts";
 import {
   CONSUMED,
   DROP_TOO_BIG,
@@ -149,7 +150,8 @@ export function createDatapath(options: DatapathOptions): Datapath {
   const flows = createFlows(context, hops, output, reply, bucket, counters);
   const fragmenter = createFragmenter(context, output, reply);
   const translator = createTranslator(context, output, reply, fragmenter);
-  const balancer = createBalancer(context, flows, reply, counters);
+  const udp = createUdpFlows(context);
+  const balancer = createBalancer(context, flows, reply, udp, counters);
   const arp = createArp(context, addresses, output, counters);
   const icmp = createIcmp(context, addresses, owners, handover, hops, output, counters);
   const partial = createPartialChecksums(context);
@@ -164,12 +166,13 @@ export function createDatapath(options: DatapathOptions): Datapath {
     flows,
     balancer,
     translator,
+    udp,
     output,
     partial,
     counters,
   );
   const fastLane = createFastLane(context, output, partial);
-  const expiry = createExpiry(context, flows, output, counters);
+  const expiry = createExpiry(context, flows, udp, output, counters);
   const samples = createSamples(context);
 
   function takePublished(): void {

@@ -67,6 +67,8 @@ test("defaults are those of the design", () => {
         },
         udp: { oneWay: 120_000, replied: 300_000 },
       },
+      udp: { perPacket: false, maxAgeMs: null },
+      quic: null,
       outOfState: "adopt",
       onIdle: "reset",
       existingFlows: {
@@ -79,7 +81,7 @@ test("defaults are those of the design", () => {
       noBackend: { action: "reset", sorry: null },
       ping: "healthy",
       health: null,
-      backends: [{ address: addressOf4(0x0a14000b), port: 8080, weight: 1 }],
+      backends: [{ address: addressOf4(0x0a14000b), port: 8080, weight: 1, serverId: null }],
     },
   ]);
 });
