@@ -70,6 +70,8 @@ export const R_ANNOUNCE_NEXT = 22;
 export const R_IPV4_ID = 23;
 /** 1: the batch at hand was handed over by other workers. */
 export const R_HANDED = 25;
+/** First word of the access lists in use. */
+export const R_ACCESS = 56;
 export const REGISTER_COUNT = 64;
 
 /** @param device - its memory and batch must stay the same as long as it is open */

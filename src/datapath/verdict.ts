@@ -74,6 +74,8 @@ export const DROP_REASONS = [
   "not_ours",
   // Between workers
   "handover_full",
+  // Admission
+  "access_denied",
 ] as const;
 export type DropReason = (typeof DROP_REASONS)[number];
 
@@ -122,3 +124,8 @@ export const DROP_TX_FULL = reason("tx_full");
 export const DROP_TX_FAILED = reason("tx_failed");
 export const DROP_NOT_OURS = reason("not_ours");
 export const DROP_HANDOVER_FULL = reason("handover_full");
+export const DROP_ACCESS_DENIED = reason("access_denied");
+
+/** Refusals, in the order of their counters: C_REFUSED + REFUSED_…. */
+export const REFUSED_ACCESS = 0;
+export const REFUSAL_NAMES = ["access"] as const;
