@@ -106,6 +106,9 @@ export function createMemoryGateway(options: MemoryGatewayOptions): MemoryGatewa
     services: 32,
     backends: 256,
     hashSlots: 262144,
+    accessPrefixes: 256,
+    sources: 1024,
+    splices: 1,
     workers: 1,
     ...options.size,
   };
