@@ -26,6 +26,12 @@ export const BACKENDS_MAX = 1 << 20;
 /** Highest number of a processor: CPU_SETSIZE of glibc less one. */
 export const CPU_MAX = 1023;
 
+/** Prefixes of all access lists together (`limits.accessPrefixes`). */
+export const ACCESS_PREFIXES_MAX = 1 << 24;
+
+/** Token buckets of sources (`limits.sources`). */
+export const SOURCES_MAX = 1 << 24;
+
 /** Flow index entries looked at before an insert gives up: two buckets of eight. */
 export const INDEX_BUCKET_ENTRIES = 8;
 

@@ -77,6 +77,8 @@ export const R_HELD_TICK = 51;
 /** Token bucket of datagrams in fragments, in thousandths of a token, and the tick it was filled at. */
 export const R_FRAGMENT_TOKENS = 52;
 export const R_FRAGMENT_TOKENS_TICK = 53;
+/** First word of the access lists in use. */
+export const R_ACCESS = 56;
 export const REGISTER_COUNT = 64;
 
 /** @param device - its memory and batch must stay the same as long as it is open */

@@ -10,6 +10,7 @@ import {
   TX_TOO_BIG,
 } from "../device/device.ts";
 import {
+  BANK_ACCESS,
   BANK_ADDRESSES_AT,
   BANK_ADDRESSES_MASK,
   BANK_INTERVALS_AT,
@@ -24,10 +25,12 @@ import {
   W_HOPS_TAKEN,
 } from "../state/layout.ts";
 import { createAddresses } from "./addresses.ts";
+import { createAdmission } from "./admit.ts";
 import { createArp } from "./arp.ts";
 import { createBalancer } from "./balance.ts";
 import {
   createContext,
+  R_ACCESS,
   R_ADDRESSES,
   R_ADDRESSES_MASK,
   R_BANK,
@@ -150,8 +153,9 @@ export function createDatapath(options: DatapathOptions): Datapath {
   const flows = createFlows(context, hops, output, reply, bucket, counters);
   const fragmenter = createFragmenter(context, output, reply);
   const translator = createTranslator(context, output, reply, fragmenter);
+  const admission = createAdmission(context, reply, counters);
   const udp = createUdpFlows(context);
-  const balancer = createBalancer(context, flows, reply, udp, counters);
+  const balancer = createBalancer(context, flows, admission, reply, udp, counters);
   const arp = createArp(context, addresses, output, counters);
   const icmp = createIcmp(context, addresses, owners, handover, hops, output, counters);
   const partial = createPartialChecksums(context);
@@ -195,6 +199,7 @@ export function createDatapath(options: DatapathOptions): Datapath {
       registers[R_ADDRESSES] = bank + (i32[bank + BANK_ADDRESSES_AT]! >> 2);
       registers[R_ADDRESSES_MASK] = i32[bank + BANK_ADDRESSES_MASK]!;
       registers[R_INTERVALS] = bank + (i32[bank + BANK_INTERVALS_AT]! >> 2);
+      registers[R_ACCESS] = layout.access[i32[bank + BANK_ACCESS]! & 1]!.at >> 2;
     }
     Atomics.store(i32, bankTaken, number);
   }

@@ -88,6 +88,8 @@ export const DROP_REASONS = [
   "fragment_table_full",
   "fragment_timeout",
   "fragment_refused",
+  // Admission
+  "access_denied",
 ] as const;
 export type DropReason = (typeof DROP_REASONS)[number];
 
@@ -144,3 +146,8 @@ export const DROP_FRAGMENT_RATE_LIMITED = reason("fragment_rate_limited");
 export const DROP_FRAGMENT_TABLE_FULL = reason("fragment_table_full");
 export const DROP_FRAGMENT_TIMEOUT = reason("fragment_timeout");
 export const DROP_FRAGMENT_REFUSED = reason("fragment_refused");
+export const DROP_ACCESS_DENIED = reason("access_denied");
+
+/** Refusals, in the order of their counters: C_REFUSED + REFUSED_…. */
+export const REFUSED_ACCESS = 0;
+export const REFUSAL_NAMES = ["access"] as const;
