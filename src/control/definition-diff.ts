@@ -33,6 +33,7 @@ const SERVICE_KEYS = [
   "noBackend",
   "ping",
   "access",
+  "synProxy",
   "health",
 ] as const satisfies readonly (keyof ServiceDefinition)[];
 

@@ -74,6 +74,7 @@ import { createPartialChecksums } from "./partial.ts";
 import { createProcessor } from "./process.ts";
 import { createReply } from "./reply.ts";
 import { createSamples } from "./samples.ts";
+import { createSynProxy } from "./syn-proxy.ts";
 import { createTokenBucket } from "./token-bucket.ts";
 import { createTranslator } from "./translate.ts";
 import {
@@ -150,8 +151,9 @@ export function createDatapath(options: DatapathOptions): Datapath {
   const flows = createFlows(context, hops, output, reply, bucket, counters);
   const fragmenter = createFragmenter(context, output, reply);
   const translator = createTranslator(context, output, reply, fragmenter);
+  const synProxy = createSynProxy(context, hops, output, reply, flows, counters);
   const admission = createAdmission(context, reply, counters);
-  const balancer = createBalancer(context, flows, admission, reply, counters);
+  const balancer = createBalancer(context, flows, admission, synProxy, reply, counters);
   const arp = createArp(context, addresses, output, counters);
   const icmp = createIcmp(context, addresses, owners, handover, hops, output, counters);
   const partial = createPartialChecksums(context);
@@ -165,13 +167,14 @@ export function createDatapath(options: DatapathOptions): Datapath {
     hops,
     flows,
     balancer,
+    synProxy,
     translator,
     output,
     partial,
     counters,
   );
   const fastLane = createFastLane(context, output, partial);
-  const expiry = createExpiry(context, flows, output, counters);
+  const expiry = createExpiry(context, flows, synProxy, output, counters);
   const samples = createSamples(context);
 
   function takePublished(): void {

@@ -22,6 +22,7 @@ import {
 import { C_FLOWS_EXPIRED, C_FLOWS_RESET } from "./counters.ts";
 import type { Flows } from "./flows.ts";
 import type { Output } from "./output.ts";
+import type { SynProxy } from "./syn-proxy.ts";
 
 /** Every row is looked at once in this time, as long as batches come often enough. */
 const SWEEP_PERIOD_MS = 1000;
@@ -40,6 +41,7 @@ export interface Expiry {
 export function createExpiry(
   context: Context,
   flows: Flows,
+  synProxy: SynProxy,
   output: Output,
   countersAt: number,
 ): Expiry {
@@ -70,7 +72,11 @@ export function createExpiry(
     table.sweepBegin(rows);
     for (let row = table.sweepNext(tick); row >= 0; row = table.sweepNext(tick)) {
       const flowWord = table.word(row);
-      if (resetsOnIdle(flowWord)) {
+      if (synProxy.isOpening(flowWord)) {
+        if (synProxy.retry(flowWord)) continue;
+        // The backend has not answered, and the client waits: `reset` tells both.
+        if (output.sparesLeft() >= SPARES_PER_RESET) flows.reset(flowWord);
+      } else if (resetsOnIdle(flowWord)) {
         if (output.sparesLeft() >= SPARES_PER_RESET) flows.reset(flowWord);
       }
       flows.close(row);

@@ -47,7 +47,16 @@ import {
   VF_PACKETS_IN,
   VF_PACKETS_OUT,
 } from "../service/backend-slots.ts";
-import { A_FLAGS, A_IS_BACKEND, A_IS_HOST, A_IS_SNAT, A_IS_VIP } from "../service/bank.ts";
+import {
+  A_FLAGS,
+  A_IS_BACKEND,
+  A_IS_HOST,
+  A_IS_SNAT,
+  A_IS_VIP,
+  S_SYN_PROXY,
+  SERVICE_WORDS,
+  SYN_PROXY_OFF,
+} from "../service/bank.ts";
 import { HT_INTERFACES } from "../state/hop-table.ts";
 import { BACKEND_RUN_BYTES, SERVICE_RUN_BYTES } from "../state/layout.ts";
 import {
@@ -82,6 +91,7 @@ import {
   TCP_ACK,
   TCP_MALFORMED,
   TCP_OK,
+  TCP_SYN,
   tcpAcknowledgement,
   tcpFlags,
   tcpPorts,
@@ -90,7 +100,7 @@ import { checkUdp, UDP_OK } from "../wire/udp.ts";
 import type { Addresses } from "./addresses.ts";
 import type { Arp } from "./arp.ts";
 import { type Balancer, OPENED } from "./balance.ts";
-import { type Context, R_HOPS, R_TICK } from "./context.ts";
+import { type Context, R_HOPS, R_SERVICES, R_TICK } from "./context.ts";
 import { C_FLOWS_RESET } from "./counters.ts";
 import type { Flows } from "./flows.ts";
 import type { Handover } from "./handover.ts";
@@ -99,6 +109,7 @@ import type { Icmp } from "./icmp.ts";
 import type { Output } from "./output.ts";
 import type { Owners } from "./owners.ts";
 import type { PartialChecksums } from "./partial.ts";
+import type { SynProxy } from "./syn-proxy.ts";
 import type { Translator } from "./translate.ts";
 import {
   DROP_BACKEND_GONE,
@@ -149,6 +160,7 @@ export function createProcessor(
   hops: Hops,
   flows: Flows,
   balancer: Balancer,
+  synProxy: SynProxy,
   translator: Translator,
   output: Output,
   partial: PartialChecksums,
@@ -339,9 +351,11 @@ export function createProcessor(
     if (flows.mustEnd(flowWord, backend)) {
       return endFlow(protocol, row, direction);
     }
+    if (synProxy.isOpening(flowWord)) return synProxy.receive(rxWord, ipAt, l4At, row, direction);
     const state = i32[flowWord + F_STATE]! & 0xff;
     if (protocol === PROTOCOL_TCP) {
       const tcpFlagBits = tcpFlags(view, l4At);
+      if (direction === REPLY && (tcpFlagBits & TCP_SYN) !== 0) learn(backend, l4At);
       const next = nextState(state, direction, kindOf(tcpFlagBits, flowWord, direction));
       if (next === TCP_NEW_FLOW) {
         flows.close(row);
@@ -364,6 +378,13 @@ export function createProcessor(
     return direction === ORIGINAL
       ? sendOriginal(rxWord, ipAt, protocol, row)
       : sendReply(rxWord, ipAt, protocol, flowWord);
+  }
+
+  /** SYN-ACKs of backends say what those of ours must. */
+  function learn(backend: number, l4At: number): void {
+    const service = i32[backend + B_SERVICE]!;
+    const serviceWord = registers[R_SERVICES]! + service * SERVICE_WORDS;
+    if (i32[serviceWord + S_SYN_PROXY] !== SYN_PROXY_OFF) synProxy.learn(l4At, service, false, 0);
   }
 
   /**
