@@ -1,11 +1,12 @@
 /**
  * HTTP requests, each on a TCP connection of its own, and who answered them.
  *
- *   node http-load.js --target ADDRESS:PORT --requests N --concurrency N
+ *   node http-load.js --target ADDRESS:PORT|[ADDRESS]:PORT --requests N --concurrency N
  *                     [--rate N] [--timeout MS] [--path PATH]
  *
  * Prints one line of JSON (LoadReport). Exit code 0 when every request got a whole 200 answer, 1
  * when one did not, 2 for wrong arguments. `--rate`: at most that many new connections a second.
+ * SIGTERM: no new ones; the open ones end, and then it prints what there was.
  */
 import { connect } from "node:net";
 import { parseArgs } from "node:util";
@@ -31,8 +32,8 @@ const { values } = parseArgs({
     path: { type: "string", default: "/" },
   },
 });
-const [, host = "", port = ""] = /^(.+):(\d+)$/.exec(values.target ?? "") ?? [];
-const requests = Number(values.requests);
+const [, host = "", port = ""] = /^\[?(.+?)\]?:(\d+)$/.exec(values.target ?? "") ?? [];
+let requests = Number(values.requests);
 const concurrency = Number(values.concurrency);
 const rate = Number(values.rate);
 const timeout = Number(values.timeout);
@@ -43,7 +44,7 @@ if (host === "" || !(requests > 0) || !(concurrency > 0) || !(rate >= 0) || !(ti
 
 const bodies: Record<string, number> = {};
 const failures: Record<string, number> = {};
-const request = `GET ${values.path} HTTP/1.1\r\nHost: ${host}\r\nConnection: close\r\n\r\n`;
+const request = `GET ${values.path} HTTP/1.1\r\nHost: ${host.includes(":") ? `[${host}]` : host}\r\nConnection: close\r\n\r\n`;
 const startedAt = performance.now();
 let started = 0;
 let open = 0;
@@ -118,4 +119,8 @@ function report(): void {
   process.exitCode = ok === requests ? 0 : 1;
 }
 
+process.once("SIGTERM", () => {
+  requests = started;
+  if (done === requests) report();
+});
 start();
