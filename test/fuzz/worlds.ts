@@ -80,15 +80,20 @@ export function servicesOf(world: World): string[] {
 
 const yamls = new Map<string, string>();
 
-/** A new gateway of this world: empty tables, the same secret every time. */
-export function createWorld(world: World): MemoryGateway {
+/** The configuration of a world: every service that its device can carry. */
+export function createWorldYaml(world: World): string {
   let yaml = yamls.get(world.name);
   if (yaml === undefined) {
     yaml = yamlOf(world, TOP, servicesOf(world));
     yamls.set(world.name, yaml);
   }
+  return yaml;
+}
+
+/** A new gateway of this world: empty tables, the same secret every time. */
+export function createWorld(world: World): MemoryGateway {
   return createMemoryGateway({
-    yaml,
+    yaml: createWorldYaml(world),
     linkHeaderBytes: world.link,
     asXdp: world.asXdp,
     mtu: MTU,
