@@ -1,6 +1,7 @@
 import { randomBytes } from "node:crypto";
 import { mkdirSync, statfsSync } from "node:fs";
 import path from "node:path";
+import type { Address } from "../base/address.ts";
 import { monotonicMs } from "../base/clock.ts";
 import { ConfigError, type ConfigProblem, HostError } from "../base/errors.ts";
 import { type Log, reasonOf } from "../base/log.ts";
@@ -29,6 +30,7 @@ import { type AdminServer, claimAdminSocket } from "./admin/server.ts";
 import { checkHost } from "./config/host-check.ts";
 import { startCrew } from "./crew.ts";
 import { createHostParts, type HostParts } from "./host-side.ts";
+import { regionSizeOf } from "./region-size.ts";
 import { startWorker, type WorkerHandle } from "./worker-host.ts";
 import type { WorkerOptions } from "./worker-protocol.ts";
 
@@ -43,8 +45,8 @@ export interface Ground {
   readonly host: HostParts;
   /** All workers. Their devices are open; they handle nothing before `go()`. */
   readonly worker: WorkerHandle;
-  /** The host's addresses, int32 in host order, as last read. */
-  readonly hosts: { addresses: readonly number[] };
+  /** The host's addresses, as last read. */
+  readonly hosts: { addresses: readonly Address[] };
   /** Have the neighbours hear of our addresses; nothing where `announce` is off or no ARP is. */
   announce(): void;
 }
@@ -81,11 +83,7 @@ export async function layGround(
   const { device } = definition;
   const admin = await claimAdminSocket(definition.admin.socket);
   undo.push(() => admin.close());
-  const size: RegionSize = {
-    flowCapacity: definition.flows.capacity,
-    ...definition.limits,
-    workers: device.workers,
-  };
+  const size = regionSizeOf(definition);
   const region = openState(definition, size, devices.mapper, log);
   undo.push(() => {
     region.markClean();

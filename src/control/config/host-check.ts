@@ -7,6 +7,7 @@ import { requirePrivileges } from "../../host/privileges.ts";
 import type { Address, GatewayDefinition } from "../../service/definition.ts";
 import { planRegion } from "../../state/layout.ts";
 import { defaultStateFile } from "../../state/region.ts";
+import { regionSizeOf } from "../region-size.ts";
 import { problemOf } from "./load.ts";
 import type { KeyPath } from "./source.ts";
 
@@ -18,8 +19,8 @@ export interface HostFacts {
     readonly isUp: boolean;
     /** Bytes. */
     readonly mtu: number;
-    /** IPv4, int32 in host order. */
-    readonly addresses: readonly number[];
+    /** Of both families. */
+    readonly addresses: readonly Address[];
   }[];
   /** Why the process may not do what the device needs; null when it may. */
   readonly missingPrivilege: string | null;
@@ -87,12 +88,7 @@ function checkInterfaces(definition: GatewayDefinition, facts: HostFacts, report
 
 function checkRoom(definition: GatewayDefinition, facts: HostFacts, report: Report): void {
   const { stateFile } = facts;
-  const { device, flows, limits } = definition;
-  const { bytes } = planRegion({
-    flowCapacity: flows.capacity,
-    ...limits,
-    workers: device.workers,
-  });
+  const { bytes } = planRegion(regionSizeOf(definition));
   if (!stateFile.isTmpfs) {
     const message = `expected a file on tmpfs, got ${stateFile.path}, which is on another file system`;
     report(["flows", "stateFile"], message);
@@ -104,12 +100,12 @@ function checkRoom(definition: GatewayDefinition, facts: HostFacts, report: Repo
 }
 
 function checkHostAddresses(definition: GatewayDefinition, facts: HostFacts, report: Report): void {
-  const owners = new Map<number, string>();
+  const owners = new Map<string, string>();
   for (const { name, addresses } of facts.interfaces) {
-    for (const address of addresses) owners.set(address, name);
+    for (const { text } of addresses) owners.set(text, name);
   }
   const foreign = (at: KeyPath, what: string, address: Address): void => {
-    const owner = owners.get(address.value);
+    const owner = owners.get(address.text);
     if (owner === undefined) return;
     const message = `expected ${what} that is no address of this host, got ${address.text}, which ${owner} has`;
     report(at, message);
