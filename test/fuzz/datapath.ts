@@ -134,15 +134,21 @@ export class DatapathRun {
         throw new Error(`sent with a fault: ${fault}: ${hex(sent.bytes)}`);
       }
     }
-    // The kernel takes what is written to a TUN device, and knows the MTU of its own way on: there
-    // a packet may stay as large as it came.
-    const came = Math.max(...frames.map((frame) => frame.bytes.length));
-    const mtu = world.link === 0 ? Math.max(1500, came) : MTU[sent.interface as 0 | 1];
+    const mtu = world.link === 0 ? tunLimit(sent, frames) : MTU[sent.interface as 0 | 1];
     const bytes = sent.bytes.length - world.link;
     const isGso = ((sent.vnet >>> 8) & 0x7f) !== VNET_GSO_NONE;
     const size = isGso ? segmentBytes(sent, world.link) : bytes;
     if (size > mtu) throw new Error(`${size} bytes over an MTU of ${mtu}: ${hex(sent.bytes)}`);
   }
+}
+
+/**
+ * The kernel takes what is written to a TUN device, and knows the MTU of its own way on: there a packet
+ * may stay as large as it came, and one that may be split (IPv4 without DF) may be of any size.
+ */
+function tunLimit({ bytes }: SentFrame, frames: readonly RunFrame[]): number {
+  if (bytes[0]! >> 4 === 4 && (bytes[6]! & 0x40) === 0) return 0xffff;
+  return Math.max(1500, ...frames.map((frame) => frame.bytes.length));
 }
 
 function isSame(one: Uint8Array, other: Uint8Array): boolean {
