@@ -58,6 +58,8 @@ export interface DatapathFailure {
 const RUN_BATCHES = 400;
 const BATCH_FRAMES = 24;
 const RECENT = 64;
+/** An IPv6 and a UDP header. */
+const TUNNEL_BYTES_MAX = 48;
 
 /** Milliseconds between batches, now and then: long enough for every timeout. */
 const PAUSES_MS = [300, 2_500, 11_000, 31_000, 130_000, 310_000];
@@ -134,7 +136,7 @@ export class DatapathRun {
         throw new Error(`sent with a fault: ${fault}: ${hex(sent.bytes)}`);
       }
     }
-    const mtu = world.link === 0 ? tunLimit(sent, frames) : MTU[sent.interface as 0 | 1];
+    const mtu = world.link === 0 ? tunLimit(frames) : MTU[sent.interface as 0 | 1];
     const bytes = sent.bytes.length - world.link;
     const isGso = ((sent.vnet >>> 8) & 0x7f) !== VNET_GSO_NONE;
     const size = isGso ? segmentBytes(sent, world.link) : bytes;
@@ -143,12 +145,11 @@ export class DatapathRun {
 }
 
 /**
- * The kernel takes what is written to a TUN device, and knows the MTU of its own way on: there a packet
- * may stay as large as it came, and one that may be split (IPv4 without DF) may be of any size.
+ * The kernel takes what is written to a TUN device, knows the MTU of its own way on, and splits a packet
+ * or tells its source: there nothing may be larger than it came, but for a tunnel's headers.
  */
-function tunLimit({ bytes }: SentFrame, frames: readonly RunFrame[]): number {
-  if (bytes[0]! >> 4 === 4 && (bytes[6]! & 0x40) === 0) return 0xffff;
-  return Math.max(1500, ...frames.map((frame) => frame.bytes.length));
+function tunLimit(frames: readonly RunFrame[]): number {
+  return TUNNEL_BYTES_MAX + Math.max(1500, ...frames.map((frame) => frame.bytes.length));
 }
 
 function isSame(one: Uint8Array, other: Uint8Array): boolean {
