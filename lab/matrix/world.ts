@@ -50,6 +50,13 @@ export interface MatrixOptions {
   /** HTTP requests and datagrams of each cell. */
   readonly requests: number;
   readonly cells?: readonly Cell[];
+  /**
+   * Two arms, and a router before the client whose way on has this MTU. Backends then answer through
+   * the gateway's kernel in the one-way modes.
+   */
+  readonly clientPathMtu?: number;
+  /** Called with the lab when all cells were asked. */
+  readonly look?: (lab: Lab) => void;
 }
 
 function serviceOf(cell: Cell): object {
@@ -106,6 +113,7 @@ function refusal(lab: Lab, cell: Cell): string | null {
 
 /** Addresses, routes and tunnels of a backend for the one-way cells. */
 function prepareBackend(lab: Lab, node: LabBackend, cells: readonly Cell[]): void {
+  const toClient = lab.arms === 1 ? ["", ""] : ["via 10.20.0.1 ", "via 2001:db8:2::1 "];
   const commands = [
     // The VIP is everybody's here: only the gateway may say where it is.
     "sysctl -qw net.ipv4.conf.all.arp_ignore=1 net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.default.rp_filter=0",
@@ -114,9 +122,9 @@ function prepareBackend(lab: Lab, node: LabBackend, cells: readonly Cell[]): voi
       return `ip addr add ${vipOf(cell)}/${prefix} dev lo`;
     }),
     "ip rule add from 203.0.113.0/24 lookup 100",
-    "ip route add 198.51.100.0/24 dev eth0 table 100",
+    `ip route add 198.51.100.0/24 ${toClient[0]}dev eth0 table 100`,
     "ip -6 rule add from 2001:db8:ff::/64 lookup 100",
-    "ip -6 route add 2001:db8:1::/64 dev eth0 table 100",
+    `ip -6 route add 2001:db8:1::/64 ${toClient[1]}dev eth0 table 100`,
   ];
   for (const command of commands) lab.execSync(node, command.split(" "));
 }
@@ -197,8 +205,10 @@ async function ask(lab: Lab, cell: Cell, requests: number, sha256: string): Prom
 
 /** Every cell of one device. Makes a lab, and removes it. */
 export async function runMatrix(options: MatrixOptions): Promise<Row[]> {
-  const { device, requests } = options;
-  const lab = createLab({ device, arms: 1 });
+  const { clientPathMtu, device, requests } = options;
+  const lab = createLab(
+    clientPathMtu === undefined ? { device, arms: 1 } : { device, forward: true, clientPathMtu },
+  );
   try {
     const rows: Row[] = [];
     const cells: Cell[] = [];
@@ -231,6 +241,7 @@ export async function runMatrix(options: MatrixOptions): Promise<Row[]> {
       }
     };
     await Promise.all(Array.from({ length: AT_ONCE }, asker));
+    options.look?.(lab);
     return rows;
   } finally {
     await lab.stop();
