@@ -157,6 +157,8 @@ export interface Processor {
   endBatch(): void;
 }
 
+/** A partial checksum, or segments to be made: half of a virtio_net_hdr that no ICMP message has. */
+const ICMP_VNET_REFUSED = VNET_F_NEEDS_CSUM | (0xff << 8);
 const BACKEND_RUN_DOUBLES = BACKEND_RUN_BYTES >> 3;
 const SERVICE_RUN_DOUBLES = SERVICE_RUN_BYTES >> 3;
 
@@ -261,6 +263,10 @@ export function createProcessor(
         return malformed(rxWord, ipAt, DROP_UDP_HEADER_MALFORMED);
       }
     } else if (protocol === PROTOCOL_ICMP) {
+      // Nobody leaves the checksum of ICMP to a device: whoever completed it would break the message.
+      if ((rx[rxWord + D_VNET]! & ICMP_VNET_REFUSED) !== 0) {
+        return malformed(rxWord, ipAt, DROP_VNET_HEADER_INVALID);
+      }
       const verdict = icmp.process(rxWord, ipAt);
       return verdict === PASSED ? pass(rxWord) : verdict;
     } else {
