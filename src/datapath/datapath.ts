@@ -77,6 +77,7 @@ import { createReply } from "./reply.ts";
 import { createSamples } from "./samples.ts";
 import { createTokenBucket } from "./token-bucket.ts";
 import { createTranslator } from "./translate.ts";
+import { createUdpFlows } from "./udp.ts";
 import {
   CONSUMED,
   DROP_TOO_BIG,
@@ -153,7 +154,8 @@ export function createDatapath(options: DatapathOptions): Datapath {
   const fragmenter = createFragmenter(context, output, reply);
   const translator = createTranslator(context, output, reply, fragmenter);
   const admission = createAdmission(context, reply, counters);
-  const balancer = createBalancer(context, flows, admission, reply, counters);
+  const udp = createUdpFlows(context);
+  const balancer = createBalancer(context, flows, admission, reply, udp, counters);
   const arp = createArp(context, addresses, output, counters);
   const icmp = createIcmp(context, addresses, owners, handover, hops, output, counters);
   const partial = createPartialChecksums(context);
@@ -168,12 +170,13 @@ export function createDatapath(options: DatapathOptions): Datapath {
     flows,
     balancer,
     translator,
+    udp,
     output,
     partial,
     counters,
   );
   const fastLane = createFastLane(context, output, partial);
-  const expiry = createExpiry(context, flows, output, counters);
+  const expiry = createExpiry(context, flows, udp, output, counters);
   const samples = createSamples(context);
 
   function takePublished(): void {
