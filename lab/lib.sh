@@ -36,6 +36,11 @@ LAB_VIP=203.0.113.10
 LAB_SNAT_FIRST=10.20.0.100
 LAB_SNAT_LAST=10.20.0.103
 LAB_BACKENDS=(b1 b2 b3)
+# The same over IPv6: every lab has both families.
+LAB_CLIENT6=2001:db8:1::2
+LAB_VIP6=2001:db8:ff::10
+LAB_SNAT6_FIRST=2001:db8:2::100
+LAB_SNAT6_LAST=2001:db8:2::103
 
 LAB_ID=hglab-$$
 LAB_DIR=''
@@ -163,6 +168,8 @@ lab_sweep() {
 lab_node() {
   printf '[host] ip netns add %s-%s\n' "$LAB_ID" "$1" >&2
   ip netns add "$LAB_ID-$1"
+  # No duplicate address detection: addresses are good at once.
+  lab_set "$1" net.ipv6.conf.all.accept_dad=0 net.ipv6.conf.default.accept_dad=0
   LAB_NODES+=("$1")
   on "$1" ip link set lo up
 }
@@ -256,21 +263,28 @@ lab_up() {
   fi
   if [ -z "$LAB_CLIENT_PATH" ]; then
     on gateway ip addr add 198.51.100.1/24 dev $LAB_TO_CLIENT
+    on gateway ip addr add 2001:db8:1::1/64 dev $LAB_TO_CLIENT nodad
     on client ip addr add $LAB_CLIENT/24 dev eth0
+    on client ip addr add $LAB_CLIENT6/64 dev eth0 nodad
   fi
   on client ip route add default via 198.51.100.1
+  on client ip route add default via 2001:db8:1::1
   on gateway ip addr add 10.20.0.1/24 dev $LAB_TO_BACKENDS
+  on gateway ip addr add 2001:db8:2::1/64 dev $LAB_TO_BACKENDS nodad
   on gateway ip link set $LAB_TO_BACKENDS mtu "$LAB_BACKEND_MTU"
   number=11
   for node in "${LAB_BACKENDS[@]}"; do
     lab_plug "$node" eth0
     on "$node" ip addr add 10.20.0.$number/24 dev eth0
+    on "$node" ip addr add 2001:db8:2::$number/64 dev eth0 nodad
     on "$node" ip route add default via 10.20.0.1
+    on "$node" ip route add default via 2001:db8:2::1
     number=$((number + 1))
   done
 
   # One segment with two subnets: the kernel would tell hosts of a shorter way past the gateway.
-  lab_set gateway net.ipv4.ip_forward="$LAB_FORWARD" net.ipv4.conf.all.rp_filter="$LAB_RP_FILTER" \
+  lab_set gateway net.ipv4.ip_forward="$LAB_FORWARD" \
+    net.ipv6.conf.all.forwarding="$LAB_FORWARD" net.ipv4.conf.all.rp_filter="$LAB_RP_FILTER" \
     net.ipv4.conf.default.rp_filter="$LAB_RP_FILTER" \
     net.ipv4.conf.all.send_redirects=0 net.ipv4.conf.$LAB_TO_BACKENDS.send_redirects=0 \
     net.ipv4.conf.$LAB_TO_CLIENT.send_redirects=0 \
@@ -288,22 +302,33 @@ lab_router() {
   lab_cable router r-client client eth0
   lab_cable gateway gw-client router r-gateway
   on client ip addr add $LAB_CLIENT/25 dev eth0
+  on client ip addr add $LAB_CLIENT6/112 dev eth0 nodad
+  on router ip addr add 2001:db8:1::1/112 dev r-client nodad
+  on router ip addr add 2001:db8:1::1:2/112 dev r-gateway nodad
+  on gateway ip addr add 2001:db8:1::1:1/112 dev gw-client nodad
   on router ip addr add 198.51.100.1/25 dev r-client
   on router ip addr add 198.51.100.130/25 dev r-gateway
   on gateway ip addr add 198.51.100.129/25 dev gw-client
   on router ip route add default via 198.51.100.129
   on router ip route replace 198.51.100.0/25 dev r-client mtu "$LAB_CLIENT_PATH"
   on gateway ip route add 198.51.100.0/25 via 198.51.100.130
-  lab_set router net.ipv4.ip_forward=1 net.ipv4.conf.all.rp_filter=0
+  on router ip route add default via 2001:db8:1::1:1
+  # No link of IPv6 is narrower than 1280 (RFC 8200 section 5).
+  on router ip -6 route replace 2001:db8:1::/112 dev r-client \
+    mtu $((LAB_CLIENT_PATH < 1280 ? 1280 : LAB_CLIENT_PATH))
+  on gateway ip route add 2001:db8:1::/112 via 2001:db8:1::1:2
+  lab_set router net.ipv4.ip_forward=1 net.ipv4.conf.all.rp_filter=0 net.ipv6.conf.all.forwarding=1
 }
 
-# TUN owns routes, not links: SNAT addresses out of the backends' own subnet are asked for by ARP,
-# and the gateway's kernel has to answer for them. (A subnet routed to the gateway needs none of it.)
+# TUN owns routes, not links: SNAT addresses out of the backends' own subnet are asked for by ARP
+# and neighbour solicitations, and the gateway's kernel has to answer for them. (A subnet routed to the gateway needs none of it.)
 lab_proxy_snat() {
   local last
-  lab_set gateway net.ipv4.neigh.$LAB_TO_BACKENDS.proxy_delay=0
+  lab_set gateway net.ipv4.neigh.$LAB_TO_BACKENDS.proxy_delay=0 \
+    net.ipv6.neigh.$LAB_TO_BACKENDS.proxy_delay=0 net.ipv6.conf.$LAB_TO_BACKENDS.proxy_ndp=1
   for last in 100 101 102 103; do
     on gateway ip neigh add proxy 10.20.0.$last dev $LAB_TO_BACKENDS
+    on gateway ip neigh add proxy 2001:db8:2::$last dev $LAB_TO_BACKENDS
   done
 }
 
@@ -355,6 +380,7 @@ lab_trap() {
 
 # backend_address NODE
 backend_address() { printf '10.20.0.1%s' "${1#b}"; }
+backend_address6() { printf '2001:db8:2::1%s' "${1#b}"; }
 
 # A CA of the lab, and a certificate per backend for its own name and the service's.
 lab_certificates() {
@@ -376,10 +402,11 @@ lab_certificates() {
 # nginx_up NODE: the web server of one backend: / says its name, /client whom it talks to,
 # /files/ serves LAB_STATE/files. On 8443 the same over TLS when lab_certificates has run.
 nginx_up() {
-  local node=$1 address tls=''
+  local node=$1 address address6 tls=''
   address=$(backend_address "$node")
+  address6=$(backend_address6 "$node")
   if [ -e "$LAB_DIR/$node.pem" ]; then
-    tls="listen $address:8443 ssl; ssl_certificate $LAB_DIR/$node.pem; ssl_certificate_key $LAB_DIR/$node.key;"
+    tls="listen $address:8443 ssl; listen [$address6]:8443 ssl; ssl_certificate $LAB_DIR/$node.pem; ssl_certificate_key $LAB_DIR/$node.key;"
   fi
   mkdir -p "$LAB_STATE/files" "$LAB_DIR/$node"
   cat >"$LAB_DIR/$node.conf" <<NGINX
@@ -391,7 +418,7 @@ http {
   fastcgi_temp_path $LAB_DIR/$node/fastcgi; uwsgi_temp_path $LAB_DIR/$node/uwsgi;
   scgi_temp_path $LAB_DIR/$node/scgi;
   server {
-    listen $address:8080 backlog=4096; $tls
+    listen $address:8080 backlog=4096; listen [$address6]:8080 backlog=4096; $tls
     add_header X-Backend $node always;
     location = / { return 200 "$node\n"; }
     location = /client { return 200 "\$remote_addr\n"; }

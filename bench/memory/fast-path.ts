@@ -175,8 +175,8 @@ export function createFastPath(one: MemoryCase, capacity: number): FastPath {
     const backends = new Map<number, Hop>();
     for (const service of assignment.services) {
       for (const { slot, definition: backend } of service.backends) {
-        const address = backend.address.value;
-        backends.set(slot, { address, interface: 1, mtu: MTU, mac: backendMac(address) });
+        const { address } = backend;
+        backends.set(slot, { address, interface: 1, mtu: MTU, mac: backendMac(address.value) });
       }
     }
     const interfaces = INTERFACES.map(({ mac, mtu }) => ({ mac, mtu, up: true }));

@@ -1,7 +1,7 @@
 /**
  * HTTP requests, each on a TCP connection of its own, and who answered them.
  *
- *   node http-load.js --target ADDRESS:PORT --requests N --concurrency N
+ *   node http-load.js --target ADDRESS:PORT|[ADDRESS]:PORT --requests N --concurrency N
  *                     [--rate N] [--timeout MS] [--path PATH]
  *
  * Prints one line of JSON (LoadReport). Exit code 0 when every request got a whole 200 answer, 1
@@ -31,7 +31,7 @@ const { values } = parseArgs({
     path: { type: "string", default: "/" },
   },
 });
-const [, host = "", port = ""] = /^(.+):(\d+)$/.exec(values.target ?? "") ?? [];
+const [, host = "", port = ""] = /^\[?(.+?)\]?:(\d+)$/.exec(values.target ?? "") ?? [];
 const requests = Number(values.requests);
 const concurrency = Number(values.concurrency);
 const rate = Number(values.rate);
@@ -43,7 +43,7 @@ if (host === "" || !(requests > 0) || !(concurrency > 0) || !(rate >= 0) || !(ti
 
 const bodies: Record<string, number> = {};
 const failures: Record<string, number> = {};
-const request = `GET ${values.path} HTTP/1.1\r\nHost: ${host}\r\nConnection: close\r\n\r\n`;
+const request = `GET ${values.path} HTTP/1.1\r\nHost: ${host.includes(":") ? `[${host}]` : host}\r\nConnection: close\r\n\r\n`;
 const startedAt = performance.now();
 let started = 0;
 let open = 0;

@@ -2,7 +2,7 @@
  * Holds TCP connections to an echo server (servers/tcp-echo) open and in use: every connection
  * sends a numbered line again and again, and every line must come back, whole and in order.
  *
- *   node tcp-hold.js --target ADDRESS:PORT --connections N [--every MS] [--bytes N]
+ *   node tcp-hold.js --target ADDRESS:PORT|[ADDRESS]:PORT --connections N [--every MS] [--bytes N]
  *
  * Prints "holding N" when all are open. On SIGTERM it stops sending, waits until what is underway
  * has come back, and prints one line of JSON (HoldReport). Exit code 0 when nothing was lost.
@@ -34,7 +34,7 @@ const { values } = parseArgs({
     bytes: { type: "string", default: "64" },
   },
 });
-const [, host = "", port = ""] = /^(.+):(\d+)$/.exec(values.target ?? "") ?? [];
+const [, host = "", port = ""] = /^\[?(.+?)\]?:(\d+)$/.exec(values.target ?? "") ?? [];
 const count = Number(values.connections);
 const everyMs = Number(values.every);
 const bytes = Number(values.bytes);

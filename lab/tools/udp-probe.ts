@@ -1,7 +1,7 @@
 /**
  * Sends numbered UDP datagrams of several sizes to an echo server and compares what comes back.
  *
- *   node udp-probe.js --target ADDRESS:PORT --count N [--sockets N] [--sizes 1,64,1472]
+ *   node udp-probe.js --target ADDRESS:PORT|[ADDRESS]:PORT --count N [--sockets N] [--sizes 1,64,1472]
  *
  * Each socket has one datagram under way at a time, so that none is lost to a full buffer; one that
  * is not answered within 5 s is missing. Prints one line of JSON (ProbeReport); exit code 0 when
@@ -30,7 +30,7 @@ const { values } = parseArgs({
     sizes: { type: "string", default: "0,1,2,9,64,511,1200,1471,1472" },
   },
 });
-const [, host = "", port = ""] = /^(.+):(\d+)$/.exec(values.target ?? "") ?? [];
+const [, host = "", port = ""] = /^\[?(.+?)\]?:(\d+)$/.exec(values.target ?? "") ?? [];
 const total = Number(values.count);
 const sockets = Number(values.sockets);
 const sizes = values.sizes.split(",").map(Number);
@@ -68,7 +68,7 @@ let different = 0;
 let missing = 0;
 
 async function oneSocket(): Promise<void> {
-  const socket = createSocket("udp4");
+  const socket = createSocket(host.includes(":") ? "udp6" : "udp4");
   socket.on("error", () => undefined); // counted as missing
   socket.connect(Number(port), host);
   await once(socket, "connect");

@@ -77,6 +77,14 @@ export function prefixMask(prefixLength: number): number {
   return prefixLength === 0 ? 0 : (-1 << (32 - prefixLength)) | 0;
 }
 
+/** The same for IPv6. @param prefixLength - 0..128 */
+export function prefixMask6(prefixLength: number): Words6 {
+  assert(prefixLength >= 0 && prefixLength <= 128, "a prefix of IPv6 has 0..128 bits");
+  const word = (index: number): number =>
+    prefixMask(Math.min(32, Math.max(0, prefixLength - 32 * index)));
+  return [word(0), word(1), word(2), word(3)];
+}
+
 /** `ADDRESS:PORT`. */
 export function formatEndpoint(address: number, port: number): string {
   return `${formatIpv4(address)}:${port}`;

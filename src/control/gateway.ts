@@ -193,7 +193,8 @@ function createControl(ground: Ground, log: Log, undo: Undo): Control {
       isRunning = true;
       wake();
     },
-    hostAddresses: () => ground.hosts.addresses,
+    hostAddresses: () =>
+      ground.hosts.addresses.filter(({ family }) => family === 4).map(({ value }) => value),
     onApplied: (applied) => {
       log.setLevel(applied.definition.log.level);
       stories.update();

@@ -1,6 +1,7 @@
 import { randomBytes } from "node:crypto";
 import { mkdirSync, statfsSync } from "node:fs";
 import path from "node:path";
+import type { Address } from "../base/address.ts";
 import { monotonicMs } from "../base/clock.ts";
 import { ConfigError, type ConfigProblem, HostError } from "../base/errors.ts";
 import { type Log, reasonOf } from "../base/log.ts";
@@ -43,8 +44,8 @@ export interface Ground {
   readonly host: HostParts;
   /** All workers. Their devices are open; they handle nothing before `go()`. */
   readonly worker: WorkerHandle;
-  /** The host's addresses, int32 in host order, as last read. */
-  readonly hosts: { addresses: readonly number[] };
+  /** The host's addresses, as last read. */
+  readonly hosts: { addresses: readonly Address[] };
   /** Have the neighbours hear of our addresses; nothing where `announce` is off or no ARP is. */
   announce(): void;
 }

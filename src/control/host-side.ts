@@ -1,5 +1,5 @@
 import { setTimeout as pause } from "node:timers/promises";
-import { formatIpv4 } from "../base/address.ts";
+import { type Address, addressOf4, addressOf6 } from "../base/address.ts";
 import { type Log, reasonOf } from "../base/log.ts";
 import type { DeviceInterface } from "../device/device.ts";
 import { createGuard, createSocketGuard, type Guard } from "../host/guard.ts";
@@ -7,9 +7,10 @@ import type { XdpGuard } from "../host/guard-xdp.ts";
 import { createHopPlanner, type HopPlanner, type HostHopPlan } from "../host/hop-planner.ts";
 import type { Steering } from "../host/steering.ts";
 import { createTunRoutes, type TunRoutes } from "../host/tun-routes.ts";
-import { B_ADDRESS, B_USED, BACKEND_WORDS } from "../service/backend-slots.ts";
+import { B_ADDRESS, B_ADDRESS6, B_USED, BACKEND_WORDS } from "../service/backend-slots.ts";
 import type { GatewayDefinition } from "../service/definition.ts";
 import {
+  HOP_REQUEST_WORDS,
   HOP_REQUESTS,
   type RegionViews,
   W_HOP_REQUEST_HEAD,
@@ -33,7 +34,7 @@ export interface HostParts extends HostSide {
   /** Ask the kernel for next hops that the worker misses. Call every few milliseconds. */
   serveHopRequests(): void;
   /** The host's addresses have changed. */
-  setHostAddresses(addresses: readonly number[]): Promise<void>;
+  setHostAddresses(addresses: readonly Address[]): Promise<void>;
   /** Let go of what ended flows needed. Call every few seconds. */
   trim(): Promise<void>;
   close(): Promise<void>;
@@ -46,7 +47,7 @@ export interface HostOptions {
   readonly wake: () => void;
   /** Several workers: what divides the frames among them. */
   readonly steering: Steering | null;
-  readonly hostAddresses: readonly number[];
+  readonly hostAddresses: readonly Address[];
   /** An interface came up (again): neighbours have to hear of our addresses. */
   readonly onLinkUp: () => void;
 }
@@ -73,7 +74,7 @@ export async function createHostParts(options: HostOptions): Promise<HostParts> 
   let deviceInterfaces: readonly DeviceInterface[] = [];
   let hosts = options.hostAddresses;
   let last: { definition: GatewayDefinition; ownership: Ownership; text: string } | null = null;
-  let planned: ReadonlyMap<number, number> = new Map();
+  let planned: ReadonlyMap<number, Address> = new Map();
   let narrowed: GatewayDefinition | null = null;
   let published = false;
   const hopRequestTails = new Int32Array(views.layout.workers);
@@ -97,7 +98,10 @@ export async function createHostParts(options: HostOptions): Promise<HostParts> 
       ownership.vips.map(({ address }) => address),
       ownership.snat,
     );
-    await guard?.update({ ...ownership, hosts });
+    await guard?.update({
+      ...ownership,
+      hosts: hosts.filter(({ family }) => family === 4).map(({ value }) => value),
+    });
     await tunRoutes?.update({
       vips: [...new Set(ownership.vips.map(({ address }) => address))],
       snat: ownership.snat,
@@ -110,13 +114,15 @@ export async function createHostParts(options: HostOptions): Promise<HostParts> 
   async function planBackends(): Promise<void> {
     if (planner === null) return;
     const addresses = backendAddresses(views);
-    const fresh = [...addresses].filter(([slot, address]) => planned.get(slot) !== address);
+    const fresh = [...addresses].filter(
+      ([slot, address]) => planned.get(slot)?.text !== address.text,
+    );
     planned = addresses;
     planner.setBackends(addresses);
-    const until = (timeoutMs: number, isDone: (slot: number, address: number) => boolean) =>
+    const until = (timeoutMs: number, isDone: (slot: number, address: Address) => boolean) =>
       waitUntil(timeoutMs, () => fresh.every(([slot, address]) => isDone(slot, address)));
-    const isUnreachable = (address: number): boolean =>
-      plan?.unreachable.some((entry) => entry.address === address) ?? false;
+    const isUnreachable = ({ text }: Address): boolean =>
+      plan?.unreachable.some((entry) => entry.address.text === text) ?? false;
     await until(PLAN_TIMEOUT_MS, (slot, address) => {
       return plan?.backends.has(slot) === true || isUnreachable(address);
     });
@@ -145,10 +151,10 @@ export async function createHostParts(options: HostOptions): Promise<HostParts> 
     const before = plan;
     plan = next;
     if (published) publisher.publish(next);
-    const known = new Set(before?.unreachable.map(({ address }) => address));
+    const known = new Set(before?.unreachable.map(({ address }) => address.text));
     for (const { address, reason } of next.unreachable) {
-      if (known.has(address)) continue;
-      log.warn("backend_unreachable", { backend: formatIpv4(address), reason });
+      if (known.has(address.text)) continue;
+      log.warn("backend_unreachable", { backend: address.text, reason });
     }
     // A TUN device is ours: it comes and goes with the worker.
     if (device.type === "tun") return;
@@ -202,15 +208,16 @@ export async function createHostParts(options: HostOptions): Promise<HostParts> 
         narrowed = after.definition;
       }),
     serveHopRequests() {
-      const asked = new Map<string, readonly [number, number]>();
+      const asked = new Map<string, readonly [Address, number]>();
       for (const { worker, workerWord } of views.layout.shards) {
         const head = Atomics.load(views.i32, workerWord + W_HOP_REQUEST_HEAD);
         let tail = hopRequestTails[worker]!;
         if (((head - tail) | 0) > HOP_REQUESTS) tail = (head - HOP_REQUESTS) | 0;
         for (; tail !== head; tail = (tail + 1) | 0) {
-          const at = workerWord + W_HOP_REQUESTS + 2 * (tail & (HOP_REQUESTS - 1));
-          const request = [views.i32[at]!, views.i32[at + 1]!] as const;
-          asked.set(request.join("/"), request);
+          const row = HOP_REQUEST_WORDS * (tail & (HOP_REQUESTS - 1));
+          const at = workerWord + W_HOP_REQUESTS + row;
+          const address = addressAt(views.i32, at + 1);
+          asked.set(`${address.text}/${views.i32[at]}`, [address, views.i32[at]!]);
         }
         hopRequestTails[worker] = head;
       }
@@ -248,13 +255,22 @@ function describeXdp(guard: XdpGuard): string {
 }
 
 /** Address of every backend slot in use, also of one that left the configuration. */
-function backendAddresses(views: RegionViews): Map<number, number> {
+function backendAddresses(views: RegionViews): Map<number, Address> {
   const { i32, layout } = views;
   const first = layout.backendSlots.at >> 2;
-  const addresses = new Map<number, number>();
+  const addresses = new Map<number, Address>();
   for (let slot = 0; slot < layout.backends; slot++) {
     const at = first + slot * BACKEND_WORDS;
-    if (i32[at + B_USED] !== 0) addresses.set(slot, i32[at + B_ADDRESS]!);
+    if (i32[at + B_USED] === 0) continue;
+    const value = i32[at + B_ADDRESS]!;
+    addresses.set(slot, value !== 0 ? addressOf4(value) : addressAt(i32, at + B_ADDRESS6));
   }
   return addresses;
+}
+
+/** The address of four words; a mapped one is IPv4. */
+function addressAt(i32: Int32Array, at: number): Address {
+  const [w0, w1, w2, w3] = [i32[at]!, i32[at + 1]!, i32[at + 2]!, i32[at + 3]!];
+  const mapped = w0 === 0 && w1 === 0 && w2 === 0xffff;
+  return mapped ? addressOf4(w3) : addressOf6([w0, w1, w2, w3]);
 }

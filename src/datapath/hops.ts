@@ -4,8 +4,10 @@ import { F_CLIENT_ADDR, F_HOP_MAC_HIGH, F_HOP_MAC_LOW } from "../flow/flow-recor
 import { BANK_LAST_HOP } from "../service/bank.ts";
 import {
   HOP_ADDRESS,
+  HOP_ADDRESS6,
   HOP_FLAGS,
   HOP_INTERFACE,
+  HOP_IPV6,
   HOP_KNOWN,
   HOP_MAC_HIGH,
   HOP_MAC_LOW,
@@ -15,16 +17,30 @@ import {
   HOP_WORDS,
   HT_INTERFACES,
   HT_ROUTE_COUNT,
+  HT_ROUTE6_COUNT,
   hashedHopsAt,
   hopHash,
+  hopHash6,
   ROUTE_ADDRESS,
   ROUTE_INTERFACE,
   ROUTE_MASK,
   ROUTE_VIA,
   ROUTE_WORDS,
+  ROUTE6_ADDRESS,
+  ROUTE6_INTERFACE,
+  ROUTE6_MASK,
+  ROUTE6_VIA,
+  ROUTE6_WORDS,
+  routes6At,
   routesAt,
 } from "../state/hop-table.ts";
-import { HOP_REQUESTS, PAGE_BYTES, W_HOP_REQUEST_HEAD, W_HOP_REQUESTS } from "../state/layout.ts";
+import {
+  HOP_REQUEST_WORDS,
+  HOP_REQUESTS,
+  PAGE_BYTES,
+  W_HOP_REQUEST_HEAD,
+  W_HOP_REQUESTS,
+} from "../state/layout.ts";
 import {
   type Context,
   R_BANK,
@@ -54,28 +70,52 @@ assert(
  * path that is not known is not checked.
  */
 export interface Hops {
+  /** Either family: the slot's row has the way to it. */
   toBackend(slot: number): number;
-  /** The client of the flow at `flowWord`: its last hop, or its route (`device.replies`). */
+  /** The IPv4 client of the flow at `flowWord`: its last hop, or its route (`device.replies`). */
   toClient(flowWord: number): number;
+  /**
+   * The IPv6 client of the flow at `flowWord`, likewise.
+   *
+   * @param addressWord - int32 index of the four words of its address, host order
+   */
+  toClient6(flowWord: number, addressWord: number): number;
+  /** Any IPv4 address (int32, host order), by the host's routes. */
+  byRoute(address: number): number;
+  /** Any IPv6 address: int32 index of its four words. */
+  byRoute6(addressWord: number): number;
 }
 
 export function createHops(context: Context): Hops {
   const { i32, layout, link, registers } = context;
   const hashed = hashedHopsAt(layout);
   const routes = routesAt(layout);
+  const routes6 = routes6At(layout);
   const requestHead = layout.workerWord + W_HOP_REQUEST_HEAD;
   const requests = layout.workerWord + W_HOP_REQUESTS;
   const interfaceCount = context.device.interfaces.length;
 
-  function request(address: number, interfaceIndex: number): void {
+  function request(w0: number, w1: number, w2: number, w3: number, interfaceIndex: number): void {
     const made = registers[R_HOP_REQUESTS]!;
     if (made >= HOP_REQUESTS_PER_BATCH) return;
     registers[R_HOP_REQUESTS] = made + 1;
     const head = i32[requestHead]!;
-    const at = requests + 2 * (head & (HOP_REQUESTS - 1));
-    i32[at] = address;
-    i32[at + 1] = interfaceIndex;
+    const at = requests + HOP_REQUEST_WORDS * (head & (HOP_REQUESTS - 1));
+    i32[at] = interfaceIndex;
+    i32[at + 1] = w0;
+    i32[at + 2] = w1;
+    i32[at + 3] = w2;
+    i32[at + 4] = w3;
     Atomics.store(i32, requestHead, (head + 1) | 0);
+  }
+
+  function request4(address: number, interfaceIndex: number): void {
+    request(0, 0, 0xffff, address, interfaceIndex);
+  }
+
+  /** The address of four words at `word`. */
+  function request6(word: number, interfaceIndex: number): void {
+    request(i32[word]!, i32[word + 1]!, i32[word + 2]!, i32[word + 3]!, interfaceIndex);
   }
 
   function take(row: number): number {
@@ -84,7 +124,9 @@ export function createHops(context: Context): Hops {
     registers[R_OUT_MAC_HIGH] = i32[row + HOP_MAC_HIGH]!;
     registers[R_OUT_MAC_LOW] = i32[row + HOP_MAC_LOW]!;
     if ((i32[row + HOP_FLAGS]! & HOP_RESOLVED) !== 0 || link === 0) return HOP_FOUND;
-    request(i32[row + HOP_ADDRESS]!, i32[row + HOP_INTERFACE]!);
+    if ((i32[row + HOP_FLAGS]! & HOP_IPV6) === 0) {
+      request4(i32[row + HOP_ADDRESS]!, i32[row + HOP_INTERFACE]!);
+    } else request6(row + HOP_ADDRESS6, i32[row + HOP_INTERFACE]!);
     return DROP_NO_NEIGHBOUR;
   }
 
@@ -103,19 +145,27 @@ export function createHops(context: Context): Hops {
   }
 
   function toClient(flowWord: number): number {
+    return lastHop(flowWord) ? HOP_FOUND : byRoute(i32[flowWord + F_CLIENT_ADDR]!);
+  }
+
+  function toClient6(flowWord: number, addressWord: number): number {
+    return lastHop(flowWord) ? HOP_FOUND : byRoute6(addressWord);
+  }
+
+  /** Takes the hop that the flow's client last came by. @returns whether it is to be taken */
+  function lastHop(flowWord: number): boolean {
     const low = i32[flowWord + F_HOP_MAC_LOW]!;
     const egress = low & 0xffff;
     if (link === 0 || i32[registers[R_BANK]! + BANK_LAST_HOP] === 0 || egress >= interfaceCount) {
-      return byRoute(i32[flowWord + F_CLIENT_ADDR]!);
+      return false;
     }
     registers[R_OUT_INTERFACE] = egress;
     registers[R_OUT_MTU] = i32[registers[R_HOPS]! + HT_INTERFACES + 4 * egress]!;
     registers[R_OUT_MAC_HIGH] = i32[flowWord + F_HOP_MAC_HIGH]!;
     registers[R_OUT_MAC_LOW] = low >>> 16;
-    return HOP_FOUND;
+    return true;
   }
 
-  /** Any address, by the host's routes. */
   function byRoute(address: number): number {
     const table = registers[R_HOPS]!;
     if (table === 0) return unknown();
@@ -142,12 +192,65 @@ export function createHops(context: Context): Hops {
     for (let looked = 0; looked < HOP_PROBES; looked++) {
       const row = table + hashed + index * HOP_WORDS;
       if (i32[row + HOP_FLAGS] === 0) break;
+      // An IPv6 neighbour has 0 there, which is no neighbour of IPv4.
       if (i32[row + HOP_ADDRESS] === address) return take(row);
       index = (index + 1) & (HOPS_MAX - 1);
     }
-    request(address, egress);
+    request4(address, egress);
     return DROP_NO_NEIGHBOUR;
   }
 
-  return { toBackend, toClient };
+  function byRoute6(address: number): number {
+    const table = registers[R_HOPS]!;
+    if (table === 0) return unknown();
+    const w0 = i32[address]!;
+    const w1 = i32[address + 1]!;
+    const w2 = i32[address + 2]!;
+    const w3 = i32[address + 3]!;
+    const count = i32[table + HT_ROUTE6_COUNT]!;
+    for (let index = 0, at = table + routes6; index < count; index++, at += ROUTE6_WORDS) {
+      const differs =
+        ((w0 & i32[at + ROUTE6_MASK]!) ^ i32[at + ROUTE6_ADDRESS]!) |
+        ((w1 & i32[at + ROUTE6_MASK + 1]!) ^ i32[at + ROUTE6_ADDRESS + 1]!) |
+        ((w2 & i32[at + ROUTE6_MASK + 2]!) ^ i32[at + ROUTE6_ADDRESS + 2]!) |
+        ((w3 & i32[at + ROUTE6_MASK + 3]!) ^ i32[at + ROUTE6_ADDRESS + 3]!);
+      if (differs !== 0) continue;
+      const via = at + ROUTE6_VIA;
+      const egress = i32[at + ROUTE6_INTERFACE]! & 0xff;
+      const mtu = i32[at + ROUTE6_INTERFACE]! >>> 8;
+      registers[R_OUT_INTERFACE] = egress;
+      registers[R_OUT_MTU] = mtu;
+      if (link === 0) return HOP_FOUND;
+      if (egress >= interfaceCount) return DROP_NO_ROUTE;
+      const onLink = (i32[via]! | i32[via + 1]! | i32[via + 2]! | i32[via + 3]!) === 0;
+      const found = neighbour6(table, onLink ? address : via, egress);
+      if (mtu < registers[R_OUT_MTU]!) registers[R_OUT_MTU] = mtu;
+      return found;
+    }
+    return unknown();
+  }
+
+  function neighbour6(table: number, address: number, egress: number): number {
+    const w0 = i32[address]!;
+    const w1 = i32[address + 1]!;
+    const w2 = i32[address + 2]!;
+    const w3 = i32[address + 3]!;
+    let index = hopHash6(w0, w1, w2, w3, egress);
+    for (let looked = 0; looked < HOP_PROBES; looked++) {
+      const row = table + hashed + index * HOP_WORDS;
+      if (i32[row + HOP_FLAGS] === 0) break;
+      const differs =
+        (i32[row + HOP_ADDRESS6]! ^ w0) |
+        (i32[row + HOP_ADDRESS6 + 1]! ^ w1) |
+        (i32[row + HOP_ADDRESS6 + 2]! ^ w2) |
+        (i32[row + HOP_ADDRESS6 + 3]! ^ w3) |
+        (i32[row + HOP_INTERFACE]! ^ egress);
+      if (differs === 0) return take(row);
+      index = (index + 1) & (HOPS_MAX - 1);
+    }
+    request6(address, egress);
+    return DROP_NO_NEIGHBOUR;
+  }
+
+  return { toBackend, toClient, toClient6, byRoute, byRoute6 };
 }

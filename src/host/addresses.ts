@@ -1,11 +1,15 @@
+import type { Address } from "../base/address.ts";
 import { listAddresses } from "./interfaces.ts";
 
 /**
- * The host's own IPv4 addresses, of every interface of this network namespace (loopback included).
+ * The host's own addresses of both families, of every interface of this network namespace (loopback
+ * included).
  *
- * @returns int32 in host order, each once
+ * @returns each once
  * @throws HostError - `ip` is missing or fails
  */
-export async function hostAddresses(): Promise<number[]> {
-  return [...new Set((await listAddresses()).map(({ address }) => address))];
+export async function hostAddresses(): Promise<Address[]> {
+  const byText = new Map<string, Address>();
+  for (const { address } of await listAddresses()) byText.set(address.text, address);
+  return [...byText.values()];
 }

@@ -1,4 +1,4 @@
-import { formatIpv4 } from "../base/address.ts";
+import type { Address } from "../base/address.ts";
 import { monotonicMs } from "../base/clock.ts";
 import { HOPS_MAX } from "../base/limits.ts";
 import { type Log, reasonOf } from "../base/log.ts";
@@ -13,8 +13,9 @@ import { findPaths, type HostPath, type HostRoute, listRoutes } from "./routes.t
  * Next hops for the fast path, from the host's routes and neighbours.
  *
  * Everything is read with `ip -json`, again whenever `ip monitor` says that something changed; the
- * kernel resolves. It does not see the traffic of an AF_PACKET gateway, so its neighbour entries
- * grow stale under load: those in use are confirmed every PROBE_MS. A stale MAC is used meanwhile.
+ * kernel resolves (ARP, or neighbour discovery). It does not see the traffic of an AF_PACKET gateway,
+ * so its neighbour entries grow stale under load: those in use are confirmed every PROBE_MS. A stale
+ * MAC is used meanwhile.
  *
  * On TUN the kernel routes: a plan then holds only the MTU of each way, all on interface 0.
  */
@@ -36,8 +37,8 @@ const REQUESTS_AT_ONCE = 64;
 const RETRY_MS = 1000;
 
 export interface Unreachable {
-  /** The backend's address, int32 in host order. */
-  readonly address: number;
+  /** The backend's address. */
+  readonly address: Address;
   readonly reason: string;
 }
 
@@ -57,14 +58,14 @@ export interface HopPlannerOptions {
 export interface HopPlanner {
   /** Resolved when the first plan was handed over, or the planner is closed. */
   readonly ready: Promise<void>;
-  /** Backend slot -> address (int32, host order). */
-  setBackends(backends: ReadonlyMap<number, number>): void;
+  /** Backend slot -> address. */
+  setBackends(backends: ReadonlyMap<number, Address>): void;
   /**
    * Have the kernel resolve a next hop. Bounded: the same one at most once a second.
    *
    * @param interfaceIndex - index in the device's list; others are ignored
    */
-  request(address: number, interfaceIndex: number): void;
+  request(address: Address, interfaceIndex: number): void;
   /** Process id of `ip monitor`, for tests. */
   monitorProcessId(): number | undefined;
   close(): void;
@@ -74,8 +75,8 @@ export interface HopPlanner {
 export interface HostFacts {
   readonly links: readonly HostInterface[];
   readonly routes: readonly HostRoute[];
-  /** By address of a backend. */
-  readonly paths: ReadonlyMap<number, HostPath>;
+  /** By address of a backend, as text. */
+  readonly paths: ReadonlyMap<string, HostPath>;
   readonly neighbours: readonly Neighbour[];
 }
 
@@ -87,7 +88,7 @@ const EVERYTHING = 2;
 export function createHopPlanner(options: HopPlannerOptions): HopPlanner {
   const { interfaces, log } = options;
   const isTun = isTunDevice(interfaces);
-  let backends: ReadonlyMap<number, number> = new Map();
+  let backends: ReadonlyMap<number, Address> = new Map();
   let facts: HostFacts = { links: [], routes: [], paths: new Map(), neighbours: [] };
   let last = "";
   let stale = NOTHING;
@@ -101,8 +102,8 @@ export function createHopPlanner(options: HopPlannerOptions): HopPlanner {
     becomeReady = resolve;
   });
   /** Neighbours that the fast path asked for: tick of the last request, by `address/interface`. */
-  const requested = new Map<string, { address: number; interface: number; tick: number }>();
-  const wanted = new Map<string, { address: number; interface: string }>();
+  const requested = new Map<string, { address: Address; interface: number; tick: number }>();
+  const wanted = new Map<string, { address: Address; interface: string }>();
 
   function refresh(level: number): void {
     stale = Math.max(stale, level);
@@ -131,7 +132,7 @@ export function createHopPlanner(options: HopPlannerOptions): HopPlanner {
   async function readFacts(level: number): Promise<HostFacts> {
     const neighbours = isTun ? [] : await listNeighbours();
     if (level === NEIGHBOURS) return { ...facts, neighbours };
-    const addresses = [...new Set(backends.values())];
+    const addresses = [...backends.values()];
     const [links, routes, paths] = await Promise.all([
       listInterfaces(),
       listRoutes(),
@@ -142,7 +143,7 @@ export function createHopPlanner(options: HopPlannerOptions): HopPlanner {
 
   function publish(): void {
     // A backend that came after the reading has no path yet: it is being read again.
-    if ([...backends.values()].some((address) => !facts.paths.has(address))) return;
+    if ([...backends.values()].some(({ text }) => !facts.paths.has(text))) return;
     const plan = planHops(interfaces, backends, facts);
     requestUnresolved(plan);
     const text = JSON.stringify({ ...plan, backends: [...plan.backends] });
@@ -162,10 +163,10 @@ export function createHopPlanner(options: HopPlannerOptions): HopPlanner {
     again = setTimeout(() => requestUnresolved(plan), REQUEST_AGAIN_MS);
   }
 
-  function request(address: number, index: number): void {
+  function request(address: Address, index: number): void {
     const name = interfaces[index]?.name;
     if (isTun || closed || name === undefined) return;
-    const key = `${address}/${index}`;
+    const key = `${address.text}/${index}`;
     const now = monotonicMs();
     const known = requested.get(key);
     if (known !== undefined && ((now - known.tick) | 0) < REQUEST_AGAIN_MS) return;
@@ -185,7 +186,7 @@ export function createHopPlanner(options: HopPlannerOptions): HopPlanner {
     probeNeighbours(neighbours).then(
       ({ failures }) => {
         for (const { line, reason } of failures) {
-          const address = formatIpv4(neighbours[line]?.address ?? 0);
+          const address = neighbours[line]?.address.text ?? "";
           log?.debug("probe_refused", { address, reason });
         }
       },
@@ -206,12 +207,12 @@ export function createHopPlanner(options: HopPlannerOptions): HopPlanner {
     const confirmed = new Set(
       facts.neighbours
         .filter((entry) => entry.confirmed)
-        .map((entry) => `${entry.address}/${entry.interface}`),
+        .map((entry) => `${entry.address.text}/${entry.interface}`),
     );
-    const used = new Map<string, { address: number; interface: string }>();
-    const use = (address: number, index: number): void => {
+    const used = new Map<string, { address: Address; interface: string }>();
+    const use = (address: Address, index: number): void => {
       const name = interfaces[index]?.name ?? "";
-      const key = `${address}/${name}`;
+      const key = `${address.text}/${name}`;
       if (name !== "" && !confirmed.has(key)) used.set(key, { address, interface: name });
     };
     for (const { address, interface: index } of requested.values()) use(address, index);
@@ -266,33 +267,33 @@ function isTunDevice(interfaces: readonly DeviceInterface[]): boolean {
  */
 export function planHops(
   interfaces: readonly DeviceInterface[],
-  backends: ReadonlyMap<number, number>,
+  backends: ReadonlyMap<number, Address>,
   facts: HostFacts,
 ): HostHopPlan {
   const isTun = isTunDevice(interfaces);
   const links = new Map(facts.links.map((link) => [link.name, link]));
   const indexes = new Map(interfaces.map(({ name }, index) => [name, index]));
   const macs = new Map(
-    facts.neighbours.map((entry) => [`${entry.address}/${entry.interface}`, entry.mac]),
+    facts.neighbours.map((entry) => [`${entry.address.text}/${entry.interface}`, entry.mac]),
   );
   const mtuOf = (name: string, routeMtu: number): number =>
     routeMtu > 0 ? routeMtu : (links.get(name)?.mtu ?? 0);
 
   const hops = new Map<number, Hop>();
-  const unreachable = new Map<number, Unreachable>();
+  const unreachable = new Map<string, Unreachable>();
   for (const [slot, address] of backends) {
-    const path = facts.paths.get(address) ?? { unreachable: "its route is not known yet" };
+    const path = facts.paths.get(address.text) ?? { unreachable: "its route is not known yet" };
     const reason = reasonAgainst(path, isTun ? null : indexes);
     if (reason !== null || "unreachable" in path) {
-      unreachable.set(address, { address, reason: reason ?? "" });
+      unreachable.set(address.text, { address, reason: reason ?? "" });
       continue;
     }
-    const nextHop = path.via === 0 ? address : path.via;
+    const nextHop = path.via ?? address;
     hops.set(slot, {
       address: nextHop,
       interface: isTun ? 0 : (indexes.get(path.interface) as number),
       mtu: mtuOf(path.interface, path.mtu),
-      mac: macs.get(`${nextHop}/${path.interface}`) ?? null,
+      mac: macs.get(`${nextHop.text}/${path.interface}`) ?? null,
     });
   }
 
@@ -302,7 +303,7 @@ export function planHops(
     if (index === undefined || mac === null) continue;
     neighbours.push({ address, interface: index, mtu: mtuOf(name, 0), mac });
   }
-  neighbours.sort((a, b) => a.interface - b.interface || a.address - b.address);
+  neighbours.sort((a, b) => a.interface - b.interface || compareAddresses(a.address, b.address));
 
   return {
     backends: hops,
@@ -340,5 +341,14 @@ function planRoutes(
         name === "" ? NO_INTERFACE : indexes === null ? 0 : (indexes.get(name) ?? NO_INTERFACE),
       mtu: mtuOf(name, mtu),
     }))
-    .sort((a, b) => b.prefixLength - a.prefixLength || (a.address >>> 0) - (b.address >>> 0));
+    .sort((a, b) => b.prefixLength - a.prefixLength || compareAddresses(a.address, b.address));
+}
+
+/** IPv4 before IPv6 (a mapped address is below every global one), each in numeric order. */
+function compareAddresses(a: Address, b: Address): number {
+  for (let word = 0; word < 4; word++) {
+    const difference = (a.words[word]! >>> 0) - (b.words[word]! >>> 0);
+    if (difference !== 0) return difference;
+  }
+  return 0;
 }

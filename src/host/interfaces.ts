@@ -1,4 +1,4 @@
-import { parseIpv4 } from "../base/address.ts";
+import { type Address, parseAddress } from "../base/address.ts";
 import { HostError } from "../base/errors.ts";
 import { type IpObject, ipJson, numberOf, textOf, wordsOf } from "./ip-json.ts";
 
@@ -31,7 +31,7 @@ function readInterface(object: IpObject): HostInterface {
  * @throws HostError - `ip` is missing or fails
  */
 export async function listInterfaces(): Promise<HostInterface[]> {
-  return (await ipJson(["link", "show"])).map(readInterface);
+  return (await ipJson(["link", "show"], "any")).map(readInterface);
 }
 
 /**
@@ -51,14 +51,14 @@ export async function findInterfaces(names: readonly string[]): Promise<HostInte
   });
 }
 
-/** Addresses (int32, host order) with the interface that has them. */
-export async function listAddresses(): Promise<{ address: number; interface: string }[]> {
-  const found: { address: number; interface: string }[] = [];
-  for (const link of await ipJson(["address", "show"])) {
+/** Addresses of both families with the interface that has them; link-local ones too. */
+export async function listAddresses(): Promise<{ address: Address; interface: string }[]> {
+  const found: { address: Address; interface: string }[] = [];
+  for (const link of await ipJson(["address", "show"], "any")) {
     const entries = link["addr_info"];
     if (!Array.isArray(entries)) continue;
     for (const entry of entries as IpObject[]) {
-      const address = parseIpv4(textOf(entry, "local"));
+      const address = parseAddress(textOf(entry, "local"));
       if (address !== null) found.push({ address, interface: textOf(link, "ifname") });
     }
   }

@@ -3,7 +3,7 @@ import { HostError } from "../base/errors.ts";
 
 /**
  * The `ip` command of iproute2: the control plane's way to ask for and to change what the kernel
- * knows. It is given plain arguments (no shell), and its JSON output is read. Only ever IPv4.
+ * knows. It is given plain arguments (no shell), and its JSON output is read.
  */
 
 /** Commands that would wait for ever are ended after this; `ip` answers within milliseconds. */
@@ -121,12 +121,16 @@ export function parseIpJson(text: string): IpObject[] {
 }
 
 /**
- * Ask `ip -json -4 ARGS`.
+ * Ask `ip -json -4 ARGS`, or the same of another family; "any": of both, where the command can.
  *
  * @throws HostError - see {@link runCommand}
  */
-export async function ipJson(args: readonly string[]): Promise<IpObject[]> {
-  return parseIpJson(await runCommand("ip", ["-json", "-4", ...args]));
+export async function ipJson(
+  args: readonly string[],
+  family: 4 | 6 | "any" = 4,
+): Promise<IpObject[]> {
+  const flag = family === "any" ? [] : [`-${family}`];
+  return parseIpJson(await runCommand("ip", ["-json", ...flag, ...args]));
 }
 
 export interface BatchAnswer {
@@ -136,7 +140,8 @@ export interface BatchAnswer {
 }
 
 /**
- * Run many `ip` commands in one process (`ip -batch`), going on after one that fails.
+ * Run many `ip` commands in one process (`ip -batch`), going on after one that fails. Each has the
+ * family of the address that it names; one that names none begins with `-6`.
  *
  * @param lines - commands without the leading `ip`
  * @throws HostError - `ip` cannot be run or gives no answer within IP_TIMEOUT_MS
@@ -144,7 +149,7 @@ export interface BatchAnswer {
 export function ipBatch(lines: readonly string[]): Promise<BatchAnswer> {
   if (lines.length === 0) return Promise.resolve({ objects: [], failures: [] });
   return new Promise((resolve, reject) => {
-    const args = ["-json", "-4", "-force", "-batch", "-"];
+    const args = ["-json", "-force", "-batch", "-"];
     const child = spawn("ip", args, { stdio: ["pipe", "pipe", "pipe"], env: ENVIRONMENT });
     const out: Buffer[] = [];
     const err: Buffer[] = [];

@@ -75,7 +75,7 @@ export function startMonitor(options: MonitorOptions): Monitor {
   function start(): void {
     const started = spawn(
       "setpriv",
-      ["--pdeathsig", "KILL", "--", "ip", "-4", "-oneline", "monitor", ...TOPICS, "label"],
+      ["--pdeathsig", "KILL", "--", "ip", "-oneline", "monitor", ...TOPICS, "label"],
       {
         stdio: ["ignore", "pipe", "ignore"],
         env: { ...process.env, LC_ALL: "C" },

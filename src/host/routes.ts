@@ -1,13 +1,13 @@
-import { formatIpv4, parseCidr, parseIpv4 } from "../base/address.ts";
+import { type Address, parseAddress } from "../base/address.ts";
 import { type IpObject, ipBatch, ipJson, numberOf, textOf, wordsOf } from "./ip-json.ts";
 
 /** A route of the main table. */
 export interface HostRoute {
-  /** Network, int32 in host order. */
-  readonly address: number;
+  /** Network: no bit set behind the prefix. */
+  readonly address: Address;
   readonly prefixLength: number;
-  /** Next hop, or 0: the destination is on the link. */
-  readonly via: number;
+  /** Next hop of the same family; null: the destination is on the link. */
+  readonly via: Address | null;
   /** Name of the interface; "" for a route that leads nowhere (blackhole, unreachable, prohibit). */
   readonly interface: string;
   /** Bytes, or 0: the interface's. */
@@ -16,7 +16,12 @@ export interface HostRoute {
 
 /** The way to one address. */
 export type HostPath =
-  | { readonly via: number; readonly interface: string; readonly mtu: number }
+  | {
+      /** Next hop, of IPv6 often link-local; an IPv4 address may have one of IPv6 (RFC 8950). */
+      readonly via: Address | null;
+      readonly interface: string;
+      readonly mtu: number;
+    }
   | { readonly unreachable: string };
 
 /** MTU of a route's metrics, which iproute2 prints as `metrics: [{ mtu }]`; 0 when not set. */
@@ -38,25 +43,41 @@ function isNowhere(object: IpObject): boolean {
   return ["blackhole", "unreachable", "prohibit"].includes(textOf(object, "type"));
 }
 
-function readRoute(object: IpObject): (HostRoute & { metric: number }) | null {
-  const destination = textOf(object, "dst");
-  const prefix =
-    destination === "default" ? { address: 0, prefixLength: 0 } : parseCidr(destination);
+/** `default`, `ADDRESS` or `ADDRESS/LENGTH`. */
+function readPrefix(
+  text: string,
+  family: 4 | 6,
+): { address: Address; prefixLength: number } | null {
+  const whole = text === "default" ? (family === 4 ? "0.0.0.0/0" : "::/0") : text;
+  const [address, length] = whole.split("/");
+  const parsed = parseAddress(address ?? "");
+  if (parsed === null || parsed.family !== family) return null;
+  return { address: parsed, prefixLength: Number(length ?? (family === 4 ? 32 : 128)) };
+}
+
+/** Link-local and multicast destinations: no flow goes there, and each interface has the same. */
+function isOfOneLink({ family, words }: Address): boolean {
+  return family === 6 && (words[0] >>> 22 === 0x3fa || words[0] >>> 24 === 0xff);
+}
+
+function readRoute(object: IpObject, family: 4 | 6): (HostRoute & { metric: number }) | null {
+  const prefix = readPrefix(textOf(object, "dst"), family);
   if (prefix === null || wordsOf(object, "flags").includes("dead")) return null;
   const { address, prefixLength } = prefix;
+  if (isOfOneLink(address)) return null;
   const metric = numberOf(object, "metric");
   if (isNowhere(object)) {
-    return { address, prefixLength, via: 0, interface: "", mtu: 0, metric };
+    return { address, prefixLength, via: null, interface: "", mtu: 0, metric };
   }
   const leg = legOf(object);
   const device = textOf(leg, "dev");
   if (device === "" || !["", "unicast"].includes(textOf(object, "type"))) return null;
-  // A next hop of another family (`via inet6 …`) has no ARP entry: the frame cannot go there.
+  // A next hop of another family (`via inet6 …`) is not looked for among the neighbours of this one.
   const otherFamily = leg["via"] !== undefined;
   return {
     address,
     prefixLength,
-    via: parseIpv4(textOf(leg, "gateway")) ?? 0,
+    via: parseAddress(textOf(leg, "gateway")),
     interface: otherFamily ? "" : device,
     mtu: mtuOf(object),
     metric,
@@ -64,17 +85,19 @@ function readRoute(object: IpObject): (HostRoute & { metric: number }) | null {
 }
 
 /**
- * Routes of the main table, one a prefix: the one with the lowest metric. Of a multipath route the
- * first next hop that is alive.
+ * Routes of the main tables of both families, one a prefix: the one with the lowest metric. Of a
+ * multipath route the first next hop that is alive.
  *
  * @throws HostError - `ip` is missing or fails
  */
 export async function listRoutes(): Promise<HostRoute[]> {
   const best = new Map<string, HostRoute & { metric: number }>();
-  for (const object of await ipJson(["route", "show", "table", "main"])) {
-    const route = readRoute(object);
+  const ask = ["route", "show", "table", "main"];
+  const [four, six] = await Promise.all([ipJson(ask, 4), ipJson(ask, 6)]);
+  const read = [...four.map((object) => readRoute(object, 4)), ...six.map((o) => readRoute(o, 6))];
+  for (const route of read) {
     if (route === null) continue;
-    const key = `${route.address}/${route.prefixLength}`;
+    const key = `${route.address.text}/${route.prefixLength}`;
     const known = best.get(key);
     if (known === undefined || route.metric < known.metric) best.set(key, route);
   }
@@ -85,9 +108,9 @@ function readPath(object: IpObject): HostPath {
   const type = textOf(object, "type");
   if (type === "local") return { unreachable: "it is an address of this host" };
   if (type !== "" && type !== "unicast") return { unreachable: `its route is of type ${type}` };
-  if (object["via"] !== undefined) return { unreachable: "its next hop is not IPv4" };
+  const other = object["via"] as IpObject | undefined;
   return {
-    via: parseIpv4(textOf(object, "gateway")) ?? 0,
+    via: parseAddress(other === undefined ? textOf(object, "gateway") : textOf(other, "host")),
     interface: textOf(object, "dev"),
     mtu: mtuOf(object),
   };
@@ -96,21 +119,20 @@ function readPath(object: IpObject): HostPath {
 /**
  * Ask the kernel which way it would send to each address (`ip route get`: rules, routes, metrics).
  *
- * @param addresses - int32 in host order
- * @returns an entry for each address
+ * @returns an entry for each address, by its text
  * @throws HostError - `ip` is missing or gives no answer
  */
-export async function findPaths(addresses: readonly number[]): Promise<Map<number, HostPath>> {
-  const wanted = [...new Set(addresses)];
-  const answer = await ipBatch(wanted.map((address) => `route get ${formatIpv4(address)}`));
-  const paths = new Map<number, HostPath>();
+export async function findPaths(addresses: readonly Address[]): Promise<Map<string, HostPath>> {
+  const wanted = [...new Set(addresses.map(({ text }) => text))];
+  const answer = await ipBatch(wanted.map((address) => `route get ${address}`));
+  const paths = new Map<string, HostPath>();
   for (const { line, reason } of answer.failures) {
     const address = wanted[line];
     if (address !== undefined) paths.set(address, { unreachable: reason });
   }
   for (const object of answer.objects) {
-    const address = parseIpv4(textOf(object, "dst"));
-    if (address !== null) paths.set(address, readPath(object));
+    const address = parseAddress(textOf(object, "dst"));
+    if (address !== null) paths.set(address.text, readPath(object));
   }
   for (const address of wanted) {
     if (!paths.has(address)) paths.set(address, { unreachable: "the kernel gave no route" });

@@ -295,7 +295,9 @@ async function requireFreeTable(table: number, device: string): Promise<void> {
 }
 
 async function refuseHostAddresses(entries: TunRouteEntries): Promise<void> {
-  const hosts = new Map((await listAddresses()).map((entry) => [entry.address, entry.interface]));
+  const hosts = new Map(
+    (await listAddresses()).map(({ address, interface: name }) => [address.value, name]),
+  );
   for (const [what, addresses] of [
     ["VIP", entries.vips],
     ["SNAT address", entries.snat],
@@ -380,8 +382,8 @@ export async function removeTunRoutes(): Promise<string[]> {
     }
   }
   for (const { address, interface: name } of await listAddresses()) {
-    if (!isDeviceAddress(address)) continue;
-    const text = `${formatIpv4(address)}/32`;
+    if (!isDeviceAddress(address.value)) continue;
+    const text = `${address.text}/32`;
     if ((await tryCommand("ip", ["address", "del", text, "dev", name])) !== null) {
       removed.push(`address ${text} of ${name}`);
     }

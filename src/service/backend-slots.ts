@@ -42,6 +42,8 @@ export const B_DEADLINE = 11;
 export const B_CONFIGURED = 14;
 /** State that control last saw the backend in, 1 + its place in BACKEND_STATES; 0: none yet. */
 export const B_STATE = 15;
+/** IPv6: the address in four words, host order, and B_ADDRESS is 0. IPv4: 0. */
+export const B_ADDRESS6 = 16;
 /**
  * What `existingFlows` says for this backend, kept here because it must outlast the
  * configuration: EXISTING_… for drained, removed << 2, down << 4, disabled << 6.

@@ -56,9 +56,11 @@ export const COUNTERS_BYTES = 2048;
 /** One sample: 32 bytes of description and the first bytes of the frame. */
 export const SAMPLE_BYTES = 32 + DROP_SAMPLE_BYTES;
 /** One next hop. See state/hop-table.ts. */
-export const HOP_BYTES = 32;
-/** One route of the table for `replies: route`. */
+export const HOP_BYTES = 64;
+/** One IPv4 route of the table for `replies: route`. */
 export const ROUTE_BYTES = 16;
+/** One IPv6 route. */
+export const ROUTE6_BYTES = 64;
 
 /** What sizes a region; a restart with other values re-inserts the flows. */
 export interface RegionSize {
@@ -112,7 +114,7 @@ export interface RegionLayout {
   readonly backendKeys: Section;
   readonly serviceSlots: Section;
   readonly serviceKeys: Section;
-  /** Two hop tables: header, a row a backend slot, HOPS_MAX hashed rows, ROUTES_MAX routes. */
+  /** Two hop tables: header, a row a backend slot, HOPS_MAX hashed rows, routes of each family. */
   readonly hops: readonly [Section, Section];
   /** Two banks of planned services. See service/bank.ts. */
   readonly banks: readonly [Section, Section];
@@ -204,9 +206,13 @@ export const W_SLEEPS = 8;
 export const W_PARTIAL_CHECKSUMS = 9;
 export const W_HOP_REQUESTS = 32;
 export const HOP_REQUESTS = 64;
-/** Each request is 2 words: address (int32, host order), interface index in the device's list. */
+/**
+ * Words of a request: interface index in the device's list, and the address in four words (host
+ * order; IPv4 mapped, ::ffff:a.b.c.d).
+ */
+export const HOP_REQUEST_WORDS = 5;
 /** By receiver: head of the handover ring to it. See datapath/handover.ts. */
-export const W_HANDOVER_HEADS = W_HOP_REQUESTS + 2 * HOP_REQUESTS;
+export const W_HANDOVER_HEADS = W_HOP_REQUESTS + HOP_REQUEST_WORDS * HOP_REQUESTS;
 /** By sender: tail of the ring from it. */
 export const W_HANDOVER_TAILS = W_HANDOVER_HEADS + WORKERS_MAX;
 export const WORKER_WORDS = W_HANDOVER_TAILS + WORKERS_MAX;
@@ -341,7 +347,8 @@ export function planRegion(size: RegionSize): RegionLayout {
 
 /** Bytes of one hop table: header, one row a backend slot, HOPS_MAX hashed rows, routes. */
 export function hopTableBytes(size: Pick<RegionSize, "backends">): number {
-  return PAGE_BYTES + (size.backends + HOPS_MAX) * HOP_BYTES + ROUTES_MAX * ROUTE_BYTES;
+  const routes = ROUTES_MAX * (ROUTE_BYTES + ROUTE6_BYTES);
+  return PAGE_BYTES + (size.backends + HOPS_MAX) * HOP_BYTES + routes;
 }
 
 /** Smallest power of two that is at least `count`; `count` in 1..2^30. */

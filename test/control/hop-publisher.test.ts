@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { addressOf4 } from "../../src/base/address.ts";
 import { createLog } from "../../src/base/log.ts";
 import { createHopPublisher } from "../../src/control/hop-publisher.ts";
 import {
@@ -19,7 +20,9 @@ import { memoryRegion } from "./region.ts";
 
 function plan(address: number): HopPlan {
   return {
-    backends: new Map([[0, { address, interface: 0, mtu: 1500, mac: "02:00:00:00:00:01" }]]),
+    backends: new Map([
+      [0, { address: addressOf4(address), interface: 0, mtu: 1500, mac: "02:00:00:00:00:01" }],
+    ]),
     neighbours: [],
     routes: [],
     interfaces: [{ mtu: 1500, mac: "02:00:00:00:00:02", up: true }],

@@ -36,6 +36,7 @@ import { flowsUsed } from "../../src/state/shards.ts";
 import {
   ACK,
   addressNumber,
+  addressOf,
   arpRequest,
   checksumFault,
   describe,
@@ -527,7 +528,7 @@ test("no backend: a RST or port unreachable, or a silent drop, or the sorry serv
     backends: new Map(
       [1, 3].map((slot) => [
         slot,
-        { address: addressNumber("10.20.0.99"), interface: 1, mtu: 1500, mac: "02:00:0a:14:00:63" },
+        { address: addressOf("10.20.0.99"), interface: 1, mtu: 1500, mac: "02:00:0a:14:00:63" },
       ]),
     ),
     neighbours: [],
@@ -541,9 +542,7 @@ test("no backend: a RST or port unreachable, or a silent drop, or the sorry serv
 test("a next hop that is not known is asked for, and the frame is `no_neighbour`", () => {
   const bench = new Bench({ yaml: yaml() });
   bench.gateway.hops({
-    backends: new Map([
-      [0, { address: addressNumber(BACKEND), interface: 1, mtu: 1500, mac: null }],
-    ]),
+    backends: new Map([[0, { address: addressOf(BACKEND), interface: 1, mtu: 1500, mac: null }]]),
     neighbours: [],
     routes: [],
     interfaces: GATEWAY_MACS.map((mac) => ({ mac, mtu: 1500, up: true })),
@@ -557,7 +556,7 @@ test("a next hop that is not known is asked for, and the frame is `no_neighbour`
 test("replies go by route when the configuration says so", () => {
   const bench = new Bench({ yaml: yaml().replace("[eth0, eth1]", "[eth0, eth1], replies: route") });
   const hop = {
-    address: addressNumber(BACKEND),
+    address: addressOf(BACKEND),
     interface: 1,
     mtu: 1500,
     mac: backendMac(addressNumber(BACKEND)),
@@ -566,7 +565,7 @@ test("replies go by route when the configuration says so", () => {
     backends: new Map([[0, hop]]),
     neighbours: [
       {
-        address: addressNumber("198.51.100.254"),
+        address: addressOf("198.51.100.254"),
         interface: 0,
         mtu: 1500,
         mac: "02:00:00:00:09:09",
@@ -574,13 +573,13 @@ test("replies go by route when the configuration says so", () => {
     ],
     routes: [
       {
-        address: 0,
+        address: addressOf("0.0.0.0"),
         prefixLength: 0,
-        via: addressNumber("198.51.100.254"),
+        via: addressOf("198.51.100.254"),
         interface: 0,
         mtu: 1500,
       },
-      { address: addressNumber("10.20.0.0"), prefixLength: 24, via: 0, interface: 1, mtu: 1500 },
+      { address: addressOf("10.20.0.0"), prefixLength: 24, via: null, interface: 1, mtu: 1500 },
     ],
     interfaces: GATEWAY_MACS.map((mac) => ({ mac, mtu: 1500, up: true })),
   });

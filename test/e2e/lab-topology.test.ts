@@ -2,7 +2,14 @@ import assert from "node:assert/strict";
 import { existsSync, mkdirSync } from "node:fs";
 import path from "node:path";
 import { test } from "node:test";
-import { createLab, labEnvironment, PROJECT_ROOT, SKIP_UNLESS_ROOT } from "../support/lab.ts";
+import {
+  createLab,
+  LAB_VIP,
+  LAB_VIP6,
+  labEnvironment,
+  PROJECT_ROOT,
+  SKIP_UNLESS_ROOT,
+} from "../support/lab.ts";
 import { run, runSync, start } from "../support/processes.ts";
 import { httpLoad, startWeb } from "../support/servers.ts";
 import { waitFor } from "../support/wait.ts";
@@ -24,12 +31,17 @@ for (const arms of [1, 2] as const) {
       const lab = createLab({ device: "nftables", arms });
       t.after(() => lab.stop());
       await startWeb(lab);
-      await lab.balance({ mode, services: [WEB] });
-      const report = await httpLoad(lab, { requests: 300 });
-      assert.deepEqual(report.failures, {});
-      assert.deepEqual(report.bodies, { b1: 100, b2: 100, b3: 100 });
-      const { stdout } = await lab.exec("client", ["curl", "-sS", "http://203.0.113.10/client"]);
-      assert.match(stdout, mode === "nat" ? /^198\.51\.100\.2\n$/ : /^10\.20\.0\.10[0-3]\n$/);
+      await lab.balance({ mode, services: [WEB, { ...WEB, name: "web6", family: 6 }] });
+      for (const family of [4, 6] as const) {
+        const report = await httpLoad(lab, { requests: 300, family });
+        assert.deepEqual(report.failures, {});
+        assert.deepEqual(report.bodies, { b1: 100, b2: 100, b3: 100 });
+      }
+      const seenBy = async (vip: string): Promise<string> =>
+        (await lab.exec("client", ["curl", "-gsS", `http://${vip}/client`])).stdout.trim();
+      const [four, six] = [await seenBy(LAB_VIP), await seenBy(`[${LAB_VIP6}]`)];
+      assert.match(four, mode === "nat" ? /^198\.51\.100\.2$/ : /^10\.20\.0\.10[0-3]$/);
+      assert.match(six, mode === "nat" ? /^2001:db8:1::2$/ : /^2001:db8:2::10[0-3]$/);
       assert.deepEqual(lab.checksumErrors(), {});
     });
   }

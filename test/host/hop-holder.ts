@@ -1,4 +1,5 @@
 import { createInterface } from "node:readline";
+import { parseAddress } from "../../src/base/address.ts";
 import { createHopPlanner } from "../../src/host/hop-planner.ts";
 import { findInterfaces } from "../../src/host/interfaces.ts";
 
@@ -18,11 +19,17 @@ await planner.ready;
 console.log("ready");
 for await (const line of createInterface({ input: process.stdin })) {
   const command = JSON.parse(line) as {
-    backends?: [number, number][];
-    request?: [number, number];
+    backends?: [number, string][];
+    request?: [string, number];
     monitor?: true;
   };
-  if (command.backends !== undefined) planner.setBackends(new Map(command.backends));
-  if (command.request !== undefined) planner.request(...command.request);
+  if (command.backends !== undefined) {
+    planner.setBackends(
+      new Map(command.backends.map(([slot, address]) => [slot, parseAddress(address)!])),
+    );
+  }
+  if (command.request !== undefined) {
+    planner.request(parseAddress(command.request[0])!, command.request[1]);
+  }
   if (command.monitor === true) console.log(`monitor ${planner.monitorProcessId()}`);
 }

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { type HostFacts, NO_INTERFACE, planHops } from "../../src/host/hop-planner.ts";
-import { addressNumber } from "../support/frames.ts";
+import { addressOf } from "../support/frames.ts";
 
 const INTERFACES = [
   { name: "eth0", index: 2, mac: "02:00:00:00:00:01", mtu: 1500 },
@@ -9,9 +9,9 @@ const INTERFACES = [
 ];
 const TUN = [{ name: "hg0", index: 9, mac: "", mtu: 1500 }];
 
-const BACKEND = addressNumber("10.0.0.2");
-const ROUTER = addressNumber("10.0.0.254");
-const FAR = addressNumber("192.0.2.7");
+const BACKEND = addressOf("10.0.0.2");
+const ROUTER = addressOf("10.0.0.254");
+const FAR = addressOf("192.0.2.7");
 
 const FACTS: HostFacts = {
   links: [
@@ -20,17 +20,17 @@ const FACTS: HostFacts = {
     { name: "eth2", index: 4, mac: "02:00:00:00:00:03", mtu: 1280 },
   ].map((link) => ({ ...link, up: link.name !== "eth1" })),
   routes: [
-    { address: addressNumber("203.0.113.10"), prefixLength: 32, via: 0, interface: "hg0", mtu: 0 },
-    { address: 0, prefixLength: 0, via: ROUTER, interface: "eth0", mtu: 1400 },
-    { address: addressNumber("10.0.0.0"), prefixLength: 24, via: 0, interface: "eth1", mtu: 0 },
-    { address: addressNumber("10.2.0.0"), prefixLength: 16, via: 0, interface: "eth2", mtu: 0 },
-    { address: addressNumber("10.3.0.0"), prefixLength: 16, via: 0, interface: "", mtu: 0 },
+    { address: addressOf("203.0.113.10"), prefixLength: 32, via: null, interface: "hg0", mtu: 0 },
+    { address: addressOf("0.0.0.0"), prefixLength: 0, via: ROUTER, interface: "eth0", mtu: 1400 },
+    { address: addressOf("10.0.0.0"), prefixLength: 24, via: null, interface: "eth1", mtu: 0 },
+    { address: addressOf("10.2.0.0"), prefixLength: 16, via: null, interface: "eth2", mtu: 0 },
+    { address: addressOf("10.3.0.0"), prefixLength: 16, via: null, interface: "", mtu: 0 },
   ],
   paths: new Map([
-    [BACKEND, { via: 0, interface: "eth1", mtu: 0 }],
-    [FAR, { via: ROUTER, interface: "eth0", mtu: 1400 }],
-    [addressNumber("10.2.0.1"), { via: 0, interface: "eth2", mtu: 0 }],
-    [addressNumber("10.3.0.1"), { unreachable: "Network is unreachable" }],
+    [BACKEND.text, { via: null, interface: "eth1", mtu: 0 }],
+    [FAR.text, { via: ROUTER, interface: "eth0", mtu: 1400 }],
+    [addressOf("10.2.0.1").text, { via: null, interface: "eth2", mtu: 0 }],
+    [addressOf("10.3.0.1").text, { unreachable: "Network is unreachable" }],
   ]),
   neighbours: [
     { address: BACKEND, interface: "eth1", mac: "02:00:00:00:00:aa", confirmed: false },
@@ -44,9 +44,9 @@ test("backends: on the link, behind a router that is not resolved, and without a
   const backends = new Map([
     [0, BACKEND],
     [1, FAR],
-    [2, addressNumber("10.2.0.1")],
-    [3, addressNumber("10.3.0.1")],
-    [4, addressNumber("10.3.0.1")],
+    [2, addressOf("10.2.0.1")],
+    [3, addressOf("10.3.0.1")],
+    [4, addressOf("10.3.0.1")],
   ]);
   const plan = planHops(INTERFACES, backends, FACTS);
   assert.deepEqual(
@@ -59,10 +59,10 @@ test("backends: on the link, behind a router that is not resolved, and without a
   );
   assert.deepEqual(plan.unreachable, [
     {
-      address: addressNumber("10.2.0.1"),
+      address: addressOf("10.2.0.1"),
       reason: "its route leaves through eth2, which is not in device.interfaces",
     },
-    { address: addressNumber("10.3.0.1"), reason: "Network is unreachable" },
+    { address: addressOf("10.3.0.1"), reason: "Network is unreachable" },
   ]);
 });
 

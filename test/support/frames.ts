@@ -5,6 +5,8 @@
  * Bytes are built as lists of numbers; addresses are text or int32, MACs are text.
  */
 
+import { type Address as BaseAddress, parseAddress } from "../../src/base/address.ts";
+
 export type Address = string | number;
 
 /** MAC of the gateway's first interface in tests that are not told otherwise. */
@@ -30,6 +32,13 @@ export function addressBytes(address: Address): number[] {
 /** IPv4 address as int32 in host order. */
 export function addressNumber(address: Address): number {
   return addressBytes(address).reduce((sum, byte) => sum * 256 + byte, 0) | 0;
+}
+
+/** An address of either family from its text. */
+export function addressOf(text: string): BaseAddress {
+  const address = parseAddress(text);
+  if (address === null) throw new TypeError(`${text} is no address`);
+  return address;
 }
 
 /** IPv4 address as text. */

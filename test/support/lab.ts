@@ -33,6 +33,20 @@ import { waitFor } from "./wait.ts";
 export const LAB_CLIENT = "198.51.100.2";
 export const LAB_VIP = "203.0.113.10";
 export const LAB_SNAT = ["10.20.0.100", "10.20.0.101", "10.20.0.102", "10.20.0.103"] as const;
+/** The same nodes over IPv6: every lab has both families. */
+export const LAB_CLIENT6 = "2001:db8:1::2";
+export const LAB_VIP6 = "2001:db8:ff::10";
+export const LAB_SNAT6 = [
+  "2001:db8:2::100",
+  "2001:db8:2::101",
+  "2001:db8:2::102",
+  "2001:db8:2::103",
+] as const;
+export const LAB_BACKENDS6 = {
+  b1: "2001:db8:2::11",
+  b2: "2001:db8:2::12",
+  b3: "2001:db8:2::13",
+} as const;
 export const LAB_BACKENDS = { b1: "10.20.0.11", b2: "10.20.0.12", b3: "10.20.0.13" } as const;
 
 export type LabBackend = keyof typeof LAB_BACKENDS;
@@ -86,6 +100,10 @@ export interface LabService {
   readonly protocol: "tcp" | "udp" | readonly ("tcp" | "udp")[];
   readonly port: number;
   readonly backendPort: number;
+  /** Family of its VIP, 4 unless said; "both": one VIP of each. */
+  readonly family?: 4 | 6 | "both";
+  /** Family of its backends; that of the VIP unless said (4 for "both"). */
+  readonly backendFamily?: 4 | 6;
   /** All three unless said. */
   readonly backends?: readonly LabBackend[];
   /** More keys of the service, as in the configuration. */
@@ -241,35 +259,50 @@ function topology(options: LabOptions, id: string): [LabNode, string][] {
   if (options.clientPathMtu !== undefined) {
     // Only the router's route is narrow: the client offers an MSS for 1500, and what does not fit
     // is answered with ICMP to the VIP.
+    const mtu = options.clientPathMtu;
     cable("router", "r-client", "client", "eth0");
     cable("gateway", toClient, "router", "r-gateway");
     on("client", `ip addr add ${LAB_CLIENT}/25 dev eth0`);
+    on("client", `ip addr add ${LAB_CLIENT6}/112 dev eth0 nodad`);
     on("router", "ip addr add 198.51.100.1/25 dev r-client");
     on("router", "ip addr add 198.51.100.130/25 dev r-gateway");
+    on("router", "ip addr add 2001:db8:1::1/112 dev r-client nodad");
+    on("router", "ip addr add 2001:db8:1::1:2/112 dev r-gateway nodad");
     on("gateway", `ip addr add 198.51.100.129/25 dev ${toClient}`);
+    on("gateway", `ip addr add 2001:db8:1::1:1/112 dev ${toClient} nodad`);
     on("router", "ip route add default via 198.51.100.129");
-    on("router", `ip route replace 198.51.100.0/25 dev r-client mtu ${options.clientPathMtu}`);
+    on("router", "ip route add default via 2001:db8:1::1:1");
+    on("router", `ip route replace 198.51.100.0/25 dev r-client mtu ${mtu}`);
+    // No link of IPv6 is narrower than 1280 (RFC 8200 section 5).
+    on("router", `ip -6 route replace 2001:db8:1::/112 dev r-client mtu ${Math.max(1280, mtu)}`);
     on("gateway", "ip route add 198.51.100.0/25 via 198.51.100.130");
-    on("router", "sysctl -qw net.ipv4.ip_forward=1 net.ipv4.conf.all.rp_filter=0");
+    on("gateway", "ip route add 2001:db8:1::/112 via 2001:db8:1::1:2");
+    const forward = "net.ipv4.ip_forward=1 net.ipv4.conf.all.rp_filter=0";
+    on("router", `sysctl -qw ${forward} net.ipv6.conf.all.forwarding=1`);
   } else {
     if (oneArm) plug("client", "eth0");
     else cable("gateway", toClient, "client", "eth0");
     on("client", `ip addr add ${LAB_CLIENT}/24 dev eth0`);
+    on("client", `ip addr add ${LAB_CLIENT6}/64 dev eth0 nodad`);
     on("gateway", `ip addr add 198.51.100.1/24 dev ${toClient}`);
+    on("gateway", `ip addr add 2001:db8:1::1/64 dev ${toClient} nodad`);
   }
   on("client", "ip route add default via 198.51.100.1");
+  on("client", "ip route add default via 2001:db8:1::1");
   on("gateway", `ip addr add 10.20.0.1/24 dev ${toBackends}`);
+  on("gateway", `ip addr add 2001:db8:2::1/64 dev ${toBackends} nodad`);
   on("gateway", `ip link set ${toBackends} mtu ${options.backendMtu ?? 1500}`);
   for (const node of LAB_BACKEND_NAMES) {
     plug(node, "eth0");
     on(node, `ip addr add ${LAB_BACKENDS[node]}/24 dev eth0`);
+    on(node, `ip addr add ${LAB_BACKENDS6[node]}/64 dev eth0 nodad`);
     on(node, "ip route add default via 10.20.0.1");
+    on(node, "ip route add default via 2001:db8:2::1");
   }
 
   // One segment with two subnets: the kernel would tell hosts of a shorter way past the gateway.
-  const keys = [
-    `net.ipv4.ip_forward=${(options.forward ?? !["packet", "xdp"].includes(options.device)) ? 1 : 0}`,
-  ];
+  const forward = (options.forward ?? !["packet", "xdp"].includes(options.device)) ? 1 : 0;
+  const keys = [`net.ipv4.ip_forward=${forward}`, `net.ipv6.conf.all.forwarding=${forward}`];
   for (const name of ["all", "default", toClient, toBackends]) {
     keys.push(`net.ipv4.conf.${name}.rp_filter=${options.rpFilter ?? 0}`);
     keys.push(`net.ipv4.conf.${name}.send_redirects=0`);
@@ -277,9 +310,11 @@ function topology(options: LabOptions, id: string): [LabNode, string][] {
   on("gateway", `sysctl -qw ${keys.join(" ")}`);
   if (options.device === "tun") {
     // TUN owns routes, not links: for SNAT addresses out of the backends' own subnet the gateway's
-    // kernel has to answer ARP. A subnet routed to the gateway needs none of it.
+    // kernel has to answer ARP and neighbour solicitations. A subnet routed to the gateway needs none of it.
     on("gateway", `sysctl -qw net.ipv4.neigh.${toBackends}.proxy_delay=0`);
-    for (const address of LAB_SNAT)
+    const proxy = `net.ipv6.conf.${toBackends}.proxy_ndp=1`;
+    on("gateway", `sysctl -qw ${proxy} net.ipv6.neigh.${toBackends}.proxy_delay=0`);
+    for (const address of [...LAB_SNAT, ...LAB_SNAT6])
       on("gateway", `ip neigh add proxy ${address} dev ${toBackends}`);
   }
   if (options.offloads === false) {
@@ -295,33 +330,63 @@ function topology(options: LabOptions, id: string): [LabNode, string][] {
   return commands;
 }
 
-/** The nftables rules that do what `balance` says. */
+/** The nftables rules that do what `balance` says; the kernel has no way between the families. */
 function nftablesRules(balance: LabBalance): string {
-  const rules = balance.services.map((service) => {
+  return nftablesTable(balance, 4) + nftablesTable(balance, 6);
+}
+
+function nftablesTable(balance: LabBalance, family: 4 | 6): string {
+  const services = balance.services.filter((service) => isOfFamily(service, family));
+  const [ip, vip, backends] =
+    family === 4 ? ["ip", LAB_VIP, LAB_BACKENDS] : ["ip6", LAB_VIP6, LAB_BACKENDS6];
+  const rules = services.map((service) => {
     const protocols = [service.protocol].flat().join(", ");
     const targets = (service.backends ?? LAB_BACKEND_NAMES).map(
-      (node, index) => `${index} : ${LAB_BACKENDS[node]} . ${service.backendPort}`,
+      (node, index) => `${index} : ${backends[node as LabBackend]} . ${service.backendPort}`,
     );
     return (
-      `    ip daddr ${LAB_VIP} meta l4proto { ${protocols} } th dport ${service.port} ` +
-      `dnat ip to numgen inc mod ${targets.length} map { ${targets.join(", ")} }`
+      `    ${ip} daddr ${vip} meta l4proto { ${protocols} } th dport ${service.port} ` +
+      `dnat ${ip} to numgen inc mod ${targets.length} map { ${targets.join(", ")} }`
     );
   });
+  const [net, pool] = family === 4 ? ["10.20.0.0/24", LAB_SNAT] : ["2001:db8:2::/64", LAB_SNAT6];
   const source =
     balance.mode === "nat"
       ? ""
       : `  chain post {
     type nat hook postrouting priority srcnat
-    ip daddr 10.20.0.0/24 ct status dnat snat ip to ${LAB_SNAT[0]}-${LAB_SNAT.at(-1)}
+    ${ip} daddr ${net} ct status dnat snat ${ip} to ${pool[0]}-${pool.at(-1)}
   }
 `;
-  return `table ip headgate_peer {
+  return `table ${ip} headgate_peer {
   chain pre {
     type nat hook prerouting priority dstnat
 ${rules.join("\n")}
   }
 ${source}}
 `;
+}
+
+function isOfFamily(service: LabService, wanted: 4 | 6): boolean {
+  const { family = 4 } = service;
+  return (family === wanted || family === "both") && isBackend6(service) === (wanted === 6);
+}
+
+function vipsOf({ family = 4 }: LabService): string | string[] {
+  if (family === "both") return [LAB_VIP, LAB_VIP6];
+  return family === 4 ? LAB_VIP : LAB_VIP6;
+}
+
+function isBackend6({ family, backendFamily }: LabService): boolean {
+  return (backendFamily ?? family) === 6;
+}
+
+/** The pools of the families that the backends have. */
+function snatOf({ services }: LabBalance): string[] {
+  const pools: string[] = [];
+  if (!services.every(isBackend6)) pools.push(`${LAB_SNAT[0]}-${LAB_SNAT.at(-1)}`);
+  if (services.some(isBackend6)) pools.push(`${LAB_SNAT6[0]}-${LAB_SNAT6.at(-1)}`);
+  return pools;
 }
 
 function ask(socket: string, method: string, resource: string, body?: unknown): Promise<ApiAnswer> {
@@ -483,14 +548,14 @@ export function createLab(options: LabOptions): Lab {
           : { type: options.device, interfaces: lab.interfaces, workers };
       const services = balance.services.map((service) => ({
         name: service.name,
-        vip: LAB_VIP,
+        vip: vipsOf(service),
         port: service.port,
         protocol: service.protocol,
         mode: balance.mode,
         scheduler: "rr",
         ...service.more,
         backends: (service.backends ?? LAB_BACKEND_NAMES).map((node) => ({
-          address: LAB_BACKENDS[node],
+          address: (isBackend6(service) ? LAB_BACKENDS6 : LAB_BACKENDS)[node],
           port: service.backendPort,
         })),
       }));
@@ -502,9 +567,7 @@ export function createLab(options: LabOptions): Lab {
           flows: { capacity: 65536, stateFile: path.join(memory, "state") },
           limits: { services: 64, backends: 256, hashSlots: 524288 },
           admin: { socket: path.join(directory, "admin.sock") },
-          ...(balance.mode === "nat"
-            ? {}
-            : { snat: { addresses: [`${LAB_SNAT[0]}-${LAB_SNAT.at(-1)}`] } }),
+          ...(balance.mode === "nat" ? {} : { snat: { addresses: snatOf(balance) } }),
           ...balance.more,
           services,
         },
@@ -528,11 +591,16 @@ export function createLab(options: LabOptions): Lab {
     peerNftables(balance) {
       // The host's own address: the kernel answers its pings, as a gateway does.
       lab.execSync("gateway", ["ip", "addr", "add", `${LAB_VIP}/32`, "dev", "lo"]);
+      lab.execSync("gateway", ["ip", "addr", "add", `${LAB_VIP6}/128`, "dev", "lo"]);
       if (balance.mode === "full-nat") {
         // The kernel answers ARP for its own addresses; its NAT gives replies their way back.
         const port = lab.interfaces.at(-1)!;
         for (const address of LAB_SNAT) {
           lab.execSync("gateway", ["ip", "addr", "add", `${address}/32`, "dev", port]);
+        }
+        for (const address of LAB_SNAT6) {
+          const argv = ["ip", "addr", "add", `${address}/128`, "dev", port, "nodad"];
+          lab.execSync("gateway", argv);
         }
       }
       runSync(inNode("gateway", ["nft", "-f", "-"]), { input: nftablesRules(balance) });
@@ -573,6 +641,10 @@ export function createLab(options: LabOptions): Lab {
   try {
     for (const node of nodes) {
       runSync(["ip", "netns", "add", namespace(node)]);
+      // No duplicate address detection: link-local addresses are good at once, too. The names of
+      // interfaces to come have these settings from `default`.
+      const settings = ["net.ipv6.conf.all.accept_dad=0", "net.ipv6.conf.default.accept_dad=0"];
+      runSync([...inNode(node, ["sysctl", "-qw"]), ...settings]);
       runSync(["ip", "-n", namespace(node), "link", "set", "lo", "up"]);
     }
     for (const [node, command] of topology(options, id)) {

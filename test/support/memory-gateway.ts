@@ -131,8 +131,13 @@ export function createMemoryGateway(options: MemoryGatewayOptions): MemoryGatewa
     const hops = new Map<number, Hop>();
     for (const service of assignment.services) {
       for (const { slot, definition: one } of service.backends) {
-        const address = one.address.value;
-        hops.set(slot, { address, interface: 1, mtu: mtu[1]!, mac: backendMac(address) });
+        const { address } = one;
+        hops.set(slot, {
+          address,
+          interface: 1,
+          mtu: mtu[1]!,
+          mac: backendMac(address.words[3]),
+        });
       }
     }
     publishHops({

@@ -6,7 +6,9 @@ import type { ProbeReport } from "../../lab/tools/udp-probe.ts";
 import {
   LAB_BACKEND_NAMES,
   LAB_BACKENDS,
+  LAB_BACKENDS6,
   LAB_VIP,
+  LAB_VIP6,
   type Lab,
   type LabBackend,
   labProgram,
@@ -18,6 +20,21 @@ import { waitFor } from "./wait.ts";
 
 export const WEB_PORT = 8080;
 export const IPERF_PORT = 5201;
+
+/** What the lab's servers listen on. */
+function bothAddresses(node: LabBackend): string {
+  return `${LAB_BACKENDS[node]},${LAB_BACKENDS6[node]}`;
+}
+
+async function listensOnBoth(server: RunningProcess): Promise<void> {
+  await server.waitLine(/^listening \d+\./);
+  await server.waitLine(/^listening .*:/);
+}
+
+/** `ADDRESS:PORT` of a port of the VIP. */
+function vipTarget(port: number, family: 4 | 6 = 4): string {
+  return family === 4 ? `${LAB_VIP}:${port}` : `[${LAB_VIP6}]:${port}`;
+}
 
 /** Waits until something listens on the port of a backend, asked from the backend itself. */
 async function waitListening(lab: Lab, node: LabBackend, port: number): Promise<void> {
@@ -49,6 +66,7 @@ http {
   access_log off; sendfile on; tcp_nopush on; default_type text/plain; ${temporary}
   server {
     listen ${LAB_BACKENDS[node]}:${WEB_PORT} backlog=4096;
+    listen [${LAB_BACKENDS6[node]}]:${WEB_PORT} backlog=4096;
     add_header X-Backend ${node} always;
     location = / { return 200 "${node}\\n"; }
     location = /client { return 200 "$remote_addr\\n"; }
@@ -80,10 +98,10 @@ export async function startUdpEcho(
   const server = lab.spawn(node, [
     process.execPath,
     labProgram("servers/udp-echo.js"),
-    LAB_BACKENDS[node],
+    bothAddresses(node),
     String(port),
   ]);
-  await server.waitLine(/^listening/);
+  await listensOnBoth(server);
   return server;
 }
 
@@ -96,10 +114,10 @@ export async function startHashSink(
   const server = lab.spawn(node, [
     process.execPath,
     labProgram("servers/hash-sink.js"),
-    LAB_BACKENDS[node],
+    bothAddresses(node),
     String(port),
   ]);
-  await server.waitLine(/^listening/);
+  await listensOnBoth(server);
   return server;
 }
 
@@ -111,10 +129,10 @@ export async function startTcpEcho(lab: Lab, port = 7001): Promise<RunningProces
         process.execPath,
         labProgram("servers/tcp-echo.js"),
         node,
-        LAB_BACKENDS[node],
+        bothAddresses(node),
         String(port),
       ]);
-      await server.waitLine(/^listening/);
+      await listensOnBoth(server);
       return server;
     }),
   );
@@ -140,6 +158,8 @@ export interface LoadOptions {
   /** New connections a second at most; 0: as fast as it goes. */
   readonly rate?: number;
   readonly port?: number;
+  /** Of the VIP: 4 unless said. */
+  readonly family?: 4 | 6;
   readonly path?: string;
   /** How long one request may take; 15,000 unless said. */
   readonly requestMs?: number;
@@ -153,7 +173,7 @@ export function httpLoadCommand(options: LoadOptions): string[] {
     process.execPath,
     labProgram("tools/http-load.js"),
     "--target",
-    `${LAB_VIP}:${options.port ?? 80}`,
+    vipTarget(options.port ?? 80, options.family),
     "--requests",
     String(options.requests),
     "--concurrency",
@@ -180,7 +200,12 @@ export async function httpLoad(lab: Lab, options: LoadOptions): Promise<LoadRepo
 /** UDP datagrams from the client to an echo server behind the VIP, and back. */
 export async function udpProbe(
   lab: Lab,
-  options: { readonly port: number; readonly count: number; readonly sockets?: number },
+  options: {
+    readonly port: number;
+    readonly count: number;
+    readonly sockets?: number;
+    readonly family?: 4 | 6;
+  },
 ): Promise<ProbeReport> {
   const { stdout, stderr, code } = await lab.exec(
     "client",
@@ -188,7 +213,7 @@ export async function udpProbe(
       process.execPath,
       labProgram("tools/udp-probe.js"),
       "--target",
-      `${LAB_VIP}:${options.port}`,
+      vipTarget(options.port, options.family),
       "--count",
       String(options.count),
       "--sockets",

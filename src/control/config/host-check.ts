@@ -18,8 +18,8 @@ export interface HostFacts {
     readonly isUp: boolean;
     /** Bytes. */
     readonly mtu: number;
-    /** IPv4, int32 in host order. */
-    readonly addresses: readonly number[];
+    /** Of both families. */
+    readonly addresses: readonly Address[];
   }[];
   /** Why the process may not do what the device needs; null when it may. */
   readonly missingPrivilege: string | null;
@@ -104,12 +104,12 @@ function checkRoom(definition: GatewayDefinition, facts: HostFacts, report: Repo
 }
 
 function checkHostAddresses(definition: GatewayDefinition, facts: HostFacts, report: Report): void {
-  const owners = new Map<number, string>();
+  const owners = new Map<string, string>();
   for (const { name, addresses } of facts.interfaces) {
-    for (const address of addresses) owners.set(address, name);
+    for (const { text } of addresses) owners.set(text, name);
   }
   const foreign = (at: KeyPath, what: string, address: Address): void => {
-    const owner = owners.get(address.value);
+    const owner = owners.get(address.text);
     if (owner === undefined) return;
     const message = `expected ${what} that is no address of this host, got ${address.text}, which ${owner} has`;
     report(at, message);

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { parseIpv4 } from "../../../src/base/address.ts";
+import { parseAddress } from "../../../src/base/address.ts";
 import { formatConfigProblem } from "../../../src/base/errors.ts";
 import { checkHost, type HostFacts, hostProblems } from "../../../src/control/config/host-check.ts";
 import { parseConfig } from "../../../src/control/config/load.ts";
@@ -32,8 +32,8 @@ function facts(changes: Partial<HostFacts> = {}): HostFacts {
   return {
     interfaces: [
       { name: "lo", isUp: true, mtu: 1500, addresses: [] },
-      { name: "eth0", isUp: true, mtu: 1500, addresses: [parseIpv4("198.51.100.1")!] },
-      { name: "eth1", isUp: true, mtu: 1500, addresses: [parseIpv4("10.20.0.1")!] },
+      { name: "eth0", isUp: true, mtu: 1500, addresses: [parseAddress("198.51.100.1")!] },
+      { name: "eth1", isUp: true, mtu: 1500, addresses: [parseAddress("10.20.0.1")!] },
     ],
     missingPrivilege: null,
     stateFile: { path: "/run/headgate/state", isTmpfs: true, freeBytes: BYTES, presentBytes: 0 },
@@ -45,7 +45,7 @@ function facts(changes: Partial<HostFacts> = {}): HostFacts {
 function owner(...addresses: string[]): Partial<HostFacts> {
   return {
     interfaces: [
-      { name: "eth0", isUp: true, mtu: 1500, addresses: addresses.map((it) => parseIpv4(it)!) },
+      { name: "eth0", isUp: true, mtu: 1500, addresses: addresses.map((it) => parseAddress(it)!) },
       { name: "eth1", isUp: true, mtu: 1500, addresses: [] },
     ],
   };
