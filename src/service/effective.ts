@@ -1,3 +1,4 @@
+import { addressWord } from "../scheduler/mix.ts";
 import type { RegionViews } from "../state/layout.ts";
 import {
   ADMIN_DISABLED,
@@ -92,7 +93,7 @@ export interface Eligible {
 export function eligibleBackends(views: RegionViews, service: AssignedService): Eligible[] {
   const all = service.backends.map(({ slot, definition }) => ({
     slot,
-    address: definition.address.value,
+    address: addressWord(definition.address),
     port: definition.port,
     ...backendState(views, slot),
   }));

@@ -31,6 +31,7 @@ import { isScattered, ownerOfClient } from "../flow/owner.ts";
 import {
   ADMIN_NAMES,
   B_ADDRESS,
+  B_ADDRESS6,
   B_ADMIN,
   B_EXISTING,
   B_GENERATION,
@@ -282,7 +283,7 @@ function backendSlotIsSound(views: RegionViews, slot: number): boolean {
     i32[at + B_USED] === 1 &&
     within(B_SERVICE, 0, layout.services - 1) &&
     (protocol === PROTOCOL_TCP || protocol === PROTOCOL_UDP) &&
-    i32[at + B_ADDRESS] !== 0 &&
+    (i32[at + B_ADDRESS] !== 0 || i32[at + B_ADDRESS6] !== 0) &&
     within(B_PORT, 0, 0xffff) &&
     within(B_WEIGHT, 0, 0xffff) &&
     within(B_WEIGHT_OVERRIDE, -1, 0xffff) &&
