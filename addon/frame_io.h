@@ -256,6 +256,9 @@ napi_value MakeDevice(napi_env env, FrameIo* io);
 // Reads the eventfd empty.
 void DrainWake(int wake_fd);
 
+// What an interface is: an Ethernet one (else EINVAL) that is up (else ENETDOWN).
+Failure ReadEthernet(int socket, const std::string& name, InterfaceInfo* info);
+
 // MTU, or -errno.
 int ReadMtu(int socket, int index, std::string* name);
 

@@ -21,7 +21,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "bpf.h"
+#include "packet_program.h"
 
 namespace headgate::bpf {
 
@@ -54,20 +54,9 @@ struct PortKey {
 static_assert(sizeof(PortKey) == 12, "the key has no padding: the kernel compares bytes");
 constexpr uint32_t kFixedBits = 48;  // address, protocol and kind always count
 
-constexpr int kContext = R6;   // struct __sk_buff or xdp_md
-constexpr int kAt = R7;        // offset in the frame of the header that is looked at next
-constexpr int kFrame = R7;     // XDP, before kAt: the packet's first byte
-constexpr int kFlags = R8;     // flags of the destination (quoted: of the source)
-constexpr int kProtocol = R9;  // IP protocol
+constexpr int kFrame = R7;  // XDP, before kAt: the packet's first byte
 
-// The stack frame, relative to r10.
-constexpr int kHeader = -24;  // an IPv4 header without options, 20 bytes
-constexpr int kVersionIhl = kHeader + 0;
-constexpr int kFragment = kHeader + 6;
-constexpr int kIpProtocol = kHeader + 9;
-constexpr int kSource = kHeader + 12;
-constexpr int kDestination = kHeader + 16;
-constexpr int kL4 = -32;  // source and destination port, or type and code of ICMP; 4 bytes
+// The stack frame, below what packet_program.h has there.
 constexpr int kKey = -48;  // struct PortKey
 constexpr int kFrontIndex = -52;
 constexpr int kHostOrder = -56;  // the address that is looked up
@@ -77,25 +66,14 @@ constexpr int KeyAt(size_t field) { return kKey + static_cast<int>(field); }
 
 constexpr int kEthernetBytes = 14;
 constexpr int kArpBytes = 28;
-constexpr int kIpv4Bytes = 20;
-constexpr int kIcmpBytes = 8;
 
-// Numbers of include/uapi/linux/bpf.h, if_packet.h, if_ether.h, in.h and icmp.h.
-constexpr int kLookup = 1;      // BPF_FUNC_map_lookup_elem
-constexpr int kSkbLoadBytes = 26;  // BPF_FUNC_skb_load_bytes
-constexpr int kRedirectMap = 51;    // BPF_FUNC_redirect_map
-constexpr int kXdpLoadBytes = 189;  // BPF_FUNC_xdp_load_bytes, Linux 5.18
+// Numbers of include/uapi/linux/bpf.h, if_packet.h and icmp.h.
+constexpr int kRedirectMap = 51;  // BPF_FUNC_redirect_map
 constexpr int kTcxNext = -1, kTcxDrop = 2;
 constexpr int kPacketBroadcast = 1, kPacketMulticast = 2;
-constexpr int kIcmp = 1, kTcp = 6, kUdp = 17;
 constexpr int kEchoRequest = 8;
-// Unreachable, source quench, redirect, time exceeded, parameter problem: they quote a packet.
-constexpr int kErrorTypes[] = {3, 4, 5, 11, 12};
 
-constexpr int Network16(int value) { return ((value & 0xff) << 8) | (value >> 8); }
-static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "Network16 swaps: x86-64 and arm64");
-
-class OwnershipProgram {
+class OwnershipProgram : private PacketProgram {
  public:
   OwnershipProgram(int front, int addresses, int ports)
       : front_(front), addresses_(addresses), ports_(ports) {}
@@ -182,7 +160,7 @@ class OwnershipProgram {
     code_.Load(BPF_B, R0, kFrame, kEthernetBytes);
     code_.JumpIf(BPF_JNE, R0, 0x45, slow);
     code_.Load(BPF_H, R0, kFrame, kEthernetBytes + 6);
-    code_.JumpIf(BPF_JSET, R0, Network16(0x1fff), other_);
+    code_.JumpIf(BPF_JSET, R0, Network16(kFragmentOffset), other_);
     code_.Load(BPF_W, R3, kContext, offsetof(xdp_md, data_end));
     RequireFrame(kEthernetBytes + kIpv4Bytes + 4);
     code_.Load(BPF_W, R0, kFrame, kEthernetBytes + 12);
@@ -235,7 +213,7 @@ class OwnershipProgram {
     code_.Store(BPF_W, R10, kHostOrder, R1);
     code_.Calculate(BPF_AND, R1, kFrontEntries - 1);
     code_.Store(BPF_W, R10, kFrontIndex, R1);
-    LookUp(front_, kFrontIndex);
+    LookUp(front_, R10, kFrontIndex);
     code_.JumpIf(BPF_JEQ, R0, 0, other_);
     code_.Load(BPF_W, kFlags, R0, 0);
     code_.Load(BPF_W, R1, R10, kHostOrder);
@@ -250,10 +228,7 @@ class OwnershipProgram {
     code_.Jump(done);
     code_.Bind(more);
     code_.MoveValue(kFlags, 0);
-    code_.LoadMap(R1, addresses_);
-    code_.Move(R2, base);
-    code_.Calculate(BPF_ADD, R2, offset);
-    code_.Call(kLookup);
+    LookUp(addresses_, base, offset);
     code_.JumpIf(BPF_JEQ, R0, 0, done);
     code_.Load(BPF_W, kFlags, R0, 0);
     code_.Jump(done);
@@ -269,9 +244,7 @@ class OwnershipProgram {
     LoadIpHeader();
     LookUpAddress(kDestination);
     code_.JumpIf(BPF_JSET, kFlags, kWhole, owned_);
-    // A later fragment has no ports.
-    code_.Load(BPF_H, R0, R10, kFragment);
-    code_.JumpIf(BPF_JSET, R0, Network16(0x1fff), other_);
+    RefuseLaterFragment();
     code_.JumpIf(BPF_JEQ, kProtocol, kIcmp, icmp_);
     LoadPorts();
     code_.Bind(ports_known_);
@@ -302,8 +275,7 @@ class OwnershipProgram {
     // Quoted packets that we sent to a client or from a SNAT address have our address as source.
     LookUpAddress(kSource);
     code_.JumpIf(BPF_JSET, kFlags, kWhole, owned_);
-    code_.Load(BPF_H, R0, R10, kFragment);
-    code_.JumpIf(BPF_JSET, R0, Network16(0x1fff), other_);
+    RefuseLaterFragment();
     LoadPorts();
     Assembler::Label toBackend = code_.NewLabel();
     SkipUnless(kVip, toBackend);
@@ -313,40 +285,6 @@ class OwnershipProgram {
     code_.JumpIf(BPF_JSET, kFlags, kHost, other_);
     MatchBackend(kDestination, kL4 + 2);
     code_.Jump(other_);
-  }
-
-  // stack[to..to+bytes) = frame[kAt..); what is too short is left alone.
-  void LoadBytes(int to, int bytes) {
-    code_.Move(R1, kContext);
-    code_.Move(R2, kAt);
-    code_.Move(R3, R10);
-    code_.Calculate(BPF_ADD, R3, to);
-    code_.MoveValue(R4, bytes);
-    code_.Call(load_bytes_);
-    code_.JumpIf(BPF_JNE, R0, 0, other_);
-  }
-
-  // Loads the header at kAt, moves kAt behind it (options included), sets kProtocol.
-  void LoadIpHeader() {
-    LoadBytes(kHeader, kIpv4Bytes);
-    code_.Load(BPF_B, R0, R10, kVersionIhl);
-    code_.Move(R1, R0);
-    code_.Calculate(BPF_RSH, R1, 4);
-    code_.JumpIf(BPF_JNE, R1, 4, other_);
-    code_.Calculate(BPF_AND, R0, 15);
-    code_.JumpIf(BPF_JLT, R0, kIpv4Bytes / 4, other_);
-    code_.Calculate(BPF_LSH, R0, 2);
-    code_.Add(kAt, R0);
-    code_.Load(BPF_B, kProtocol, R10, kIpProtocol);
-  }
-
-  // Ports of TCP and UDP; other protocols are left alone.
-  void LoadPorts() {
-    Assembler::Label known = code_.NewLabel();
-    code_.JumpIf(BPF_JEQ, kProtocol, kTcp, known);
-    code_.JumpIf(BPF_JNE, kProtocol, kUdp, other_);
-    code_.Bind(known);
-    LoadBytes(kL4, 4);
   }
 
   // kFlags = flags of the address at stack[address], 0 when it is not known.
@@ -377,25 +315,14 @@ class OwnershipProgram {
     code_.StoreValue(BPF_B, R10, KeyAt(offsetof(PortKey, kind)), kind);
     code_.Load(BPF_H, R0, R10, port);
     code_.Store(BPF_H, R10, KeyAt(offsetof(PortKey, port)), R0);
-    LookUp(ports_, kKey);
+    LookUp(ports_, R10, kKey);
     code_.JumpIf(BPF_JNE, R0, 0, owned_);
   }
 
-  // r0 = pointer to the value for the key at stack[key], or 0.
-  void LookUp(int map, int key) {
-    code_.LoadMap(R1, map);
-    code_.Move(R2, R10);
-    code_.Calculate(BPF_ADD, R2, key);
-    code_.Call(kLookup);
-  }
-
-  Assembler code_;
-  // Not ours: the kernel's. Ours. Behind the loading of ports. ICMP.
-  Assembler::Label other_ = 0;
+  // Ours. Behind the loading of ports. ICMP.
   Assembler::Label owned_ = 0;
   Assembler::Label ports_known_ = 0;
   Assembler::Label icmp_ = 0;
-  int load_bytes_ = 0;
   const int front_;
   const int addresses_;
   const int ports_;

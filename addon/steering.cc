@@ -14,81 +14,46 @@
 #include <utility>
 #include <vector>
 
-#include "bpf.h"
+#include "packet_program.h"
 #include "parts.h"
 #include "util.h"
 
 namespace headgate {
 
-namespace {
+namespace bpf {
 
-using bpf::Assembler;
-using bpf::R0;
-using bpf::R1;
-using bpf::R10;
-using bpf::R2;
-using bpf::R3;
-using bpf::R4;
-using bpf::R5;
-using bpf::R6;
-using bpf::R7;
-using bpf::R8;
-using bpf::R9;
+namespace {
 
 // Flags of an address: src/device/steering-native.ts has the same numbers.
 constexpr int kVip = 1;
 constexpr int kSnat = 2;
 
-struct Settings {
+struct SteeringSettings {
   uint32_t key[2];
   uint32_t port_mask;
   int workers;
 };
 
-constexpr int kContext = R6;   // struct __sk_buff
-constexpr int kAt = R7;        // offset from the network header of what is looked at next
-constexpr int kFlags = R8;     // flags of the address that decides the direction
-constexpr int kProtocol = R9;  // IP protocol
-
-// The stack frame, relative to r10.
-constexpr int kHeader = -24;  // an IPv4 header without options, 20 bytes
-constexpr int kFragment = kHeader + 6;
-constexpr int kIpProtocol = kHeader + 9;
-constexpr int kSource = kHeader + 12;
-constexpr int kDestination = kHeader + 16;
-constexpr int kL4 = -32;  // source and destination port, or type and code of ICMP; 4 bytes
-
-constexpr int kIpv4Bytes = 20;
-constexpr int kIcmpBytes = 8;
-constexpr int kIcmp = 1, kTcp = 6, kUdp = 17;
-// Unreachable, source quench, redirect, time exceeded, parameter problem: they quote a packet.
-constexpr int kErrorTypes[] = {3, 4, 5, 11, 12};
-
-// include/uapi/linux/bpf.h
-constexpr int kLookup = 1;             // BPF_FUNC_map_lookup_elem
-constexpr int kLoadBytesRelative = 68;  // BPF_FUNC_skb_load_bytes_relative
-constexpr int kFromNetworkHeader = 1;   // BPF_HDR_START_NET
-
-constexpr int Network16(int value) { return ((value & 0xff) << 8) | (value >> 8); }
-static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "Network16 swaps: x86-64 and arm64");
-
-class SteeringProgram {
+class SteeringProgram : private PacketProgram {
  public:
-  SteeringProgram(int addresses, const Settings& settings)
+  SteeringProgram(int addresses, const SteeringSettings& settings)
       : addresses_(addresses), settings_(settings) {}
 
   std::vector<bpf_insn> Build() {
-    first_worker_ = code_.NewLabel();
+    load_bytes_ = kLoadBytesRelative;
+    // All else is worker 0's.
+    other_ = code_.NewLabel();
     const Assembler::Label icmp = code_.NewLabel();
     const Assembler::Label to_vip = code_.NewLabel();
     const Assembler::Label to_snat = code_.NewLabel();
 
     code_.Move(kContext, R1);
     code_.Load(BPF_W, R0, kContext, offsetof(__sk_buff, protocol));
-    code_.JumpIf(BPF_JNE, R0, Network16(0x0800), first_worker_);
+    code_.JumpIf(BPF_JNE, R0, Network16(0x0800), other_);
     code_.MoveValue(kAt, 0);
     LoadIpHeader();
     code_.JumpIf(BPF_JEQ, kProtocol, kIcmp, icmp);
+    RefuseLaterFragment();
     LoadPorts();
     LookUpAddress(kDestination);
     code_.JumpIf(BPF_JSET, kFlags, kVip, to_vip);
@@ -103,7 +68,7 @@ class SteeringProgram {
     code_.Bind(icmp);
     BuildIcmp();
 
-    code_.Bind(first_worker_);
+    code_.Bind(other_);
     code_.MoveValue(R0, 0);
     code_.Exit();
     return code_.Finish();
@@ -119,11 +84,12 @@ class SteeringProgram {
     LoadBytes(kL4, 4);
     code_.Load(BPF_B, R0, R10, kL4);
     for (const int type : kErrorTypes) code_.JumpIf(BPF_JEQ, R0, type, error);
-    code_.Jump(first_worker_);
+    code_.Jump(other_);
 
     code_.Bind(error);
     code_.Calculate(BPF_ADD, kAt, kIcmpBytes);
     LoadIpHeader();
+    RefuseLaterFragment();
     LoadPorts();
     LookUpAddress(kSource);
     code_.JumpIf(BPF_JSET, kFlags, kVip, from_vip);
@@ -172,70 +138,35 @@ class SteeringProgram {
     code_.Exit();
   }
 
-  // stack[to..to+bytes) = packet[kAt..); what is too short is worker 0's.
-  void LoadBytes(int to, int bytes) {
-    code_.Move(R1, kContext);
-    code_.Move(R2, kAt);
-    code_.Move(R3, R10);
-    code_.Calculate(BPF_ADD, R3, to);
-    code_.MoveValue(R4, bytes);
-    code_.MoveValue(R5, kFromNetworkHeader);
-    code_.Call(kLoadBytesRelative);
-    code_.JumpIf(BPF_JNE, R0, 0, first_worker_);
-  }
-
-  // Loads the header at kAt, moves kAt behind it (options included), sets kProtocol.
-  void LoadIpHeader() {
-    LoadBytes(kHeader, kIpv4Bytes);
-    code_.Load(BPF_B, R0, R10, kHeader);
-    code_.Move(R1, R0);
-    code_.Calculate(BPF_RSH, R1, 4);
-    code_.JumpIf(BPF_JNE, R1, 4, first_worker_);
-    code_.Calculate(BPF_AND, R0, 15);
-    code_.JumpIf(BPF_JLT, R0, kIpv4Bytes / 4, first_worker_);
-    code_.Calculate(BPF_LSH, R0, 2);
-    code_.Add(kAt, R0);
-    code_.Load(BPF_B, kProtocol, R10, kIpProtocol);
-  }
-
-  // Ports of TCP and UDP. Other protocols, and later fragments, which have none, are worker 0's.
-  void LoadPorts() {
-    const Assembler::Label known = code_.NewLabel();
-    code_.JumpIf(BPF_JEQ, kProtocol, kTcp, known);
-    code_.JumpIf(BPF_JNE, kProtocol, kUdp, first_worker_);
-    code_.Bind(known);
-    code_.Load(BPF_H, R0, R10, kFragment);
-    code_.JumpIf(BPF_JSET, R0, Network16(0x1fff), first_worker_);
-    LoadBytes(kL4, 4);
-  }
-
   // kFlags = flags of the address at stack[address], 0 when it is not known.
   void LookUpAddress(int address) {
     const Assembler::Label unknown = code_.NewLabel();
     code_.MoveValue(kFlags, 0);
-    code_.LoadMap(R1, addresses_);
-    code_.Move(R2, R10);
-    code_.Calculate(BPF_ADD, R2, address);
-    code_.Call(kLookup);
+    LookUp(addresses_, R10, address);
     code_.JumpIf(BPF_JEQ, R0, 0, unknown);
     code_.Load(BPF_W, kFlags, R0, 0);
     code_.Bind(unknown);
   }
 
-  Assembler code_;
-  Assembler::Label first_worker_ = 0;
   const int addresses_;
-  const Settings settings_;
+  const SteeringSettings settings_;
 };
+
+}  // namespace
+
+}  // namespace bpf
+
+namespace {
 
 class SteeringOwner : public SharedOwner {
  public:
-  Failure Open(const Settings& settings, uint32_t addresses_max) {
+  Failure Open(const bpf::SteeringSettings& settings, uint32_t addresses_max) {
     if (Failure failure = bpf::CreateMap(BPF_MAP_TYPE_HASH, sizeof(uint32_t), addresses_max,
                                          BPF_F_NO_PREALLOC, "headgate_steer", &addresses_)) {
       return failure;
     }
-    const std::vector<bpf_insn> code = SteeringProgram(addresses_.get(), settings).Build();
+    const std::vector<bpf_insn> code =
+        bpf::SteeringProgram(addresses_.get(), settings).Build();
     return bpf::LoadProgram(BPF_PROG_TYPE_SOCKET_FILTER, 0, code, "headgate_steer", &program_);
   }
 
@@ -300,7 +231,7 @@ Napi::Value CreateSteering(const Napi::CallbackInfo& info) {
     return static_cast<uint32_t>(info[index].ToNumber().Int32Value());
   };
   auto* steering = new SteeringOwner();
-  const Settings settings{{number(0), number(1)}, number(2), static_cast<int>(number(3))};
+  const bpf::SteeringSettings settings{{number(0), number(1)}, number(2), static_cast<int>(number(3))};
   if (const Failure failure = steering->Open(settings, number(4))) {
     delete steering;
     Throw(env, failure);

@@ -432,3 +432,6 @@ export function framesOf(row: Row, firstId: number, count: number): Uint8Array[]
     }),
   );
 }
+
+/** A row whose reaction can be seen with and without ip_forward. */
+export const OWNED_ROW = ROWS.find((row) => row.name === "TCP to a host's VIP") as Row;
