@@ -15,7 +15,7 @@ import { OWNER_PORT_COUNTS } from "../flow/owner.ts";
 import { hostAddresses } from "../host/addresses.ts";
 import { findInterfaces } from "../host/interfaces.ts";
 import { createSteering, type Steering } from "../host/steering.ts";
-import type { GatewayDefinition } from "../service/definition.ts";
+import { type GatewayDefinition, needsIpv6 } from "../service/definition.ts";
 import {
   H_ANNOUNCE_REQUESTED,
   H_NODE_DRAINED,
@@ -86,6 +86,7 @@ export async function layGround(
     flowCapacity: definition.flows.capacity,
     ...definition.limits,
     workers: device.workers,
+    ipv6: needsIpv6(definition),
   };
   const region = openState(definition, size, devices.mapper, log);
   undo.push(() => {

@@ -8,12 +8,14 @@ import {
   BANK_INTERVAL_BYTES,
   BANK_SERVICE_BYTES,
   BUCKET_BYTES,
+  EXTENSION_BYTES,
   FLOW_BYTES,
   H_BACKENDS,
   H_BYTES_HIGH,
   H_BYTES_LOW,
   H_FLOW_CAPACITY,
   H_HASH_SLOTS,
+  H_IPV6,
   H_LAYOUT_HASH,
   H_MAGIC,
   H_READY,
@@ -62,6 +64,7 @@ export function writeHeader(words: Int32Array, layout: RegionLayout): void {
   words[H_BACKENDS] = layout.backends;
   words[H_HASH_SLOTS] = layout.hashSlots;
   words[H_WORKERS] = layout.workers;
+  words[H_IPV6] = layout.ipv6 ? 1 : 0;
 }
 
 /** What a file holds. */
@@ -109,6 +112,7 @@ function checkHeader(words: Int32Array, bytes: number): Found {
     backends: words[H_BACKENDS]!,
     hashSlots: words[H_HASH_SLOTS]!,
     workers: words[H_WORKERS]!,
+    ipv6: words[H_IPV6] === 1,
   };
   const within = (value: number, most: number): boolean => value >= 1 && value <= most;
   const isPossible =
@@ -117,7 +121,8 @@ function checkHeader(words: Int32Array, bytes: number): Found {
     within(size.services, SLOTS_MAX) &&
     within(size.backends, SLOTS_MAX) &&
     within(size.hashSlots, HASH_SLOTS_MAX) &&
-    within(size.workers, WORKERS_MAX);
+    within(size.workers, WORKERS_MAX) &&
+    (words[H_IPV6] === 0 || words[H_IPV6] === 1);
   if (!isPossible) return { kind: "damaged", reason: "its header names impossible sizes" };
   const layout = planRegion(size);
   if (words[H_LAYOUT_HASH] !== layoutHash(layout)) {
@@ -154,12 +159,14 @@ export function layoutHash(layout: RegionLayout): number {
       shard.serviceRuns,
       shard.counters,
       shard.samples,
+      shard.flowExtensions,
     ]),
   ];
   const numbers = [
     LAYOUT_VERSION,
     PAGE_BYTES,
     FLOW_BYTES,
+    EXTENSION_BYTES,
     BUCKET_BYTES,
     BACKEND_RUN_BYTES,
     BACKEND_SLOT_BYTES,

@@ -19,7 +19,7 @@ import {
  *   header | backendSlots | backendKeys | serviceSlots | serviceKeys | hops x 2 | bank x 2
  *          | handover rings | shard of worker 0 | shard of worker 1 | ...
  *   shard: workerHeader | flows | flowIndex | flowFree | backendRuns | serviceRuns | counters
- *          | samples
+ *          | samples | flowExtensions
  *
  * Who writes what:
  *   worker    its own shard (but the OTHERS words of backendRuns), and the handover rings that it
@@ -39,6 +39,8 @@ export const PAGE_BYTES = 4096;
 
 /** One flow, both directions: a cache line. See flow/flow-record.ts. */
 export const FLOW_BYTES = 64;
+/** The addresses of a flow that has IPv6 ones, beside its record. See flow/flow-record.ts. */
+export const EXTENSION_BYTES = 64;
 /** One bucket of the flow index: eight entries of hash and reference, a cache line. */
 export const BUCKET_BYTES = 64;
 /** One backend slot. See service/backend-slots.ts. */
@@ -71,6 +73,8 @@ export interface RegionSize {
   readonly hashSlots: number;
   /** 1..WORKERS_MAX */
   readonly workers: number;
+  /** Room for flows with IPv6 addresses. Left out: none. */
+  readonly ipv6?: boolean;
 }
 
 export interface Section {
@@ -99,6 +103,8 @@ export interface Shard {
   readonly serviceRuns: Section;
   readonly counters: Section;
   readonly samples: Section;
+  /** A row of EXTENSION_BYTES a flow; empty where the region has no room for IPv6. */
+  readonly flowExtensions: Section;
 }
 
 /** The sections that all workers share, and the shards. */
@@ -108,6 +114,8 @@ export interface RegionLayout {
   readonly backends: number;
   readonly hashSlots: number;
   readonly workers: number;
+  /** Flows can have IPv6 addresses: the shards have flowExtensions. */
+  readonly ipv6: boolean;
   readonly bytes: number;
   readonly header: Section;
   readonly backendSlots: Section;
@@ -181,7 +189,11 @@ export const H_ANNOUNCE_REQUESTED = 25;
  * process with another number of workers made them.
  */
 export const H_FLOWS_SCATTERED = 26;
-export const HEADER_WORDS = 64;
+/** The words of the process that runs end here. */
+export const H_RUN_WORDS_END = 64;
+/** 1: the file has room for IPv6 flows (RegionSize.ipv6). */
+export const H_IPV6 = 64;
+export const HEADER_WORDS = 80;
 
 /** Words of a worker's header page, relative to Shard.workerWord. */
 /** Number of the bank that the worker uses. */
@@ -218,9 +230,9 @@ export const W_HANDOVER_TAILS = W_HANDOVER_HEADS + WORKERS_MAX;
 export const WORKER_WORDS = W_HANDOVER_TAILS + WORKERS_MAX;
 
 /** Words of one bank before the tables whose size follows RegionSize (service/bank.ts). */
-export const BANK_HEADER_BYTES = PAGE_BYTES;
-/** VIP addresses, SNAT addresses and host addresses of one bank, each 32 bytes, hashed. */
-export const BANK_ADDRESS_BYTES = 32;
+export const BANK_HEADER_BYTES = 3 * PAGE_BYTES;
+/** VIPs, SNAT addresses, backends and host addresses of one bank, each 64 bytes, hashed. */
+export const BANK_ADDRESS_BYTES = 64;
 /** Port intervals, 8 bytes each. */
 export const BANK_INTERVAL_BYTES = 8;
 /** One service of a bank. */
@@ -303,6 +315,7 @@ function planShard(size: RegionSize, worker: number, take: Take): Shard {
     serviceRuns: take(size.services * SERVICE_RUN_BYTES),
     counters: take(COUNTERS_BYTES),
     samples: take(DROP_SAMPLES * SAMPLE_BYTES),
+    flowExtensions: take(size.ipv6 === true ? flowCapacity * EXTENSION_BYTES : 0),
   };
 }
 
@@ -312,7 +325,7 @@ function planShard(size: RegionSize, worker: number, take: Take): Shard {
  * @param size - capacities; each at least 1, flowCapacity at most 2^24, workers at most WORKERS_MAX
  */
 export function planRegion(size: RegionSize): RegionLayout {
-  const { services, backends, hashSlots, workers } = size;
+  const { services, backends, hashSlots, workers, ipv6 = false } = size;
   assert(size.flowCapacity >= 1 && size.flowCapacity <= 1 << 24, "flow capacity is 1..2^24");
   assert(backends >= 1 && backends <= BACKENDS_MAX, "a flow's word holds every slot number");
   assert(workers >= 1 && workers <= WORKERS_MAX, "there are 1..WORKERS_MAX workers");
@@ -326,11 +339,12 @@ export function planRegion(size: RegionSize): RegionLayout {
   const handoverBytes = handoverRingBytes(workers);
   const layout = {
     // Exactly these: whoever compares sizes compares all that there is.
-    size: { flowCapacity: size.flowCapacity, services, backends, hashSlots, workers },
+    size: { flowCapacity: size.flowCapacity, services, backends, hashSlots, workers, ipv6 },
     services,
     backends,
     hashSlots,
     workers,
+    ipv6,
     header: take(HEADER_WORDS * 4),
     backendSlots: take(backends * BACKEND_SLOT_BYTES),
     backendKeys: take(backends * KEY_BYTES),

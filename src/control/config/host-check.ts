@@ -4,7 +4,7 @@ import { type ConfigProblem, HeadgateError } from "../../base/errors.ts";
 import { XDP_MTU_MAX } from "../../device/xdp.ts";
 import { listAddresses, listInterfaces } from "../../host/interfaces.ts";
 import { requirePrivileges } from "../../host/privileges.ts";
-import type { Address, GatewayDefinition } from "../../service/definition.ts";
+import { type Address, type GatewayDefinition, needsIpv6 } from "../../service/definition.ts";
 import { planRegion } from "../../state/layout.ts";
 import { defaultStateFile } from "../../state/region.ts";
 import { problemOf } from "./load.ts";
@@ -92,6 +92,7 @@ function checkRoom(definition: GatewayDefinition, facts: HostFacts, report: Repo
     flowCapacity: flows.capacity,
     ...limits,
     workers: device.workers,
+    ipv6: needsIpv6(definition),
   });
   if (!stateFile.isTmpfs) {
     const message = `expected a file on tmpfs, got ${stateFile.path}, which is on another file system`;
