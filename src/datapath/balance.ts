@@ -20,12 +20,14 @@ import {
   FLAG_ADOPTED,
   MODE_FULL_NAT,
   PROTOCOL_TCP,
+  replyKeyOf,
   STATE_CLOSE,
   STATE_SYN_RECV,
   STATE_SYN_SENT,
   STATE_TIME_WAIT,
   STATE_UDP_ONE_WAY,
 } from "../flow/flow-record.ts";
+import { addressWord6 } from "../scheduler/mix.ts";
 import { INSERT_INDEX_FULL, INSERT_REPLY_TAKEN, INSERT_TABLE_FULL } from "../flow/flow-table.ts";
 import {
   B_ADDRESS,
@@ -67,8 +69,17 @@ import { add16, difference32 } from "../wire/checksum.ts";
 import { sourceMacHigh, sourceMacLow } from "../wire/ethernet.ts";
 import { ICMP_CODE_PORT_UNREACHABLE, ICMP_UNREACHABLE } from "../wire/icmp.ts";
 import { TCP_ACK, TCP_RST, TCP_SYN, tcpFlags } from "../wire/tcp.ts";
-import { type Context, R_BANK, R_SERVICES, R_TICK } from "./context.ts";
+import {
+  type Context,
+  R_BANK,
+  R_DESTINATION6,
+  R_IS_IPV6,
+  R_SERVICES,
+  R_SOURCE6,
+  R_TICK,
+} from "./context.ts";
 import { C_FLOWS_CREATED, C_FLOWS_EVICTED } from "./counters.ts";
+import { createDraft6 } from "./draft6.ts";
 import type { Flows } from "./flows.ts";
 import type { Reply } from "./reply.ts";
 import {
@@ -90,6 +101,7 @@ export interface Balancer {
   /**
    * Make a flow for it, or decide what happens instead.
    *
+   * @param client - int32; of an IPv6 packet (R_IS_IPV6) its fold, and `vip` too
    * @param ports - source << 16 | destination
    * @returns OPENED, with the row in `opened[0]`, or the packet's verdict
    */
@@ -118,6 +130,17 @@ export function createBalancer(
   const backendRuns = layout.backendRuns.at >> 3;
   const serviceRuns = layout.serviceRuns.at >> 3;
   const opened = new Int32Array(1);
+  const draft6 = createDraft6(context);
+
+  /** The IPv6 address at a register as the schedulers know it. */
+  function schedulerWord(register: number): number {
+    return addressWord6(
+      registers[register]!,
+      registers[register + 1]!,
+      registers[register + 2]!,
+      registers[register + 3]!,
+    );
+  }
 
   function countDrop(service: number, verdict: number): number {
     const at = serviceRuns + service * (SERVICE_RUN_BYTES >> 3) + VF_DROPS;
@@ -174,13 +197,14 @@ export function createBalancer(
     if (i32[H_NODE_DRAINED] !== 0) return countDrop(service, DROPPED | (DROP_NODE_DRAINING << 8));
 
     const bank = registers[R_BANK]!;
+    const isIpv6 = registers[R_IS_IPV6] !== 0;
     const entry = scheduler.pick(
       bank,
       serviceWord,
       service,
-      client,
+      isIpv6 ? schedulerWord(R_SOURCE6) : client,
       ports >>> 16,
-      vip,
+      isIpv6 ? schedulerWord(R_DESTINATION6) : vip,
       ports & 0xffff,
       protocol,
     );
@@ -260,6 +284,12 @@ export function createBalancer(
     const address = i32[backend + B_ADDRESS]!;
     const ownPort = i32[backend + B_PORT]!;
     const port = ownPort === 0 ? ports & 0xffff : ownPort;
+    draft[F_BACKEND] = backendWordOf(slot, i32[backend + B_GENERATION]!);
+    draft[F_EXPIRES] = (registers[R_TICK]! + flows.timeoutMs(backend, draft[F_STATE]! & 0xff)) | 0;
+    if (address === 0 || registers[R_IS_IPV6] !== 0) {
+      if (!draft6.fill(backend, port, serviceWord, ports, protocol)) return SNAT_EXHAUSTED;
+      return insertDraft(slot, service);
+    }
     let replyAddress = client;
     let replyPort = ports >>> 16;
     if (i32[serviceWord + S_MODE] === MODE_FULL_NAT) {
@@ -281,21 +311,22 @@ export function createBalancer(
       replyPort = snatPorts.result[1]!;
     }
     const replyPorts = (port << 16) | replyPort;
-    draft[F_BACKEND] = backendWordOf(slot, i32[backend + B_GENERATION]!);
     draft[F_BACKEND_ADDR] = address;
     draft[F_REPLY_ADDR] = replyAddress;
     draft[F_BACKEND_REPLY_PORTS] = replyPorts;
-    draft[F_EXPIRES] = (registers[R_TICK]! + flows.timeoutMs(backend, draft[F_STATE]! & 0xff)) | 0;
     const addresses = add16(
       difference32(client, replyAddress),
       difference32(draft[F_VIP_ADDR]!, address),
     );
     draft[F_DELTA] = (addresses << 16) | add16(addresses, difference32(ports, replyPorts));
 
+    return insertDraft(slot, service);
+  }
+
+  /** Insert the draft, which is whole. Returns the row, or an INSERT_ code. */
+  function insertDraft(slot: number, service: number): number {
     let row = table.insert();
-    if (row === INSERT_REPLY_TAKEN && freeClosing(protocol, address, replyAddress, replyPorts)) {
-      row = table.insert();
-    }
+    if (row === INSERT_REPLY_TAKEN && freeClosing()) row = table.insert();
     if (row === INSERT_TABLE_FULL && i32[registers[R_BANK]! + BANK_EVICT] !== 0) {
       const victim = table.evict(registers[R_TICK]!);
       if (victim >= 0) {
@@ -316,13 +347,13 @@ export function createBalancer(
   }
 
   /** A flow that only waits for stray segments gives its reply tuple up to a new one. */
-  function freeClosing(
-    protocol: number,
-    backendAddress: number,
-    replyAddress: number,
-    replyPorts: number,
-  ): boolean {
-    const holder = table.find(protocol, backendAddress, replyAddress, replyPorts);
+  function freeClosing(): boolean {
+    const holder = table.find(
+      replyKeyOf(draft[F_STATE]!),
+      draft[F_BACKEND_ADDR]!,
+      draft[F_REPLY_ADDR]!,
+      draft[F_BACKEND_REPLY_PORTS]!,
+    );
     if (holder < 0) return false;
     const state = i32[table.word(holder >> 1) + F_STATE]! & 0xff;
     if (state !== STATE_TIME_WAIT && state !== STATE_CLOSE) return false;

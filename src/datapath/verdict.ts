@@ -74,6 +74,16 @@ export const DROP_REASONS = [
   "not_ours",
   // Between workers
   "handover_full",
+  // IPv6
+  "ipv6_header_malformed",
+  "ipv6_length_wrong",
+  "ipv6_source_invalid",
+  "ipv6_extension_malformed",
+  "ipv6_extensions_too_many",
+  "ipv6_routing_header",
+  "udp_checksum_missing",
+  "neighbour_malformed",
+  "family_not_translated",
 ] as const;
 export type DropReason = (typeof DROP_REASONS)[number];
 
@@ -122,3 +132,12 @@ export const DROP_TX_FULL = reason("tx_full");
 export const DROP_TX_FAILED = reason("tx_failed");
 export const DROP_NOT_OURS = reason("not_ours");
 export const DROP_HANDOVER_FULL = reason("handover_full");
+export const DROP_IPV6_HEADER_MALFORMED = reason("ipv6_header_malformed");
+export const DROP_IPV6_LENGTH_WRONG = reason("ipv6_length_wrong");
+export const DROP_IPV6_SOURCE_INVALID = reason("ipv6_source_invalid");
+export const DROP_IPV6_EXTENSION_MALFORMED = reason("ipv6_extension_malformed");
+export const DROP_IPV6_EXTENSIONS_TOO_MANY = reason("ipv6_extensions_too_many");
+export const DROP_IPV6_ROUTING_HEADER = reason("ipv6_routing_header");
+export const DROP_UDP_CHECKSUM_MISSING = reason("udp_checksum_missing");
+export const DROP_NEIGHBOUR_MALFORMED = reason("neighbour_malformed");
+export const DROP_FAMILY_NOT_TRANSLATED = reason("family_not_translated");

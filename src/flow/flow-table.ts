@@ -119,6 +119,8 @@ export interface FlowTable {
   word(row: number): number;
   /** The same of the row's extension, X_*; it means something where hasExtension(). */
   extensionWord(row: number): number;
+  /** The extension of the flow whose record begins at `flowWord`. */
+  extensionOf(flowWord: number): number;
   /**
    * Look at EVICT_LOOKS rows for one that may make room for a new flow: a half-open one (SYN_SENT,
    * SYN_RECV, UDP_ONE_WAY), else a closed one (TIME_WAIT, CLOSE); of several the one that expires
@@ -156,6 +158,8 @@ export interface FlowTable {
    */
   rebuild(isBackend?: (slot: number, generation: number) => boolean): RebuildReport;
 }
+
+assert(EXTENSION_WORDS === FLOW_WORDS, "a record and its extension lie equally far into sections");
 
 /** The REPLY entry of a flow that has none. */
 const NO_ENTRY = -2;
@@ -281,6 +285,11 @@ export function createFlowTable(views: RegionViews): FlowTable {
 
   function extensionWord(row: number): number {
     return extensionsWord + row * EXTENSION_WORDS;
+  }
+
+  function extensionOf(flowWord: number): number {
+    // Records and extensions have as many words.
+    return extensionsWord + flowWord - flowsWord;
   }
 
   function evict(tick: number): number {
@@ -443,6 +452,7 @@ export function createFlowTable(views: RegionViews): FlowTable {
     draft,
     draftExtension,
     extensionWord,
+    extensionOf,
     find,
     insert,
     remove,
