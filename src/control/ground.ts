@@ -15,7 +15,7 @@ import { OWNER_PORT_COUNTS } from "../flow/owner.ts";
 import { hostAddresses } from "../host/addresses.ts";
 import { findInterfaces } from "../host/interfaces.ts";
 import { createSteering, type Steering } from "../host/steering.ts";
-import { type GatewayDefinition, needsIpv6 } from "../service/definition.ts";
+import type { GatewayDefinition } from "../service/definition.ts";
 import {
   H_ANNOUNCE_REQUESTED,
   H_NODE_DRAINED,
@@ -30,6 +30,7 @@ import { type AdminServer, claimAdminSocket } from "./admin/server.ts";
 import { checkHost } from "./config/host-check.ts";
 import { startCrew } from "./crew.ts";
 import { createHostParts, type HostParts } from "./host-side.ts";
+import { regionSizeOf } from "./region-size.ts";
 import { startWorker, type WorkerHandle } from "./worker-host.ts";
 import type { WorkerOptions } from "./worker-protocol.ts";
 
@@ -82,12 +83,7 @@ export async function layGround(
   const { device } = definition;
   const admin = await claimAdminSocket(definition.admin.socket);
   undo.push(() => admin.close());
-  const size: RegionSize = {
-    flowCapacity: definition.flows.capacity,
-    ...definition.limits,
-    workers: device.workers,
-    ipv6: needsIpv6(definition),
-  };
+  const size = regionSizeOf(definition);
   const region = openState(definition, size, devices.mapper, log);
   undo.push(() => {
     region.markClean();

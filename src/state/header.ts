@@ -1,6 +1,8 @@
 import { StateError } from "../base/errors.ts";
-import { WORKERS_MAX } from "../base/limits.ts";
+import { ACCESS_PREFIXES_MAX, SOURCES_MAX, WORKERS_MAX } from "../base/limits.ts";
 import {
+  ACCESS_PREFIX_BYTES,
+  ADMISSION_RUN_BYTES,
   BACKEND_RUN_BYTES,
   BACKEND_SLOT_BYTES,
   BANK_ADDRESS_BYTES,
@@ -10,6 +12,7 @@ import {
   BUCKET_BYTES,
   EXTENSION_BYTES,
   FLOW_BYTES,
+  H_ACCESS_PREFIXES,
   H_BACKENDS,
   H_BYTES_HIGH,
   H_BYTES_LOW,
@@ -20,6 +23,8 @@ import {
   H_MAGIC,
   H_READY,
   H_SERVICES,
+  H_SOURCES,
+  H_SPLICES,
   H_VERSION,
   H_WORKERS,
   HEADER_WORDS,
@@ -35,6 +40,8 @@ import {
   SERVICE_RUN_BYTES,
   SERVICE_SLOT_BYTES,
   type Section,
+  SOURCE_SET_BYTES,
+  SPLICE_BYTES,
   WORKER_WORDS,
 } from "./layout.ts";
 
@@ -65,6 +72,9 @@ export function writeHeader(words: Int32Array, layout: RegionLayout): void {
   words[H_HASH_SLOTS] = layout.hashSlots;
   words[H_WORKERS] = layout.workers;
   words[H_IPV6] = layout.ipv6 ? 1 : 0;
+  words[H_ACCESS_PREFIXES] = layout.size.accessPrefixes ?? 0;
+  words[H_SOURCES] = layout.size.sources ?? 0;
+  words[H_SPLICES] = layout.size.splices ?? 0;
 }
 
 /** What a file holds. */
@@ -113,6 +123,9 @@ function checkHeader(words: Int32Array, bytes: number): Found {
     hashSlots: words[H_HASH_SLOTS]!,
     workers: words[H_WORKERS]!,
     ipv6: words[H_IPV6] === 1,
+    accessPrefixes: words[H_ACCESS_PREFIXES]!,
+    sources: words[H_SOURCES]!,
+    splices: words[H_SPLICES]!,
   };
   const within = (value: number, most: number): boolean => value >= 1 && value <= most;
   const isPossible =
@@ -122,6 +135,11 @@ function checkHeader(words: Int32Array, bytes: number): Found {
     within(size.backends, SLOTS_MAX) &&
     within(size.hashSlots, HASH_SLOTS_MAX) &&
     within(size.workers, WORKERS_MAX) &&
+    size.accessPrefixes >= 0 &&
+    size.accessPrefixes <= ACCESS_PREFIXES_MAX &&
+    size.sources >= 0 &&
+    size.sources <= SOURCES_MAX &&
+    (size.splices === 0 || size.splices === 1) &&
     (words[H_IPV6] === 0 || words[H_IPV6] === 1);
   if (!isPossible) return { kind: "damaged", reason: "its header names impossible sizes" };
   const layout = planRegion(size);
@@ -149,6 +167,7 @@ export function layoutHash(layout: RegionLayout): number {
     layout.serviceKeys,
     ...layout.hops,
     ...layout.banks,
+    ...layout.access,
     layout.handover,
     ...layout.shards.flatMap((shard) => [
       shard.workerHeader,
@@ -158,6 +177,9 @@ export function layoutHash(layout: RegionLayout): number {
       shard.backendRuns,
       shard.serviceRuns,
       shard.counters,
+      shard.admissionRuns,
+      shard.sources,
+      shard.splices,
       shard.samples,
       shard.flowExtensions,
     ]),
@@ -173,6 +195,10 @@ export function layoutHash(layout: RegionLayout): number {
     SERVICE_SLOT_BYTES,
     BACKEND_RUN_BYTES,
     SERVICE_RUN_BYTES,
+    ADMISSION_RUN_BYTES,
+    SOURCE_SET_BYTES,
+    SPLICE_BYTES,
+    ACCESS_PREFIX_BYTES,
     KEY_BYTES,
     SAMPLE_BYTES,
     HOP_BYTES,
@@ -184,7 +210,7 @@ export function layoutHash(layout: RegionLayout): number {
     HEADER_WORDS,
     WORKER_WORDS,
     layout.handoverBytes,
-    ...layout.shards.map(({ flowBuckets }) => flowBuckets),
+    ...layout.shards.flatMap(({ flowBuckets, sourceSets }) => [flowBuckets, sourceSets]),
     ...sections.flatMap(({ at, bytes }) => [at, bytes]),
   ];
   let hash = 0x811c9dc5 | 0;
