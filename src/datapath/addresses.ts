@@ -33,7 +33,10 @@ export interface Addresses {
   serviceAt(entry: number, protocol: number, port: number): number;
 }
 
-/** Look-ups in the bank: one hash probe and one for each length of prefixes in use, then a binary search over the entry's port intervals. */
+/**
+ * Look-ups in the bank: one hash probe, and one for each length of prefixes in use; then a binary
+ * search over the entry's port intervals.
+ */
 export function createAddresses(context: Context): Addresses {
   const { i32, registers } = context;
 

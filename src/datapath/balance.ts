@@ -27,8 +27,8 @@ import {
   STATE_TIME_WAIT,
   STATE_UDP_ONE_WAY,
 } from "../flow/flow-record.ts";
-import { addressWord6 } from "../scheduler/mix.ts";
 import { INSERT_INDEX_FULL, INSERT_REPLY_TAKEN, INSERT_TABLE_FULL } from "../flow/flow-table.ts";
+import { addressWord6 } from "../scheduler/mix.ts";
 import {
   B_ADDRESS,
   B_GENERATION,

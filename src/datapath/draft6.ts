@@ -1,3 +1,4 @@
+import { foldAddress6 } from "../flow/flow-hash.ts";
 import {
   F_BACKEND_ADDR,
   F_BACKEND_REPLY_PORTS,
@@ -16,7 +17,6 @@ import {
   X_REPLY,
   X_VIP,
 } from "../flow/flow-record.ts";
-import { foldAddress6 } from "../flow/flow-hash.ts";
 import { B_ADDRESS, B_ADDRESS6 } from "../service/backend-slots.ts";
 import {
   BANK_SNAT_ADDRESSES,

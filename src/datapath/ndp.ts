@@ -1,18 +1,7 @@
 import { D_INTERFACE } from "../device/device.ts";
-import {
-  A_FLAGS,
-  A_IS_HOST,
-  A_IS_SNAT,
-  A_IS_VIP,
-  BANK_ANNOUNCE,
-} from "../service/bank.ts";
+import { A_FLAGS, A_IS_HOST, A_IS_SNAT, A_IS_VIP, BANK_ANNOUNCE } from "../service/bank.ts";
 import { HT_INTERFACES } from "../state/hop-table.ts";
-import {
-  ETHERTYPE_IPV6,
-  setEtherType,
-  sourceMacHigh,
-  sourceMacLow,
-} from "../wire/ethernet.ts";
+import { ETHERTYPE_IPV6, setEtherType, sourceMacHigh, sourceMacLow } from "../wire/ethernet.ts";
 import { fillIcmp6Checksum, ICMP6_PROTOCOL } from "../wire/icmpv6.ts";
 import {
   copyIpv6Address,
@@ -104,12 +93,7 @@ export function createNdp(
     } else {
       copyIpv6Address(view, ipAt + IPV6_SOURCE_AT, replyAt + IPV6_DESTINATION_AT);
       const ethernet = ipAt - link;
-      output.setLink(
-        replyAt,
-        ingress,
-        sourceMacHigh(view, ethernet),
-        sourceMacLow(view, ethernet),
-      );
+      output.setLink(replyAt, ingress, sourceMacHigh(view, ethernet), sourceMacLow(view, ethernet));
       finish(replyAt, ADVERTISEMENT_OVERRIDE | ADVERTISEMENT_SOLICITED, ingress);
     }
     output.sendSpare(replyAt, IPV6_HEADER_BYTES + ADVERTISEMENT_BYTES, ingress, rxWord);

@@ -1,8 +1,4 @@
-import {
-  D_VNET,
-  VNET_F_NEEDS_CSUM,
-  VNET_GSO_TCPV6,
-} from "../device/device.ts";
+import { D_VNET, VNET_F_NEEDS_CSUM, VNET_GSO_TCPV6 } from "../device/device.ts";
 import { PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP } from "../flow/flow-record.ts";
 import { A_FLAGS, A_IS_BACKEND, A_IS_HOST, A_IS_SNAT, A_IS_VIP } from "../service/bank.ts";
 import {

@@ -104,12 +104,7 @@ export function writeIcmp6ErrorHeader(
  * @param result - WALK_WORDS words
  * @returns ICMP6_OK or ICMP6_MALFORMED
  */
-export function checkQuote6(
-  view: DataView,
-  at: number,
-  bytes: number,
-  result: Int32Array,
-): number {
+export function checkQuote6(view: DataView, at: number, bytes: number, result: Int32Array): number {
   if (bytes < IPV6_HEADER_BYTES || view.getUint8(at) >>> 4 !== 6) return ICMP6_MALFORMED;
   if (walkExtensions(view, at, at + bytes, result) !== WALK_OK) return ICMP6_MALFORMED;
   const isCut = result[WALK_L4_AT]! + 8 > at + bytes;
