@@ -1,6 +1,6 @@
 import { flowsUsed } from "../../src/state/shards.ts";
 import { addressOf } from "../support/frames.ts";
-import { frameOf, type Seen6, see6 } from "../support/frames6.ts";
+import { frameOf, type Seen6, see6 } from "../support/packets6.ts";
 import {
   backendMac,
   CLIENT_MAC,

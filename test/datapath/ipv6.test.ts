@@ -18,7 +18,7 @@ import {
   tcp6,
   text6,
   udp6,
-} from "../support/frames6.ts";
+} from "../support/packets6.ts";
 import { CLIENT_MAC, GATEWAY_MACS } from "../support/memory-gateway.ts";
 import { BACKEND, Bench6, CLIENT, SNAT, VIP, yaml6 } from "./ipv6-bench.ts";
 
