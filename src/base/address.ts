@@ -25,6 +25,12 @@ export interface Cidr {
   readonly prefixLength: number;
 }
 
+/** The same for IPv6: 0..128 bits. */
+export interface Cidr6 {
+  readonly words: Words6;
+  readonly prefixLength: number;
+}
+
 const PART = /^(?:0|[1-9]\d{0,2})$/;
 
 /**
@@ -104,6 +110,16 @@ export function compareAddresses(a: Address, b: Address): number {
     if (difference !== 0) return difference;
   }
   return 0;
+}
+
+/** Read a prefix of either family, or an address as one of all its bits; null: it is neither. */
+export function parsePrefix(text: string): Cidr | Cidr6 | null {
+  if (!text.includes(":")) return parseCidr(text);
+  const [address = "", length = "128", more] = text.split("/");
+  const words = parseIpv6(address);
+  const isLength = PART.test(length) && Number(length) <= 128;
+  if (words === null || more !== undefined || !isLength) return null;
+  return { words, prefixLength: Number(length) };
 }
 
 /** `ADDRESS:PORT`. */

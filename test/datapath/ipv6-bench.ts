@@ -1,6 +1,5 @@
 import { flowsUsed } from "../../src/state/shards.ts";
 import { addressOf } from "../support/frames.ts";
-import { frameOf, type Seen6, see6 } from "../support/packets6.ts";
 import {
   backendMac,
   CLIENT_MAC,
@@ -9,6 +8,7 @@ import {
   type MemoryGateway,
   type MemoryGatewayOptions,
 } from "../support/memory-gateway.ts";
+import { frameOf, type Seen6, see6 } from "../support/packets6.ts";
 
 export const CLIENT = "2001:db8:1::2";
 export const VIP = "2001:db8:ff::10";

@@ -1,13 +1,17 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
+import { parsePrefix } from "../../src/base/address.ts";
 import { C_ORIGINATED } from "../../src/datapath/counters.ts";
 import { VNET_F_NEEDS_CSUM, VNET_GSO_TCPV4, VNET_GSO_TCPV6 } from "../../src/device/device.ts";
+import { X_BACKEND, X_CLIENT, X_REPLY, X_VIP } from "../../src/flow/flow-record.ts";
+import { addressIn, listFlows } from "../../src/flow/read-flows.ts";
 import { ADMIN_DISABLED, B_ADMIN, BACKEND_WORDS } from "../../src/service/backend-slots.ts";
 import { applyExistingRules } from "../../src/service/effective.ts";
 import { H_ANNOUNCE_REQUESTED, H_SWEEP_REQUESTED } from "../../src/state/layout.ts";
 import { takeOverFlows } from "../../src/state/take-over.ts";
 import { ACK, addressOf, arpRequest, RST, SYN } from "../support/frames.ts";
+import { CLIENT_MAC, GATEWAY_MACS } from "../support/memory-gateway.ts";
 import {
   bytes6,
   frameOf,
@@ -19,7 +23,6 @@ import {
   text6,
   udp6,
 } from "../support/packets6.ts";
-import { CLIENT_MAC, GATEWAY_MACS } from "../support/memory-gateway.ts";
 import { BACKEND, Bench6, CLIENT, SNAT, VIP, yaml6 } from "./ipv6-bench.ts";
 
 // Goal: IPv6 through the data plane on frames in memory: what is forwarded has right addresses, ports
@@ -544,6 +547,21 @@ test("the next process goes on with IPv6 flows; a damaged word of theirs ends on
   views.i32[row3 + 5]! ^= 1 << 7;
   const counts = takeOverFlows(views);
   assert.deepEqual([counts.flowsKept, counts.flowsDropped], [19, 1]);
+});
+
+test("flows are listed with IPv6 addresses, and by an IPv6 prefix of clients", () => {
+  const bench = new Bench6({ yaml: yaml6({ mode: "full-nat" }) });
+  const { sourcePort } = connect(bench);
+  const under = (text: string) => listFlows(bench.gateway.views, { client: parsePrefix(text)! }, 9);
+  const [flow] = under("2001:db8:1::/64").flows;
+  assert.deepEqual(
+    [X_CLIENT, X_VIP, X_BACKEND, X_REPLY].map((which) => addressIn(flow!, which).text),
+    [CLIENT, VIP, BACKEND, SNAT],
+  );
+  assert.equal(flow!.replyPort, sourcePort);
+  assert.equal(under(CLIENT).total, 1);
+  assert.equal(under("2001:db8:1:1::/64").total, 0);
+  assert.equal(under("0.0.0.0/0").total, 0);
 });
 
 test("IPv6 to a gateway that has no IPv6 address is the kernel's", () => {
