@@ -81,6 +81,7 @@ import { createSamples } from "./samples.ts";
 import { createTokenBucket } from "./token-bucket.ts";
 import { createTranslator } from "./translate.ts";
 import { createTranslator6 } from "./translate6.ts";
+import { createUdpFlows } from "./udp.ts";
 import {
   CONSUMED,
   DROP_TOO_BIG,
@@ -157,7 +158,8 @@ export function createDatapath(options: DatapathOptions): Datapath {
   const fragmenter = createFragmenter(context, output, reply);
   const translator = createTranslator(context, output, reply, fragmenter);
   const admission = createAdmission(context, reply, counters);
-  const balancer = createBalancer(context, flows, admission, reply, counters);
+  const udp = createUdpFlows(context);
+  const balancer = createBalancer(context, flows, admission, reply, udp, counters);
   const ndp = createNdp(context, addresses, output, counters);
   const arp = createArp(context, addresses, output, ndp, counters);
   const icmp = createIcmp(context, addresses, owners, handover, hops, output, counters);
@@ -186,6 +188,7 @@ export function createDatapath(options: DatapathOptions): Datapath {
     flows,
     balancer,
     translator,
+    udp,
     output,
     partial,
     icmp6,
@@ -194,7 +197,7 @@ export function createDatapath(options: DatapathOptions): Datapath {
     counters,
   );
   const fastLane = createFastLane(context, output, partial);
-  const expiry = createExpiry(context, flows, output, counters);
+  const expiry = createExpiry(context, flows, udp, output, counters);
   const samples = createSamples(context);
 
   function takePublished(): void {

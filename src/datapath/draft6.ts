@@ -47,6 +47,8 @@ export interface Draft6 {
     ports: number,
     protocol: number,
   ): boolean;
+  /** Whether client and VIP of a flow that was found by folds are those of the packet at hand. */
+  isOf(row: number): boolean;
 }
 
 export function createDraft6(context: Context): Draft6 {
@@ -146,5 +148,14 @@ export function createDraft6(context: Context): Draft6 {
     return snatPorts.result[1]!;
   }
 
-  return { fill };
+  function isOf(row: number): boolean {
+    const extension = table.extensionWord(row);
+    for (let word = 0; word < 4; word++) {
+      if (i32[extension + X_CLIENT + word] !== registers[R_SOURCE6 + word]) return false;
+      if (i32[extension + X_VIP + word] !== registers[R_DESTINATION6 + word]) return false;
+    }
+    return true;
+  }
+
+  return { fill, isOf };
 }

@@ -219,6 +219,7 @@ export function createProcessor6(
       registers[R_DESTINATION_FOLD]!,
       ports,
       service,
+      0,
     );
     registers[R_IS_IPV6] = 0;
     if (verdict !== OPENED) return verdict;

@@ -13,13 +13,13 @@ import {
   F_VIP_ADDR,
   FLAG_ACTIVE,
   FLAG_ADOPTED,
+  FLAG_BY_BACKEND,
   FLAG_FIN_ORIGINAL,
   FLAG_FIN_REPLY,
   FLAG_REPLIED,
   hasExtension,
   KEY_ORIGINAL_IPV6,
   KEY_REPLY_IPV6,
-  KEY_SLOW,
   MODE_FULL_NAT,
   MODE_NAT,
   PROTOCOL_TCP,
@@ -45,7 +45,8 @@ import {
  */
 
 /** Every flag that a record of this layout can have. */
-const FLAGS_KNOWN = FLAG_REPLIED | FLAG_FIN_ORIGINAL | FLAG_FIN_REPLY | FLAG_ACTIVE | FLAG_ADOPTED;
+const FLAGS_KNOWN =
+  FLAG_REPLIED | FLAG_FIN_ORIGINAL | FLAG_FIN_REPLY | FLAG_ACTIVE | FLAG_ADOPTED | FLAG_BY_BACKEND;
 
 /**
  * A record without IPv6 addresses.
@@ -115,8 +116,6 @@ function extensionIsSound(i32: Int32Array, at: number, extensionAt: number): boo
 
 function stateIsSound(word: number): boolean {
   const state = word & 0xff;
-  // No record of this layout is kept from the fast lane for another reason than its addresses.
-  if (((word >>> 8) & KEY_SLOW) !== 0) return false;
   const protocol = protocolOf(word);
   if (((word >>> 24) & ~(FLAGS_KNOWN >>> 24)) !== 0) return false;
   if (protocol === PROTOCOL_TCP) return state >= STATE_SYN_SENT && state <= STATE_CLOSE;

@@ -138,6 +138,7 @@ export function createMemoryGateway(options: MemoryGatewayOptions): MemoryGatewa
   views.i32[H_OWNER_PORT_MASK] = OWNER_PORT_COUNTS;
   let bank = 0;
   let hopTable = 0;
+  let lastHops: ReadonlyMap<number, Hop> = new Map();
 
   function publish(): void {
     bank++;
@@ -156,6 +157,9 @@ export function createMemoryGateway(options: MemoryGatewayOptions): MemoryGatewa
         });
       }
     }
+    // Those that are gone from the configuration and have flows keep their hops.
+    for (const [slot, hop] of lastHops) if (!hops.has(slot)) hops.set(slot, hop);
+    lastHops = hops;
     publishHops({
       backends: link === 0 ? new Map() : hops,
       neighbours: [],

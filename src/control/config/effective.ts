@@ -101,6 +101,11 @@ function effectiveService(service: ServiceDefinition): Record<string, unknown> {
       tcp: formatDurations({ ...service.timeouts.tcp }),
       udp: formatDurations({ ...service.timeouts.udp }),
     },
+    udp: {
+      perPacket: service.udp.perPacket,
+      maxAge: service.udp.maxAgeMs === null ? "off" : formatDuration(service.udp.maxAgeMs),
+    },
+    quic: service.quic === null ? "off" : { ...service.quic },
     outOfState: service.outOfState,
     onIdle: service.onIdle,
     existingFlows: { ...rules, deadline: formatDuration(deadlineMs) },
@@ -108,7 +113,11 @@ function effectiveService(service: ServiceDefinition): Record<string, unknown> {
     ping: service.ping,
     access: effectiveAccess(service.access),
     health: service.health === null ? "none" : effectiveHealth(service.health),
-    backends: service.backends.map((it) => ({ ...effectiveTarget(it), weight: it.weight })),
+    backends: service.backends.map((it) => ({
+      ...effectiveTarget(it),
+      weight: it.weight,
+      ...(it.serverId === null ? {} : { serverId: it.serverId }),
+    })),
   };
 }
 

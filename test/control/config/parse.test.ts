@@ -69,6 +69,8 @@ test("defaults are those of the design", () => {
         },
         udp: { oneWay: 120_000, replied: 300_000 },
       },
+      udp: { perPacket: false, maxAgeMs: null },
+      quic: null,
       outOfState: "adopt",
       onIdle: "reset",
       existingFlows: {
@@ -89,7 +91,7 @@ test("defaults are those of the design", () => {
         rules: null,
       },
       health: null,
-      backends: [{ address: addressOf4(0x0a14000b), port: 8080, weight: 1 }],
+      backends: [{ address: addressOf4(0x0a14000b), port: 8080, weight: 1, serverId: null }],
     },
   ]);
 });
