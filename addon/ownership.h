@@ -3,13 +3,16 @@
 //   TCX ingress  the kernel's copy of an owned packet is dropped; AF_PACKET has seen it before
 //   XDP          an owned packet goes to the AF_XDP socket of its queue; all else to the kernel
 //
-// Both read the same three maps:
+// Both read the same maps:
 //
 //   front      array by the low half of an address: its high half, its flags, and whether there are
 //              more with that low half. The kernel makes a look-up in an array part of the program,
 //              where one in a hash is a call: 20 ns less for each frame, also one that is not ours
 //   addresses  hash: address -> flags (kVip, kWhole, kHost, kBackend), where there are more
+//   prefixes   longest prefix: the flags of VIPs that are prefixes, for addresses that are in no
+//              other map; the front says "more" of every low half that an IPv4 prefix has
 //   ports      longest prefix of {address, protocol, kind, port}: one entry is a block of ports
+//   addresses6, ports6  the same of IPv6
 //
 // XDP looks the destination up straight in the packet first: a client's packet to a VIP costs one
 // look-up of a hash. Ports, options and ICMP come after, through the stack, and are the same
@@ -22,83 +25,14 @@
 #include <vector>
 
 #include "bpf.h"
+#include "ownership6.h"
+#include "ownership_keys.h"
 
 namespace headgate::bpf {
 
-// Flags of an address: src/host/guard-entries.ts has the same numbers.
-constexpr int kVip = 1;      // a VIP that is also the host's address
-constexpr int kWhole = 2;    // every packet to it is owned
-constexpr int kHost = 4;     // an address of the host
-constexpr int kBackend = 8;  // an address of a nat backend
-
-// An entry of the front: high half of the address << 16 | flags << 8 | these.
-constexpr uint32_t kFrontUsed = 1;
-constexpr uint32_t kFrontMore = 2;
-constexpr uint32_t kFrontEntries = 1 << 16;
-
-// Kinds of port entries: src/host/guard-entries.ts has the same numbers.
-constexpr int kPortsOfVip = 0;
-constexpr int kPortsOfBackend = 1;
-
-// Queues of one interface that the socket map has room for: its index is ordinal * this + queue.
-constexpr uint32_t kQueuesMax = 64;
-
-// Key of the port map (struct bpf_lpm_trie_key: length in bits, then the data, longest first).
-struct PortKey {
-  uint32_t bits;
-  uint32_t address;  // network order
-  uint8_t protocol;
-  uint8_t kind;
-  uint16_t port;  // network order
-};
-static_assert(sizeof(PortKey) == 12, "the key has no padding: the kernel compares bytes");
-constexpr uint32_t kFixedBits = 48;  // address, protocol and kind always count
-
-constexpr int kContext = R6;   // struct __sk_buff or xdp_md
-constexpr int kAt = R7;        // offset in the frame of the header that is looked at next
-constexpr int kFrame = R7;     // XDP, before kAt: the packet's first byte
-constexpr int kFlags = R8;     // flags of the destination (quoted: of the source)
-constexpr int kProtocol = R9;  // IP protocol
-
-// The stack frame, relative to r10.
-constexpr int kHeader = -24;  // an IPv4 header without options, 20 bytes
-constexpr int kVersionIhl = kHeader + 0;
-constexpr int kFragment = kHeader + 6;
-constexpr int kIpProtocol = kHeader + 9;
-constexpr int kSource = kHeader + 12;
-constexpr int kDestination = kHeader + 16;
-constexpr int kL4 = -32;  // source and destination port, or type and code of ICMP; 4 bytes
-constexpr int kKey = -48;  // struct PortKey
-constexpr int kFrontIndex = -52;
-constexpr int kHostOrder = -56;  // the address that is looked up
-
-// Where a field of the key lies on the stack.
-constexpr int KeyAt(size_t field) { return kKey + static_cast<int>(field); }
-
-constexpr int kEthernetBytes = 14;
-constexpr int kArpBytes = 28;
-constexpr int kIpv4Bytes = 20;
-constexpr int kIcmpBytes = 8;
-
-// Numbers of include/uapi/linux/bpf.h, if_packet.h, if_ether.h, in.h and icmp.h.
-constexpr int kLookup = 1;      // BPF_FUNC_map_lookup_elem
-constexpr int kSkbLoadBytes = 26;  // BPF_FUNC_skb_load_bytes
-constexpr int kRedirectMap = 51;    // BPF_FUNC_redirect_map
-constexpr int kXdpLoadBytes = 189;  // BPF_FUNC_xdp_load_bytes, Linux 5.18
-constexpr int kTcxNext = -1, kTcxDrop = 2;
-constexpr int kPacketBroadcast = 1, kPacketMulticast = 2;
-constexpr int kIcmp = 1, kTcp = 6, kUdp = 17;
-constexpr int kEchoRequest = 8;
-// Unreachable, source quench, redirect, time exceeded, parameter problem: they quote a packet.
-constexpr int kErrorTypes[] = {3, 4, 5, 11, 12};
-
-constexpr int Network16(int value) { return ((value & 0xff) << 8) | (value >> 8); }
-static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "Network16 swaps: x86-64 and arm64");
-
 class OwnershipProgram {
  public:
-  OwnershipProgram(int front, int addresses, int ports)
-      : front_(front), addresses_(addresses), ports_(ports) {}
+  explicit OwnershipProgram(const OwnershipMaps& maps) : maps_(maps) {}
 
   // For TCX: drops what is owned.
   std::vector<bpf_insn> BuildTcx() {
@@ -106,6 +40,7 @@ class OwnershipProgram {
     MakeLabels();
     StartTcx();
     BuildSlow();
+    BuildIpv6(false);
     code_.Bind(other_);
     code_.MoveValue(R0, kTcxNext);
     code_.Exit();
@@ -122,6 +57,7 @@ class OwnershipProgram {
     MakeLabels();
     StartXdp();
     BuildSlow();
+    BuildIpv6(true);
     code_.Bind(owned_);
     code_.Load(BPF_W, R2, kContext, offsetof(xdp_md, rx_queue_index));
     code_.JumpIf(BPF_JGE, R2, static_cast<int32_t>(kQueuesMax), other_);
@@ -142,6 +78,12 @@ class OwnershipProgram {
     owned_ = code_.NewLabel();
     ports_known_ = code_.NewLabel();
     icmp_ = code_.NewLabel();
+    ipv6_ = code_.NewLabel();
+  }
+
+  void BuildIpv6(bool sees_groups) {
+    code_.Bind(ipv6_);
+    Ownership6(&code_, maps_, other_, owned_, load_bytes_).Build(sees_groups);
   }
 
   void StartTcx() {
@@ -150,11 +92,12 @@ class OwnershipProgram {
     code_.Load(BPF_W, R0, kContext, offsetof(__sk_buff, pkt_type));
     code_.JumpIf(BPF_JEQ, R0, kPacketBroadcast, other_);
     code_.JumpIf(BPF_JEQ, R0, kPacketMulticast, other_);
-    code_.Load(BPF_W, R0, kContext, offsetof(__sk_buff, protocol));
-    code_.JumpIf(BPF_JNE, R0, Network16(0x0800), other_);
     // A tagged frame belongs to a VLAN interface; the kernel has taken the tag off already.
     code_.Load(BPF_W, R0, kContext, offsetof(__sk_buff, vlan_present));
     code_.JumpIf(BPF_JNE, R0, 0, other_);
+    code_.Load(BPF_W, R0, kContext, offsetof(__sk_buff, protocol));
+    code_.JumpIf(BPF_JEQ, R0, Network16(0x86dd), ipv6_);
+    code_.JumpIf(BPF_JNE, R0, Network16(0x0800), other_);
   }
 
   // Destination first, read where it lies; then ports or ICMP, as long as there are no options.
@@ -168,6 +111,7 @@ class OwnershipProgram {
     RequireFrame(kEthernetBytes + kIpv4Bytes);
     code_.Load(BPF_H, R0, kFrame, 12);
     code_.JumpIf(BPF_JEQ, R0, Network16(0x0800), ip);
+    code_.JumpIf(BPF_JEQ, R0, Network16(0x86dd), ipv6_);
     code_.JumpIf(BPF_JEQ, R0, Network16(0x0806), arp);
     code_.Jump(other_);
     code_.Bind(arp);
@@ -229,13 +173,14 @@ class OwnershipProgram {
     Assembler::Label used = code_.NewLabel();
     Assembler::Label differs = code_.NewLabel();
     Assembler::Label more = code_.NewLabel();
+    Assembler::Label found = code_.NewLabel();
     Assembler::Label done = code_.NewLabel();
     code_.Load(BPF_W, R1, base, offset);
     code_.FromNetwork(R1, 32);
     code_.Store(BPF_W, R10, kHostOrder, R1);
     code_.Calculate(BPF_AND, R1, kFrontEntries - 1);
     code_.Store(BPF_W, R10, kFrontIndex, R1);
-    LookUp(front_, kFrontIndex);
+    LookUp(maps_.front, kFrontIndex);
     code_.JumpIf(BPF_JEQ, R0, 0, other_);
     code_.Load(BPF_W, kFlags, R0, 0);
     code_.Load(BPF_W, R1, R10, kHostOrder);
@@ -250,17 +195,31 @@ class OwnershipProgram {
     code_.Jump(done);
     code_.Bind(more);
     code_.MoveValue(kFlags, 0);
-    code_.LoadMap(R1, addresses_);
+    code_.LoadMap(R1, maps_.addresses);
     code_.Move(R2, base);
     code_.Calculate(BPF_ADD, R2, offset);
     code_.Call(kLookup);
+    code_.JumpIf(BPF_JNE, R0, 0, found);
+    LookUpPrefix4(base, offset);
     code_.JumpIf(BPF_JEQ, R0, 0, done);
+    code_.Bind(found);
     code_.Load(BPF_W, kFlags, R0, 0);
     code_.Jump(done);
     code_.Bind(used);
     code_.Calculate(BPF_RSH, kFlags, 8);
     code_.Calculate(BPF_AND, kFlags, 0xff);
     code_.Bind(done);
+  }
+
+  // r0 = pointer to the flags of the longest prefix that has the address at base + offset, or 0.
+  void LookUpPrefix4(int base, int offset) {
+    code_.StoreValue(BPF_W, R10, kPrefixKey, 128);
+    code_.StoreValue(BPF_W, R10, kPrefixKey + 4, 0);
+    code_.StoreValue(BPF_W, R10, kPrefixKey + 8, 0);
+    code_.StoreValue(BPF_W, R10, kPrefixKey + 12, static_cast<int32_t>(0xffff0000));
+    code_.Load(BPF_W, R0, base, offset);
+    code_.Store(BPF_W, R10, kPrefixKey + 16, R0);
+    LookUp(maps_.prefixes, kPrefixKey);
   }
 
   // Everything from the IP header on, by copies on the stack.
@@ -377,7 +336,7 @@ class OwnershipProgram {
     code_.StoreValue(BPF_B, R10, KeyAt(offsetof(PortKey, kind)), kind);
     code_.Load(BPF_H, R0, R10, port);
     code_.Store(BPF_H, R10, KeyAt(offsetof(PortKey, port)), R0);
-    LookUp(ports_, kKey);
+    LookUp(maps_.ports, kKey);
     code_.JumpIf(BPF_JNE, R0, 0, owned_);
   }
 
@@ -395,10 +354,9 @@ class OwnershipProgram {
   Assembler::Label owned_ = 0;
   Assembler::Label ports_known_ = 0;
   Assembler::Label icmp_ = 0;
+  Assembler::Label ipv6_ = 0;
   int load_bytes_ = 0;
-  const int front_;
-  const int addresses_;
-  const int ports_;
+  const OwnershipMaps maps_;
 };
 
 }  // namespace headgate::bpf

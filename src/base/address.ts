@@ -85,6 +85,27 @@ export function prefixMask6(prefixLength: number): Words6 {
   return [word(0), word(1), word(2), word(3)];
 }
 
+/** Bits of an address: 32 or 128. */
+export function addressBits({ family }: Address): 32 | 128 {
+  return family === 4 ? 32 : 128;
+}
+
+/** Whether an address is of a prefix's family and has its first `prefixLength` bits. */
+export function isInPrefix(address: Address, prefix: Address, prefixLength: number): boolean {
+  if (address.family !== prefix.family) return false;
+  const mask = prefixMask6(prefixLength + 128 - addressBits(prefix));
+  return mask.every((bits, word) => ((address.words[word]! ^ prefix.words[word]!) & bits) === 0);
+}
+
+/** For sorting: IPv4 before global IPv6, each in numeric order. */
+export function compareAddresses(a: Address, b: Address): number {
+  for (let word = 0; word < 4; word++) {
+    const difference = (a.words[word]! >>> 0) - (b.words[word]! >>> 0);
+    if (difference !== 0) return difference;
+  }
+  return 0;
+}
+
 /** `ADDRESS:PORT`. */
 export function formatEndpoint(address: number, port: number): string {
   return `${formatIpv4(address)}:${port}`;

@@ -94,19 +94,9 @@ export async function createHostParts(options: HostOptions): Promise<HostParts> 
       last = { definition, ownership, text };
       return;
     }
-    options.steering?.update(
-      ownership.vips.map(({ address }) => address),
-      ownership.snat,
-    );
-    await guard?.update({
-      ...ownership,
-      hosts: hosts.filter(({ family }) => family === 4).map(({ value }) => value),
-    });
-    await tunRoutes?.update({
-      vips: [...new Set(ownership.vips.map(({ address }) => address))],
-      snat: ownership.snat,
-      backends: ownership.backends,
-    });
+    options.steering?.update(ownership.vips, ownership.snat);
+    await guard?.update({ ...ownership, hosts });
+    await tunRoutes?.update(ownership);
     last = { definition, ownership, text };
   }
 

@@ -1,3 +1,4 @@
+import { type Address, addressOf4, isInPrefix } from "../base/address.ts";
 import {
   F_BACKEND_ADDR,
   F_BACKEND_REPLY_PORTS,
@@ -22,24 +23,29 @@ import { flowRows } from "../state/shards.ts";
  * on after their service, VIP, backend or SNAT address left the configuration.
  */
 export interface Ownership {
-  /** VIPs: packets to address, protocol and ports `low..high`, both included. */
+  /** VIPs: packets to address (or prefix), protocol and ports `low..high`, both included. */
   readonly vips: readonly {
-    readonly address: number;
+    readonly address: Address;
+    /** Of a VIP that is a prefix; left out: the address alone. */
+    readonly prefixLength?: number | undefined;
     readonly protocol: number;
     readonly low: number;
     readonly high: number;
   }[];
   /** `nat` backends: packets from address, protocol and port; port 0 is any. */
-  readonly backends: readonly {
-    readonly address: number;
-    readonly protocol: number;
-    readonly port: number;
-  }[];
-  readonly snat: readonly number[];
+  readonly backends: readonly Endpoint[];
+  readonly snat: readonly Address[];
 }
 
-/** What the flows of a region need owned; one number an endpoint, see {@link endpointKey}. */
+interface Endpoint {
+  readonly address: Address;
+  readonly protocol: number;
+  readonly port: number;
+}
+
+/** What the flows of a region need owned. */
 export interface FlowEndpoints {
+  /** IPv4: one number an endpoint, see {@link endpointKey}. */
   readonly vips: ReadonlySet<number>;
   readonly backends: ReadonlySet<number>;
   readonly snat: ReadonlySet<number>;
@@ -56,10 +62,10 @@ function endpointKey(address: number, protocol: number, port: number): number {
   return (address >>> 0) * 0x20000 + (protocol === PROTOCOL_UDP ? 0x10000 : 0) + port;
 }
 
-function endpointOf(key: number): { address: number; protocol: number; port: number } {
+function endpointOf(key: number): Endpoint {
   const low = key % 0x20000;
   return {
-    address: Math.floor(key / 0x20000) | 0,
+    address: addressOf4(Math.floor(key / 0x20000)),
     protocol: (low & 0x10000) !== 0 ? PROTOCOL_UDP : PROTOCOL_TCP,
     port: low & 0xffff,
   };
@@ -103,38 +109,27 @@ export function ownershipOf(
   flows: FlowEndpoints,
 ): Ownership {
   const vips = new Map<string, Ownership["vips"][number]>();
-  const backends = new Set<number>();
-  const snat = new Set<number>(flows.snat);
+  const backends = new Map<string, Endpoint>();
+  const snat = new Map<string, Address>();
+  const addBackend = (one: Endpoint): void => {
+    backends.set(textOf(one), one);
+  };
+  for (const address of [...flows.snat].map(addressOf4)) snat.set(address.text, address);
   for (const definition of definitions) {
-    for (const { value } of definition.snat.addresses) snat.add(value);
+    for (const address of definition.snat.addresses) snat.set(address.text, address);
     for (const service of definition.services) {
-      for (const vip of vipsOf(service)) vips.set(Object.values(vip).join("/"), vip);
-      for (const key of natBackendsOf(service)) backends.add(key);
+      for (const vip of vipsOf(service)) vips.set(vipText(vip), vip);
+      natBackendsOf(service).forEach(addBackend);
     }
   }
-  const ranges = [...vips.values()];
-  const byAddress = new Map<number, Ownership["vips"][number][]>();
-  for (const range of ranges) {
-    const known = byAddress.get(range.address);
-    if (known === undefined) byAddress.set(range.address, [range]);
-    else known.push(range);
+  const covers = coverage([...vips.values()]);
+  const extraVips = [...flows.vips].map(endpointOf).filter((one) => !covers(one));
+  for (const one of [...flows.backends].map(endpointOf)) {
+    if (!backends.has(textOf({ ...one, port: 0 }))) addBackend(one);
   }
-  const extraVips = [...flows.vips]
-    .map(endpointOf)
-    .filter(
-      ({ address, protocol, port }) =>
-        !byAddress
-          .get(address)
-          ?.some((range) => range.protocol === protocol && range.low <= port && port <= range.high),
-    );
-  const isOwned = (key: number): boolean => {
-    const { address, protocol } = endpointOf(key);
-    return backends.has(key) || backends.has(endpointKey(address, protocol, 0));
-  };
-  const extraBackends = [...flows.backends].filter((key) => !isOwned(key));
   return {
     vips: [
-      ...ranges,
+      ...vips.values(),
       ...extraVips.map(({ address, protocol, port }) => ({
         address,
         protocol,
@@ -142,8 +137,45 @@ export function ownershipOf(
         high: port,
       })),
     ],
-    backends: [...backends, ...extraBackends].map(endpointOf),
-    snat: [...snat],
+    backends: [...backends.values()],
+    snat: [...snat.values()],
+  };
+}
+
+function textOf({ address, protocol, port }: Endpoint): string {
+  return `${address.text}/${protocol}/${port}`;
+}
+
+function vipText({
+  address,
+  prefixLength,
+  protocol,
+  low,
+  high,
+}: Ownership["vips"][number]): string {
+  return `${address.text}/${prefixLength ?? ""}/${protocol}/${low}/${high}`;
+}
+
+/** Whether a VIP has an endpoint: by address, and then by the few that are prefixes. */
+function coverage(vips: Ownership["vips"]): (one: Endpoint) => boolean {
+  const byAddress = new Map<string, Ownership["vips"][number][]>();
+  const prefixes: Ownership["vips"][number][] = [];
+  for (const vip of vips) {
+    if (vip.prefixLength !== undefined) {
+      prefixes.push(vip);
+      continue;
+    }
+    const known = byAddress.get(vip.address.text);
+    if (known === undefined) byAddress.set(vip.address.text, [vip]);
+    else known.push(vip);
+  }
+  return ({ address, protocol, port }) => {
+    const has = (vip: Ownership["vips"][number]): boolean =>
+      vip.protocol === protocol && vip.low <= port && port <= vip.high;
+    return (
+      byAddress.get(address.text)?.some(has) === true ||
+      prefixes.some((vip) => has(vip) && isInPrefix(address, vip.address, vip.prefixLength!))
+    );
   };
 }
 
@@ -152,10 +184,10 @@ function protocolNumber(name: "tcp" | "udp"): number {
 }
 
 function vipsOf(service: ServiceDefinition): Ownership["vips"][number][] {
-  return service.vips.flatMap(({ value }) =>
+  return service.vips.flatMap((vip) =>
     service.protocols.flatMap((protocol) =>
       service.ports.map(({ low, high }) => ({
-        address: value,
+        address: vip,
         protocol: protocolNumber(protocol),
         low,
         high,
@@ -165,17 +197,17 @@ function vipsOf(service: ServiceDefinition): Ownership["vips"][number][] {
 }
 
 /**
- * Keys of the backends whose packets to anywhere are replies. A backend without a port of its own
- * has the service's ports: each one, or any where they are more than a few.
+ * The backends whose packets to anywhere are replies. A backend without a port of its own has the
+ * service's ports: each one, or any where they are more than a few.
  */
-function natBackendsOf(service: ServiceDefinition): number[] {
+function natBackendsOf(service: ServiceDefinition): Endpoint[] {
   if (service.mode !== "nat") return [];
   const servers = [...service.backends];
   if (service.noBackend.sorry !== null) servers.push({ ...service.noBackend.sorry, weight: 1 });
   return servers.flatMap(({ address, port }) =>
     service.protocols.flatMap((name) => {
       const ports = port !== 0 ? [port] : singlePorts(service);
-      return ports.map((each) => endpointKey(address.value, protocolNumber(name), each));
+      return ports.map((each) => ({ address, protocol: protocolNumber(name), port: each }));
     }),
   );
 }

@@ -1,6 +1,5 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { formatEndpoint, formatIpv4 } from "../../src/base/address.ts";
 import { flowEndpoints, NO_FLOW_ENDPOINTS, ownershipOf } from "../../src/control/ownership.ts";
 import { F_VERSION, PROTOCOL_UDP } from "../../src/flow/flow-record.ts";
 import type { GatewayDefinition } from "../../src/service/definition.ts";
@@ -12,9 +11,9 @@ import { addFlow, memoryRegion } from "./region.ts";
 function text(definitions: GatewayDefinition[], flows = NO_FLOW_ENDPOINTS) {
   const { vips, backends, snat } = ownershipOf(definitions, flows);
   return {
-    vips: vips.map((vip) => `${vip.protocol} ${formatIpv4(vip.address)} ${vip.low}-${vip.high}`),
-    backends: backends.map((one) => `${one.protocol} ${formatEndpoint(one.address, one.port)}`),
-    snat: snat.map(formatIpv4),
+    vips: vips.map((vip) => `${vip.protocol} ${vip.address.text} ${vip.low}-${vip.high}`),
+    backends: backends.map((one) => `${one.protocol} ${one.address.text}:${one.port}`),
+    snat: snat.map((one) => one.text),
   };
 }
 

@@ -16,7 +16,7 @@ import { createWake } from "../../src/device/wake.ts";
 import { ownerOfClient, ownerOfSnatPort } from "../../src/flow/owner.ts";
 import { createSteering, type Steering } from "../../src/host/steering.ts";
 import {
-  addressNumber,
+  addressOf,
   arpPacket,
   ethernetFrame,
   icmpEcho,
@@ -100,7 +100,7 @@ function insideTests(): void {
 
   function steeringOf(workers: number, portMask: number): Steering {
     const steering = keep(createSteering({ key: [...KEY], portMask, workers }));
-    steering.update([addressNumber(VIP)], [addressNumber(SNAT)]);
+    steering.update([{ address: addressOf(VIP) }], [addressOf(SNAT)]);
     return steering;
   }
 

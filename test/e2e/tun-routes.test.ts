@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import path from "node:path";
 import { describe, type TestContext, test } from "node:test";
 import { fileURLToPath } from "node:url";
+import { addressOf4 } from "../../src/base/address.ts";
 import type { TunRouteEntries } from "../../src/host/tun-routes.ts";
 import {
   BACKEND,
@@ -18,7 +19,7 @@ import {
   VIP,
   type Wire,
 } from "../host/netns.ts";
-import { ACK, addressNumber, ethernetFrame, SYN, tcpPacket } from "../support/frames.ts";
+import { ACK, addressOf, ethernetFrame, SYN, tcpPacket } from "../support/frames.ts";
 import { waitFor } from "../support/wait.ts";
 
 /**
@@ -33,11 +34,11 @@ const HOLDER = path.join(FOLDER, "tun-holder.js");
 const CLEANUP = path.join(FOLDER, "cleanup-main.js");
 
 const ENTRIES: TunRouteEntries = {
-  vips: [addressNumber(VIP)],
-  snat: [addressNumber(SNAT)],
+  vips: [{ address: addressOf(VIP) }],
+  snat: [addressOf(SNAT)],
   backends: [
-    { address: addressNumber(BACKEND), protocol: 6, port: 8080 },
-    { address: addressNumber(BACKEND_ANY), protocol: 17, port: 0 },
+    { address: addressOf(BACKEND), protocol: 6, port: 8080 },
+    { address: addressOf(BACKEND_ANY), protocol: 17, port: 0 },
   ],
 };
 
@@ -269,9 +270,9 @@ describe("TUN routes", { skip: SKIP_UNLESS_ROOT }, () => {
     await command(holder, { update: ENTRIES });
     await command(other, {
       update: {
-        vips: [addressNumber("203.0.113.11")],
+        vips: [{ address: addressOf("203.0.113.11") }],
         snat: [],
-        backends: [{ address: addressNumber(BACKEND), protocol: 6, port: 9090 }],
+        backends: [{ address: addressOf(BACKEND), protocol: 6, port: 9090 }],
       },
     });
     const way = (port: number, iif: string): string =>
@@ -290,7 +291,7 @@ describe("TUN routes", { skip: SKIP_UNLESS_ROOT }, () => {
     const tun = await openTun(topology, "hg0");
     const holder = await hold(topology);
     const backends = Array.from({ length: 1000 }, (_, index) => ({
-      address: (addressNumber("10.30.0.0") + index) | 0,
+      address: addressOf4(addressOf("10.30.0.0").value + index),
       protocol: 6,
       port: 8080,
     }));
@@ -349,7 +350,7 @@ describe("TUN routes", { skip: SKIP_UNLESS_ROOT }, () => {
     const topology = gateway(t, 0);
     const tun = await openTun(topology, "hg0");
     const holder = await hold(topology);
-    const vips = [addressNumber(GATEWAY_TO_CLIENT)];
+    const vips = [{ address: addressOf(GATEWAY_TO_CLIENT) }];
     await command(
       holder,
       { update: { ...ENTRIES, vips } },
