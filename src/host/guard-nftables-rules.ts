@@ -133,13 +133,14 @@ function familyRules({ suffix, ip, icmp, errors, laterFragment, quoted }: Family
   const quotes = `${icmp} type ${errors} ${header}`;
   const of = (name: string): string => `@${name}${suffix}`;
   return [
-    `${ip} daddr ${of("whole")} drop`,
+    // A host's address in a prefix is judged by its ports.
+    `${ip} daddr ${of("whole")} ${ip} daddr != ${of("hosts")} drop`,
     `${laterFragment} accept`,
     `${ip} daddr ${of("vips")} ${icmp} type echo-request drop`,
     `meta l4proto { tcp, udp } ${ip} daddr . meta l4proto . th dport ${of("vip_ports")} drop`,
     `meta l4proto { tcp, udp } ${ip} daddr != ${of("hosts")} ` +
       `${ip} saddr . meta l4proto . th sport ${of("backend_ports")} drop`,
-    `${quotes} ${source} ${of("quoted_whole")} drop`,
+    `${quotes} ${source} ${of("quoted_whole")} ${source} != ${of("quoted_hosts")} drop`,
     `${quotes} ${whole} ${source} . ${protocol} . ${sourcePort} ${of("quoted_vip_ports")} drop`,
     `${quotes} ${whole} ${source} != ${of("quoted_hosts")} ` +
       `${destination} . ${protocol} . ${destinationPort} ${of("quoted_backend_ports")} drop`,
