@@ -129,9 +129,11 @@ export async function createTunRoutes(options: TunRouteOptions): Promise<TunRout
    * another process left are part of it: they go in the first update, when the new ones are there,
    * so that no reply meets the time between.
    */
-  const made = new Map<string, string>();
+  const made = new Map<string, Made>();
   for (const family of FAMILIES) {
-    for (const [add, remove] of await leftoverRules(family, table)) made.set(add, remove);
+    for (const [add, remove] of await leftoverRules(family, table)) {
+      made.set(add, { remove, family });
+    }
   }
   let closed = false;
 
@@ -141,24 +143,55 @@ export async function createTunRoutes(options: TunRouteOptions): Promise<TunRout
     if (needsIpv6(entries)) await addIpv6();
     const next = commandsFor(entries, device, table, persistent);
     const fresh = [...next].filter(([add]) => !made.has(add));
-    for (const [add, remove] of fresh) made.set(add, remove);
-    await runAll(fresh.map(([add]) => add));
+    for (const [add, one] of fresh) made.set(add, one);
+    for (const family of FAMILIES) {
+      await runAll(
+        linesOf(fresh, family, (add) => add),
+        family,
+      );
+    }
     const gone = [...made].filter(([add]) => !next.has(add));
     for (const [add] of gone) made.delete(add);
-    await runAll(gone.map(([, remove]) => remove));
+    for (const family of FAMILIES) {
+      await runAll(
+        linesOf(gone, family, (_, { remove }) => remove),
+        family,
+      );
+    }
   }
 
   async function close(): Promise<void> {
     if (closed) return;
     closed = true;
     // The device may be gone, and its routes with it: what is not there need not be removed.
-    await ipBatch(persistent ? [] : [...made.values()]);
+    for (const family of persistent ? [] : FAMILIES) {
+      await ipBatch(
+        linesOf([...made], family, (_, { remove }) => remove),
+        family,
+      );
+    }
     await ipBatch([...base.remove, `address del ${own} dev ${device}`], 4);
     if (hasIpv6) await ipBatch(base.remove, 6);
     made.clear();
   }
 
   return { warnings, update, close };
+}
+
+/** A command of a family that was run: the one that takes it back. */
+interface Made {
+  readonly remove: string;
+  readonly family: 4 | 6;
+}
+
+function linesOf(
+  commands: readonly (readonly [string, Made])[],
+  family: 4 | 6,
+  line: (add: string, made: Made) => string,
+): string[] {
+  return commands
+    .filter(([, made]) => made.family === family)
+    .map(([add, made]) => line(add, made));
 }
 
 /** What each family has, whatever the entries: our table's route, and the jump over the rules. */
@@ -195,26 +228,22 @@ function commandsFor(
   device: string,
   table: number,
   persistent: boolean,
-): ReadonlyMap<string, string> {
-  const commands = new Map<string, string>();
-  for (const prefix of new Set([...entries.vips.map(prefixText), ...entries.snat.map(wholeText)])) {
-    const route = `${prefix} dev ${device}`;
-    commands.set(
-      `route replace ${route} protocol ${ROUTE_PROTOCOL}`,
-      `route del ${route} protocol ${ROUTE_PROTOCOL}`,
-    );
-    if (!persistent) continue;
-    const drop = `blackhole ${prefix} metric ${METRIC_LAST}`;
-    commands.set(
-      `route replace ${drop} protocol ${ROUTE_PROTOCOL}`,
-      `route del ${drop} protocol ${ROUTE_PROTOCOL}`,
-    );
+): ReadonlyMap<string, Made> {
+  const commands = new Map<string, Made>();
+  const addRoute = (family: 4 | 6, text: string): void => {
+    const route = `${text} protocol ${ROUTE_PROTOCOL}`;
+    commands.set(`route replace ${route}`, { remove: `route del ${route}`, family });
+  };
+  for (const prefix of [...entries.vips, ...entries.snat.map((address) => ({ address }))]) {
+    const { family } = prefix.address;
+    addRoute(family, `${prefixText(prefix)} dev ${device}`);
+    if (persistent) addRoute(family, `blackhole ${prefixText(prefix)} metric ${METRIC_LAST}`);
   }
   const addRule = (address: Address, what: string): void => {
     const rule =
       `pref ${RULE_PREFERENCE} from ${address.text} ${what} ` +
       `lookup ${table} protocol ${ROUTE_PROTOCOL}`;
-    commands.set(`rule add ${rule}`, `rule del ${rule}`);
+    commands.set(`rule add ${rule}`, { remove: `rule del ${rule}`, family: address.family });
   };
   for (const { address, protocol, port } of entries.backends) {
     // A backend's own errors (port unreachable) are about flows too.
@@ -229,12 +258,8 @@ function prefixText({ address, prefixLength }: TunRouteEntries["vips"][number]):
   return `${address.text}/${prefixLength ?? addressBits(address)}`;
 }
 
-function wholeText(address: Address): string {
-  return prefixText({ address });
-}
-
 /** Run a batch whose every command has to succeed. */
-async function runAll(lines: readonly string[], family?: 4 | 6): Promise<void> {
+async function runAll(lines: readonly string[], family: 4 | 6): Promise<void> {
   const answer = await ipBatch(lines, family);
   const [failure] = answer.failures;
   if (failure === undefined) return;

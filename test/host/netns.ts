@@ -226,7 +226,9 @@ while True:
     if wire in ready:
         print("in " + wire.recv(65536).hex(), flush=True)
     if sys.stdin in ready:
-        rest += os.read(0, 65536)
+        data = os.read(0, 65536)
+        if not data: break
+        rest += data
         *lines, rest = rest.split(b"\\n")
         for line in lines:
             wire.send(bytes.fromhex(line.decode()))
