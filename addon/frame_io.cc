@@ -1,8 +1,10 @@
 #include "frame_io.h"
 
 #include <errno.h>
-#include <net/if.h>
 #include <fcntl.h>
+#include <net/if.h>
+#include <net/if_arp.h>
+#include <stdio.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
 
@@ -174,6 +176,26 @@ void DrainWake(int wake_fd) {
   uint64_t count = 0;
   // Empty is fine: another wake-up may have been counted into the one that was read before.
   if (read(wake_fd, &count, sizeof count) < 0) return;
+}
+
+Failure ReadEthernet(int socket, const std::string& name, InterfaceInfo* info) {
+  ifreq request{};
+  name.copy(request.ifr_name, IFNAMSIZ - 1);
+  if (ioctl(socket, SIOCGIFINDEX, &request) != 0) return {errno, "SIOCGIFINDEX", name};
+  info->name = name;
+  info->index = request.ifr_ifindex;
+  if (ioctl(socket, SIOCGIFHWADDR, &request) != 0) return {errno, "SIOCGIFHWADDR", name};
+  if (request.ifr_hwaddr.sa_family != ARPHRD_ETHER) return {EINVAL, "interface", name};
+  const auto* mac = reinterpret_cast<const uint8_t*>(request.ifr_hwaddr.sa_data);
+  char text[18];
+  snprintf(text, sizeof text, "%02x:%02x:%02x:%02x:%02x:%02x", mac[0], mac[1], mac[2], mac[3],
+           mac[4], mac[5]);
+  info->mac = text;
+  if (ioctl(socket, SIOCGIFFLAGS, &request) != 0) return {errno, "SIOCGIFFLAGS", name};
+  if ((request.ifr_flags & IFF_UP) == 0) return {ENETDOWN, "interface", name};
+  info->mtu = ReadMtu(socket, info->index, nullptr);
+  if (info->mtu < 0) return {-info->mtu, "SIOCGIFMTU", name};
+  return {};
 }
 
 int ReadMtu(int socket, int index, std::string* name) {

@@ -12,7 +12,8 @@
 //   prefixes   longest prefix: the flags of VIPs that are prefixes, for addresses that are in no
 //              other map; the front says "more" of every low half that an IPv4 prefix has
 //   ports      longest prefix of {address, protocol, kind, port}: one entry is a block of ports
-//   addresses6, ports6  the same of IPv6
+//
+// IPv6 has maps of its own, and a part of the program (ownership6.h).
 //
 // XDP looks the destination up straight in the packet first: a client's packet to a VIP costs one
 // look-up of a hash. Ports, options and ICMP come after, through the stack, and are the same
@@ -24,15 +25,31 @@
 #include <cstdint>
 #include <vector>
 
-#include "bpf.h"
 #include "ownership6.h"
-#include "ownership_keys.h"
 
 namespace headgate::bpf {
 
-class OwnershipProgram {
+constexpr int kFrame = R7;  // XDP, before kAt: the packet's first byte
+
+// The stack frame, below what packet_program.h has there.
+constexpr int kKey = -48;  // struct PortKey
+constexpr int kFrontIndex = -52;
+constexpr int kHostOrder = -56;  // the address that is looked up
+
+// Where a field of the key lies on the stack.
+constexpr int KeyAt(size_t field) { return kKey + static_cast<int>(field); }
+
+constexpr int kArpBytes = 28;
+
+// Numbers of include/uapi/linux/bpf.h, if_packet.h and icmp.h.
+constexpr int kRedirectMap = 51;  // BPF_FUNC_redirect_map
+constexpr int kTcxNext = -1, kTcxDrop = 2;
+constexpr int kPacketBroadcast = 1, kPacketMulticast = 2;
+constexpr int kEchoRequest = 8;
+
+class OwnershipProgram : private OwnershipProgram6 {
  public:
-  explicit OwnershipProgram(const OwnershipMaps& maps) : maps_(maps) {}
+  explicit OwnershipProgram(const OwnershipMaps& maps) : OwnershipProgram6(maps) {}
 
   // For TCX: drops what is owned.
   std::vector<bpf_insn> BuildTcx() {
@@ -40,6 +57,7 @@ class OwnershipProgram {
     MakeLabels();
     StartTcx();
     BuildSlow();
+    code_.Bind(ipv6_);
     BuildIpv6(false);
     code_.Bind(other_);
     code_.MoveValue(R0, kTcxNext);
@@ -57,6 +75,7 @@ class OwnershipProgram {
     MakeLabels();
     StartXdp();
     BuildSlow();
+    code_.Bind(ipv6_);
     BuildIpv6(true);
     code_.Bind(owned_);
     code_.Load(BPF_W, R2, kContext, offsetof(xdp_md, rx_queue_index));
@@ -79,11 +98,6 @@ class OwnershipProgram {
     ports_known_ = code_.NewLabel();
     icmp_ = code_.NewLabel();
     ipv6_ = code_.NewLabel();
-  }
-
-  void BuildIpv6(bool sees_groups) {
-    code_.Bind(ipv6_);
-    Ownership6(&code_, maps_, other_, owned_, load_bytes_).Build(sees_groups);
   }
 
   void StartTcx() {
@@ -126,7 +140,7 @@ class OwnershipProgram {
     code_.Load(BPF_B, R0, kFrame, kEthernetBytes);
     code_.JumpIf(BPF_JNE, R0, 0x45, slow);
     code_.Load(BPF_H, R0, kFrame, kEthernetBytes + 6);
-    code_.JumpIf(BPF_JSET, R0, Network16(0x1fff), other_);
+    code_.JumpIf(BPF_JSET, R0, Network16(kFragmentOffset), slow);
     code_.Load(BPF_W, R3, kContext, offsetof(xdp_md, data_end));
     RequireFrame(kEthernetBytes + kIpv4Bytes + 4);
     code_.Load(BPF_W, R0, kFrame, kEthernetBytes + 12);
@@ -180,7 +194,7 @@ class OwnershipProgram {
     code_.Store(BPF_W, R10, kHostOrder, R1);
     code_.Calculate(BPF_AND, R1, kFrontEntries - 1);
     code_.Store(BPF_W, R10, kFrontIndex, R1);
-    LookUp(maps_.front, kFrontIndex);
+    LookUp(maps_.front, R10, kFrontIndex);
     code_.JumpIf(BPF_JEQ, R0, 0, other_);
     code_.Load(BPF_W, kFlags, R0, 0);
     code_.Load(BPF_W, R1, R10, kHostOrder);
@@ -195,12 +209,9 @@ class OwnershipProgram {
     code_.Jump(done);
     code_.Bind(more);
     code_.MoveValue(kFlags, 0);
-    code_.LoadMap(R1, maps_.addresses);
-    code_.Move(R2, base);
-    code_.Calculate(BPF_ADD, R2, offset);
-    code_.Call(kLookup);
+    LookUp(maps_.addresses, base, offset);
     code_.JumpIf(BPF_JNE, R0, 0, found);
-    LookUpPrefix4(base, offset);
+    LookUpPrefix4(maps_.prefixes, base, offset);
     code_.JumpIf(BPF_JEQ, R0, 0, done);
     code_.Bind(found);
     code_.Load(BPF_W, kFlags, R0, 0);
@@ -211,26 +222,13 @@ class OwnershipProgram {
     code_.Bind(done);
   }
 
-  // r0 = pointer to the flags of the longest prefix that has the address at base + offset, or 0.
-  void LookUpPrefix4(int base, int offset) {
-    code_.StoreValue(BPF_W, R10, kPrefixKey, 128);
-    code_.StoreValue(BPF_W, R10, kPrefixKey + 4, 0);
-    code_.StoreValue(BPF_W, R10, kPrefixKey + 8, 0);
-    code_.StoreValue(BPF_W, R10, kPrefixKey + 12, static_cast<int32_t>(0xffff0000));
-    code_.Load(BPF_W, R0, base, offset);
-    code_.Store(BPF_W, R10, kPrefixKey + 16, R0);
-    LookUp(maps_.prefixes, kPrefixKey);
-  }
-
   // Everything from the IP header on, by copies on the stack.
   void BuildSlow() {
     code_.MoveValue(kAt, kEthernetBytes);
     LoadIpHeader();
     LookUpAddress(kDestination);
     code_.JumpIf(BPF_JSET, kFlags, kWhole, owned_);
-    // A later fragment has no ports.
-    code_.Load(BPF_H, R0, R10, kFragment);
-    code_.JumpIf(BPF_JSET, R0, Network16(0x1fff), other_);
+    MatchLaterFragment();
     code_.JumpIf(BPF_JEQ, kProtocol, kIcmp, icmp_);
     LoadPorts();
     code_.Bind(ports_known_);
@@ -243,6 +241,24 @@ class OwnershipProgram {
     code_.Jump(other_);
     code_.Bind(icmp_);
     BuildIcmp();
+  }
+
+  // A later fragment has no ports: from a nat backend it is owned all the same, since it may follow a
+  // reply; to a VIP that is also the host's address it is left alone, since it may be the host's.
+  void MatchLaterFragment() {
+    Assembler::Label whole = code_.NewLabel();
+    Assembler::Label known = code_.NewLabel();
+    code_.Load(BPF_H, R0, R10, kFragment);
+    code_.Calculate(BPF_AND, R0, Network16(kFragmentOffset));
+    code_.JumpIf(BPF_JEQ, R0, 0, whole);
+    code_.JumpIf(BPF_JSET, kFlags, kHost, other_);
+    code_.JumpIf(BPF_JEQ, kProtocol, kTcp, known);
+    code_.JumpIf(BPF_JNE, kProtocol, kUdp, other_);
+    code_.Bind(known);
+    LookUpAddress(kSource);
+    code_.JumpIf(BPF_JSET, kFlags, kBackend, owned_);
+    code_.Jump(other_);
+    code_.Bind(whole);
   }
 
   // At kAt: an ICMP message. Echo requests to a VIP are owned; errors when what they quote is ours.
@@ -261,8 +277,7 @@ class OwnershipProgram {
     // Quoted packets that we sent to a client or from a SNAT address have our address as source.
     LookUpAddress(kSource);
     code_.JumpIf(BPF_JSET, kFlags, kWhole, owned_);
-    code_.Load(BPF_H, R0, R10, kFragment);
-    code_.JumpIf(BPF_JSET, R0, Network16(0x1fff), other_);
+    RefuseLaterFragment();
     LoadPorts();
     Assembler::Label toBackend = code_.NewLabel();
     SkipUnless(kVip, toBackend);
@@ -274,49 +289,8 @@ class OwnershipProgram {
     code_.Jump(other_);
   }
 
-  // stack[to..to+bytes) = frame[kAt..); what is too short is left alone.
-  void LoadBytes(int to, int bytes) {
-    code_.Move(R1, kContext);
-    code_.Move(R2, kAt);
-    code_.Move(R3, R10);
-    code_.Calculate(BPF_ADD, R3, to);
-    code_.MoveValue(R4, bytes);
-    code_.Call(load_bytes_);
-    code_.JumpIf(BPF_JNE, R0, 0, other_);
-  }
-
-  // Loads the header at kAt, moves kAt behind it (options included), sets kProtocol.
-  void LoadIpHeader() {
-    LoadBytes(kHeader, kIpv4Bytes);
-    code_.Load(BPF_B, R0, R10, kVersionIhl);
-    code_.Move(R1, R0);
-    code_.Calculate(BPF_RSH, R1, 4);
-    code_.JumpIf(BPF_JNE, R1, 4, other_);
-    code_.Calculate(BPF_AND, R0, 15);
-    code_.JumpIf(BPF_JLT, R0, kIpv4Bytes / 4, other_);
-    code_.Calculate(BPF_LSH, R0, 2);
-    code_.Add(kAt, R0);
-    code_.Load(BPF_B, kProtocol, R10, kIpProtocol);
-  }
-
-  // Ports of TCP and UDP; other protocols are left alone.
-  void LoadPorts() {
-    Assembler::Label known = code_.NewLabel();
-    code_.JumpIf(BPF_JEQ, kProtocol, kTcp, known);
-    code_.JumpIf(BPF_JNE, kProtocol, kUdp, other_);
-    code_.Bind(known);
-    LoadBytes(kL4, 4);
-  }
-
   // kFlags = flags of the address at stack[address], 0 when it is not known.
   void LookUpAddress(int address) { LookUpAt(R10, address); }
-
-  void SkipUnless(int flag, Assembler::Label to) {
-    Assembler::Label has = code_.NewLabel();
-    code_.JumpIf(BPF_JSET, kFlags, flag, has);
-    code_.Jump(to);
-    code_.Bind(has);
-  }
 
   // Owned when stack[address] is a nat backend's, and stack[port] one of its ports.
   void MatchBackend(int address, int port) {
@@ -336,27 +310,14 @@ class OwnershipProgram {
     code_.StoreValue(BPF_B, R10, KeyAt(offsetof(PortKey, kind)), kind);
     code_.Load(BPF_H, R0, R10, port);
     code_.Store(BPF_H, R10, KeyAt(offsetof(PortKey, port)), R0);
-    LookUp(maps_.ports, kKey);
+    LookUp(maps_.ports, R10, kKey);
     code_.JumpIf(BPF_JNE, R0, 0, owned_);
   }
 
-  // r0 = pointer to the value for the key at stack[key], or 0.
-  void LookUp(int map, int key) {
-    code_.LoadMap(R1, map);
-    code_.Move(R2, R10);
-    code_.Calculate(BPF_ADD, R2, key);
-    code_.Call(kLookup);
-  }
-
-  Assembler code_;
-  // Not ours: the kernel's. Ours. Behind the loading of ports. ICMP.
-  Assembler::Label other_ = 0;
-  Assembler::Label owned_ = 0;
+  // Behind the loading of ports. ICMP. IPv6.
   Assembler::Label ports_known_ = 0;
   Assembler::Label icmp_ = 0;
   Assembler::Label ipv6_ = 0;
-  int load_bytes_ = 0;
-  const OwnershipMaps maps_;
 };
 
 }  // namespace headgate::bpf

@@ -25,7 +25,6 @@
 #include <linux/if_ether.h>
 #include <linux/if_packet.h>
 #include <net/if.h>
-#include <net/if_arp.h>
 #include <poll.h>
 #include <stdio.h>
 #include <sys/ioctl.h>
@@ -150,7 +149,8 @@ class PacketIo : public FrameIo {
     }
     const size_t plain_bytes = RoundUp(big_at_ + kBigBytes, 4096);
     const size_t ring_bytes = kRxSlots * kSlotBytes;
-    if (Failure failure = Reserve(plain_bytes + names.size() * ring_bytes, plain_bytes)) {
+    // Pages of big frames come with the first ones: where there are none, 4 MiB stay the host's.
+    if (Failure failure = Reserve(plain_bytes + names.size() * ring_bytes, plain_bytes, big_at_)) {
       return failure;
     }
     for (size_t i = 0; i < links_.size(); i += 1) {
@@ -233,25 +233,9 @@ class PacketIo : public FrameIo {
  private:
   // What the interface is: an Ethernet one that is up and that nobody else takes frames from.
   Failure Describe(const std::string& name, Link* link) {
-    ifreq request{};
-    name.copy(request.ifr_name, IFNAMSIZ - 1);
-    if (ioctl(control_.get(), SIOCGIFINDEX, &request) != 0) return {errno, "SIOCGIFINDEX", name};
     InterfaceInfo info;
-    info.name = name;
-    info.index = request.ifr_ifindex;
-    if (ioctl(control_.get(), SIOCGIFHWADDR, &request) != 0) return {errno, "SIOCGIFHWADDR", name};
-    if (request.ifr_hwaddr.sa_family != ARPHRD_ETHER) return {EINVAL, "interface", name};
-    const auto* mac = reinterpret_cast<const uint8_t*>(request.ifr_hwaddr.sa_data);
-    char text[18];
-    snprintf(text, sizeof text, "%02x:%02x:%02x:%02x:%02x:%02x", mac[0], mac[1], mac[2], mac[3],
-             mac[4], mac[5]);
-    info.mac = text;
-    if (ioctl(control_.get(), SIOCGIFFLAGS, &request) != 0) return {errno, "SIOCGIFFLAGS", name};
-    if ((request.ifr_flags & IFF_UP) == 0) return {ENETDOWN, "interface", name};
-    info.mtu = ReadMtu(control_.get(), info.index, nullptr);
-    if (info.mtu < 0) return {-info.mtu, "SIOCGIFMTU", name};
+    if (Failure failure = ReadEthernet(control_.get(), name, &info)) return failure;
     link->mtu = info.mtu;
-
     interfaces.push_back(info);
     // Worker 0 holds the interface for all.
     if (crew_.worker != 0) return {};

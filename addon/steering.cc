@@ -8,8 +8,7 @@
 // before it. Maps say which addresses are VIPs and which are SNAT addresses: a hash for each family,
 // and one of prefixes for both; they follow the configuration.
 //
-// An IPv6 client counts by the exclusive-or of its four words. Extension headers are walked, as the
-// guard does (ownership6.h); a packet with more of them is worker 0's.
+// An IPv6 client counts by the exclusive-or of its four words.
 #include <errno.h>
 #include <linux/bpf.h>
 
@@ -17,97 +16,42 @@
 #include <utility>
 #include <vector>
 
-#include "bpf.h"
+#include "packet_program.h"
 #include "parts.h"
 #include "util.h"
 
 namespace headgate {
 
-namespace {
+namespace bpf {
 
-using bpf::Assembler;
-using bpf::R0;
-using bpf::R1;
-using bpf::R10;
-using bpf::R2;
-using bpf::R3;
-using bpf::R4;
-using bpf::R5;
-using bpf::R6;
-using bpf::R7;
-using bpf::R8;
-using bpf::R9;
+namespace {
 
 // Flags of an address: src/device/steering-native.ts has the same numbers.
 constexpr int kVip = 1;
 constexpr int kSnat = 2;
 
-struct Settings {
+struct SteeringSettings {
   uint32_t key[2];
   uint32_t port_mask;
   int workers;
 };
 
-constexpr int kContext = R6;   // struct __sk_buff
-constexpr int kAt = R7;        // offset from the network header of what is looked at next
-constexpr int kFlags = R8;     // flags of the address that decides the direction
-constexpr int kProtocol = R9;  // IP protocol
-
-// The stack frame, relative to r10.
-constexpr int kHeader = -24;  // an IPv4 header without options, 20 bytes
-constexpr int kFragment = kHeader + 6;
-constexpr int kIpProtocol = kHeader + 9;
-constexpr int kSource = kHeader + 12;
-constexpr int kDestination = kHeader + 16;
-constexpr int kL4 = -32;  // source and destination port, or type and code of ICMP; 4 bytes
-constexpr int kHeader6 = -72;  // an IPv6 header, 40 bytes
-constexpr int kNextHeader6 = kHeader6 + 6;
-constexpr int kSource6 = kHeader6 + 8;
-constexpr int kDestination6 = kHeader6 + 24;
-constexpr int kExtension = -80;  // the first 8 bytes of an extension header
-constexpr int kPrefixKey = -104;  // struct PrefixKey
-
-constexpr int kIpv4Bytes = 20;
-constexpr int kIcmpBytes = 8;
-constexpr int kIpv6Bytes = 40;
-constexpr int kIcmp = 1, kTcp = 6, kUdp = 17;
-// Unreachable, source quench, redirect, time exceeded, parameter problem: they quote a packet.
-constexpr int kErrorTypes[] = {3, 4, 5, 11, 12};
-
-constexpr int kHopByHop = 0, kRouting = 43, kFragmentHeader = 44, kDestinationOptions = 60;
-constexpr int kExtensionsMax = 8;
-constexpr int kIcmp6 = 58;
-// Unreachable, too big, time exceeded, parameter problem.
-constexpr int kErrorTypes6[] = {1, 2, 3, 4};
-
-// Key of the prefix map; IPv4 as ::ffff:a.b.c.d.
-struct PrefixKey {
-  uint32_t bits;  // of 128
-  uint8_t address[16];
-};
-static_assert(sizeof(PrefixKey) == 20, "the key has no padding: the kernel compares bytes");
-
-// The maps: file descriptors.
-struct Maps {
+// File descriptors.
+struct SteeringMaps {
   int addresses;
   int addresses6;
   int prefixes;
 };
 
-// include/uapi/linux/bpf.h
-constexpr int kLookup = 1;             // BPF_FUNC_map_lookup_elem
-constexpr int kLoadBytesRelative = 68;  // BPF_FUNC_skb_load_bytes_relative
-constexpr int kFromNetworkHeader = 1;   // BPF_HDR_START_NET
-
-constexpr int Network16(int value) { return ((value & 0xff) << 8) | (value >> 8); }
-static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "Network16 swaps: x86-64 and arm64");
-
-class SteeringProgram {
+class SteeringProgram : private PacketProgram {
  public:
-  SteeringProgram(const Maps& maps, const Settings& settings) : maps_(maps), settings_(settings) {}
+  SteeringProgram(const SteeringMaps& maps, const SteeringSettings& settings)
+      : maps_(maps), settings_(settings) {}
 
   std::vector<bpf_insn> Build() {
-    first_worker_ = code_.NewLabel();
+    load_bytes_ = kLoadBytesRelative;
+    // All else is worker 0's.
+    other_ = code_.NewLabel();
     const Assembler::Label icmp = code_.NewLabel();
     const Assembler::Label to_vip = code_.NewLabel();
     const Assembler::Label to_snat = code_.NewLabel();
@@ -116,11 +60,11 @@ class SteeringProgram {
     code_.Move(kContext, R1);
     code_.Load(BPF_W, R0, kContext, offsetof(__sk_buff, protocol));
     code_.JumpIf(BPF_JEQ, R0, Network16(0x86dd), ipv6);
-    code_.JumpIf(BPF_JNE, R0, Network16(0x0800), first_worker_);
+    code_.JumpIf(BPF_JNE, R0, Network16(0x0800), other_);
     code_.MoveValue(kAt, 0);
     LoadIpHeader();
     code_.JumpIf(BPF_JEQ, kProtocol, kIcmp, icmp);
-    LoadPorts();
+    LoadPortsUnlessFragment();
     LookUpAddress(kDestination);
     code_.JumpIf(BPF_JSET, kFlags, kVip, to_vip);
     code_.JumpIf(BPF_JSET, kFlags, kSnat, to_snat);
@@ -137,92 +81,77 @@ class SteeringProgram {
     code_.Bind(ipv6);
     BuildIpv6();
 
-    code_.Bind(first_worker_);
+    code_.Bind(other_);
     code_.MoveValue(R0, 0);
     code_.Exit();
     return code_.Finish();
   }
 
  private:
+  // Only the first fragment of a datagram has ports: they all go by their addresses, as if the ports
+  // were 0, so that they meet at one worker (Owners.ofFragment of src/datapath/owners.ts).
+  void LoadPortsUnlessFragment() {
+    code_.Load(BPF_H, R0, R10, kFragment);
+    LoadPortsUnless(kFragmentBits);
+  }
+
+  // r0: the word with a packet's fragment bits.
+  void LoadPortsUnless(int fragment_bits) {
+    const Assembler::Label whole = code_.NewLabel();
+    const Assembler::Label fragment = code_.NewLabel();
+    const Assembler::Label known = code_.NewLabel();
+    code_.Calculate(BPF_AND, R0, Network16(fragment_bits));
+    code_.JumpIf(BPF_JEQ, R0, 0, whole);
+    code_.JumpIf(BPF_JEQ, kProtocol, kTcp, fragment);
+    code_.JumpIf(BPF_JNE, kProtocol, kUdp, other_);
+    code_.Bind(fragment);
+    code_.StoreValue(BPF_W, R10, kL4, 0);
+    code_.Jump(known);
+    code_.Bind(whole);
+    LoadPorts();
+    code_.Bind(known);
+  }
+
   void BuildIpv6() {
     const Assembler::Label icmp = code_.NewLabel();
-    const Assembler::Label to_vip = code_.NewLabel();
-    const Assembler::Label to_snat = code_.NewLabel();
+    const Assembler::Label error = code_.NewLabel();
     code_.MoveValue(kAt, 0);
     LoadIpHeader6();
+    WalkHeaders6();
     code_.JumpIf(BPF_JEQ, kProtocol, kIcmp6, icmp);
-    LoadPorts6();
-    LookUpAddress6(kDestination6);
-    code_.JumpIf(BPF_JSET, kFlags, kVip, to_vip);
-    code_.JumpIf(BPF_JSET, kFlags, kSnat, to_snat);
-    ReturnClient6(kDestination6, kL4 + 2);
-    code_.Bind(to_vip);
-    ReturnClient6(kSource6, kL4);
-    code_.Bind(to_snat);
-    ReturnSnatPort(kL4 + 2);
+    // An atomic fragment (RFC 6946) is whole.
+    code_.Load(BPF_H, R0, R10, kFragment6);
+    LoadPortsUnless(kFragmentBits6);
+    ReturnByEnds6(kDestination6, kL4 + 2, kSource6, kL4);
 
     code_.Bind(icmp);
-    const Assembler::Label error = code_.NewLabel();
-    const Assembler::Label from_vip = code_.NewLabel();
-    const Assembler::Label from_snat = code_.NewLabel();
+    RefuseLaterFragment6();
     LoadBytes(kL4, 4);
     code_.Load(BPF_B, R0, R10, kL4);
     for (const int type : kErrorTypes6) code_.JumpIf(BPF_JEQ, R0, type, error);
-    code_.Jump(first_worker_);
+    code_.Jump(other_);
     code_.Bind(error);
     code_.Calculate(BPF_ADD, kAt, kIcmpBytes);
     LoadIpHeader6();
-    LoadPorts6();
-    LookUpAddress6(kSource6);
-    code_.JumpIf(BPF_JSET, kFlags, kVip, from_vip);
-    code_.JumpIf(BPF_JSET, kFlags, kSnat, from_snat);
-    ReturnClient6(kSource6, kL4);
-    code_.Bind(from_vip);
-    ReturnClient6(kDestination6, kL4 + 2);
-    code_.Bind(from_snat);
-    ReturnSnatPort(kL4);
+    WalkHeaders6();
+    RefuseLaterFragment6();
+    LoadPorts();
+    ReturnByEnds6(kSource6, kL4, kDestination6, kL4 + 2);
   }
 
-  // Loads the header at kAt, walks the extension headers behind it, moves kAt to the transport
-  // header and sets kProtocol. Later fragments are worker 0's.
-  void LoadIpHeader6() {
-    constexpr int kVariable[] = {kHopByHop, kRouting, kDestinationOptions};
-    LoadBytes(kHeader6, kIpv6Bytes);
-    code_.Load(BPF_B, R0, R10, kHeader6);
-    code_.Calculate(BPF_RSH, R0, 4);
-    code_.JumpIf(BPF_JNE, R0, 6, first_worker_);
-    code_.Calculate(BPF_ADD, kAt, kIpv6Bytes);
-    code_.Load(BPF_B, kProtocol, R10, kNextHeader6);
-    const Assembler::Label done = code_.NewLabel();
-    for (int walked = 0; walked < kExtensionsMax; walked += 1) {
-      const Assembler::Label variable = code_.NewLabel();
-      const Assembler::Label next = code_.NewLabel();
-      for (const int header : kVariable) code_.JumpIf(BPF_JEQ, kProtocol, header, variable);
-      code_.JumpIf(BPF_JNE, kProtocol, kFragmentHeader, done);
-      LoadBytes(kExtension, 8);
-      code_.Load(BPF_H, R0, R10, kExtension + 2);
-      code_.JumpIf(BPF_JSET, R0, Network16(0xfff8), first_worker_);
-      code_.Calculate(BPF_ADD, kAt, 8);
-      code_.Jump(next);
-      code_.Bind(variable);
-      LoadBytes(kExtension, 8);
-      code_.Load(BPF_B, R0, R10, kExtension + 1);
-      code_.Calculate(BPF_ADD, R0, 1);
-      code_.Calculate(BPF_LSH, R0, 3);
-      code_.Add(kAt, R0);
-      code_.Bind(next);
-      code_.Load(BPF_B, kProtocol, R10, kExtension);
-    }
-    code_.Bind(done);
-  }
-
-  // At kAt: ports of TCP and UDP.
-  void LoadPorts6() {
-    const Assembler::Label known = code_.NewLabel();
-    code_.JumpIf(BPF_JEQ, kProtocol, kTcp, known);
-    code_.JumpIf(BPF_JNE, kProtocol, kUdp, first_worker_);
-    code_.Bind(known);
-    LoadBytes(kL4, 4);
+  // Ends with the owner by what the end at stack[ours] is: a VIP (the client is at the other end), a
+  // SNAT address, or in nat the client itself.
+  void ReturnByEnds6(int ours, int our_port, int other, int other_port) {
+    const Assembler::Label vip = code_.NewLabel();
+    const Assembler::Label snat = code_.NewLabel();
+    LookUpFlags6(maps_.addresses6, maps_.prefixes, ours);
+    code_.JumpIf(BPF_JSET, kFlags, kVip, vip);
+    code_.JumpIf(BPF_JSET, kFlags, kSnat, snat);
+    ReturnClient6(ours, our_port);
+    code_.Bind(vip);
+    ReturnClient6(other, other_port);
+    code_.Bind(snat);
+    ReturnSnatPort(our_port);
   }
 
   // Ends with the owner of the IPv6 client at stack[address], stack[port].
@@ -235,33 +164,6 @@ class SteeringProgram {
     ReturnOwner(port);
   }
 
-  // kFlags = flags of the address at stack[address], 0 when it is not known.
-  void LookUpAddress6(int address) {
-    const Assembler::Label unknown = code_.NewLabel();
-    const Assembler::Label found = code_.NewLabel();
-    code_.MoveValue(kFlags, 0);
-    LookUp(maps_.addresses6, address);
-    code_.JumpIf(BPF_JNE, R0, 0, found);
-    code_.StoreValue(BPF_W, R10, kPrefixKey, 128);
-    for (int at = 0; at < 16; at += 4) {
-      code_.Load(BPF_W, R0, R10, address + at);
-      code_.Store(BPF_W, R10, kPrefixKey + 4 + at, R0);
-    }
-    LookUp(maps_.prefixes, kPrefixKey);
-    code_.JumpIf(BPF_JEQ, R0, 0, unknown);
-    code_.Bind(found);
-    code_.Load(BPF_W, kFlags, R0, 0);
-    code_.Bind(unknown);
-  }
-
-  // r0 = pointer to the value for the key at stack[key], or 0.
-  void LookUp(int map, int key) {
-    code_.LoadMap(R1, map);
-    code_.Move(R2, R10);
-    code_.Calculate(BPF_ADD, R2, key);
-    code_.Call(kLookup);
-  }
-
   // At kAt: an ICMP message. An error belongs to the flow of the packet that it quotes, which we
   // sent: from a VIP to a client, from a SNAT address or a client to a backend.
   void BuildIcmp() {
@@ -271,11 +173,12 @@ class SteeringProgram {
     LoadBytes(kL4, 4);
     code_.Load(BPF_B, R0, R10, kL4);
     for (const int type : kErrorTypes) code_.JumpIf(BPF_JEQ, R0, type, error);
-    code_.Jump(first_worker_);
+    code_.Jump(other_);
 
     code_.Bind(error);
     code_.Calculate(BPF_ADD, kAt, kIcmpBytes);
     LoadIpHeader();
+    RefuseLaterFragment();
     LoadPorts();
     LookUpAddress(kSource);
     code_.JumpIf(BPF_JSET, kFlags, kVip, from_vip);
@@ -293,7 +196,7 @@ class SteeringProgram {
     ReturnOwner(port);
   }
 
-  // Ends with the owner of the client whose address is r0, in network order.
+  // Ends with the owner of the client whose address, or sum of one, is r0, in network order.
   void ReturnOwner(int port) {
     code_.FromNetwork(R0, 32);
     code_.Calculate32(BPF_XOR, R0, static_cast<int32_t>(settings_.key[0]));
@@ -329,72 +232,33 @@ class SteeringProgram {
     code_.Exit();
   }
 
-  // stack[to..to+bytes) = packet[kAt..); what is too short is worker 0's.
-  void LoadBytes(int to, int bytes) {
-    code_.Move(R1, kContext);
-    code_.Move(R2, kAt);
-    code_.Move(R3, R10);
-    code_.Calculate(BPF_ADD, R3, to);
-    code_.MoveValue(R4, bytes);
-    code_.MoveValue(R5, kFromNetworkHeader);
-    code_.Call(kLoadBytesRelative);
-    code_.JumpIf(BPF_JNE, R0, 0, first_worker_);
-  }
-
-  // Loads the header at kAt, moves kAt behind it (options included), sets kProtocol.
-  void LoadIpHeader() {
-    LoadBytes(kHeader, kIpv4Bytes);
-    code_.Load(BPF_B, R0, R10, kHeader);
-    code_.Move(R1, R0);
-    code_.Calculate(BPF_RSH, R1, 4);
-    code_.JumpIf(BPF_JNE, R1, 4, first_worker_);
-    code_.Calculate(BPF_AND, R0, 15);
-    code_.JumpIf(BPF_JLT, R0, kIpv4Bytes / 4, first_worker_);
-    code_.Calculate(BPF_LSH, R0, 2);
-    code_.Add(kAt, R0);
-    code_.Load(BPF_B, kProtocol, R10, kIpProtocol);
-  }
-
-  // Ports of TCP and UDP. Other protocols, and later fragments, which have none, are worker 0's.
-  void LoadPorts() {
-    const Assembler::Label known = code_.NewLabel();
-    code_.JumpIf(BPF_JEQ, kProtocol, kTcp, known);
-    code_.JumpIf(BPF_JNE, kProtocol, kUdp, first_worker_);
-    code_.Bind(known);
-    code_.Load(BPF_H, R0, R10, kFragment);
-    code_.JumpIf(BPF_JSET, R0, Network16(0x1fff), first_worker_);
-    LoadBytes(kL4, 4);
-  }
-
   // kFlags = flags of the address at stack[address], 0 when it is not known.
   void LookUpAddress(int address) {
     const Assembler::Label unknown = code_.NewLabel();
     const Assembler::Label found = code_.NewLabel();
     code_.MoveValue(kFlags, 0);
-    LookUp(maps_.addresses, address);
+    LookUp(maps_.addresses, R10, address);
     code_.JumpIf(BPF_JNE, R0, 0, found);
-    code_.StoreValue(BPF_W, R10, kPrefixKey, 128);
-    code_.StoreValue(BPF_W, R10, kPrefixKey + 4, 0);
-    code_.StoreValue(BPF_W, R10, kPrefixKey + 8, 0);
-    code_.StoreValue(BPF_W, R10, kPrefixKey + 12, static_cast<int32_t>(0xffff0000));
-    code_.Load(BPF_W, R0, R10, address);
-    code_.Store(BPF_W, R10, kPrefixKey + 16, R0);
-    LookUp(maps_.prefixes, kPrefixKey);
+    LookUpPrefix4(maps_.prefixes, R10, address);
     code_.JumpIf(BPF_JEQ, R0, 0, unknown);
     code_.Bind(found);
     code_.Load(BPF_W, kFlags, R0, 0);
     code_.Bind(unknown);
   }
 
-  Assembler code_;
-  Assembler::Label first_worker_ = 0;
-  const Maps maps_;
-  const Settings settings_;
+  const SteeringMaps maps_;
+  const SteeringSettings settings_;
 };
+
+}  // namespace
+
+}  // namespace bpf
+
+namespace {
 
 class SteeringOwner : public SharedOwner {
  public:
-  Failure Open(const Settings& settings, uint32_t addresses_max) {
+  Failure Open(const bpf::SteeringSettings& settings, uint32_t addresses_max) {
     const auto hash = BPF_MAP_TYPE_HASH, trie = BPF_MAP_TYPE_LPM_TRIE;
     Failure failure = bpf::CreateMap(hash, 4, addresses_max, BPF_F_NO_PREALLOC, "headgate_steer",
                                      &addresses_);
@@ -402,11 +266,11 @@ class SteeringOwner : public SharedOwner {
     failure = bpf::CreateMap(hash, 16, addresses_max, BPF_F_NO_PREALLOC, "headgate_steer6",
                              &addresses6_);
     if (failure) return failure;
-    failure = bpf::CreateMap(trie, sizeof(PrefixKey), addresses_max, BPF_F_NO_PREALLOC,
+    failure = bpf::CreateMap(trie, sizeof(bpf::PrefixKey), addresses_max, BPF_F_NO_PREALLOC,
                              "headgate_steerp", &prefixes_);
     if (failure) return failure;
-    const Maps maps{addresses_.get(), addresses6_.get(), prefixes_.get()};
-    const std::vector<bpf_insn> code = SteeringProgram(maps, settings).Build();
+    const bpf::SteeringMaps maps{addresses_.get(), addresses6_.get(), prefixes_.get()};
+    const std::vector<bpf_insn> code = bpf::SteeringProgram(maps, settings).Build();
     return bpf::LoadProgram(BPF_PROG_TYPE_SOCKET_FILTER, 0, code, "headgate_steer", &program_);
   }
 
@@ -414,7 +278,7 @@ class SteeringOwner : public SharedOwner {
 
   // words  in host order, IPv4 mapped; bits of the 128, fewer for a prefix
   Failure Set(const uint32_t words[4], uint32_t bits, uint32_t flags) {
-    PrefixKey key{};
+    bpf::PrefixKey key{};
     key.bits = bits;
     for (int word = 0; word < 4; word += 1) {
       const uint32_t value = __builtin_bswap32(words[word]);
@@ -491,7 +355,7 @@ Napi::Value CreateSteering(const Napi::CallbackInfo& info) {
     return static_cast<uint32_t>(info[index].ToNumber().Int32Value());
   };
   auto* steering = new SteeringOwner();
-  const Settings settings{{number(0), number(1)}, number(2), static_cast<int>(number(3))};
+  const bpf::SteeringSettings settings{{number(0), number(1)}, number(2), static_cast<int>(number(3))};
   if (const Failure failure = steering->Open(settings, number(4))) {
     delete steering;
     Throw(env, failure);

@@ -12,9 +12,7 @@
 #include <linux/if_ether.h>
 #include <linux/sockios.h>
 #include <net/if.h>
-#include <net/if_arp.h>
 #include <poll.h>
-#include <stdio.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 
@@ -72,10 +70,11 @@ class XdpIo : public FrameIo {
     if (!control_.ok()) return {errno, "socket", "interfaces"};
     int mtu_max = 0;
     for (const XdpInterface& each : options.interfaces) {
-      int mtu = 0;
-      if (Failure failure = Describe(each.name, &mtu)) return failure;
-      mtus_.push_back(mtu);
-      mtu_max = std::max(mtu_max, mtu);
+      InterfaceInfo info;
+      if (Failure failure = ReadEthernet(control_.get(), each.name, &info)) return failure;
+      mtus_.push_back(info.mtu);
+      mtu_max = std::max(mtu_max, info.mtu);
+      interfaces.push_back(std::move(info));
       for (const uint32_t queue : each.queues) {
         places_.push_back({interfaces.back().index, each.name, queue, each.generic});
         socket_interfaces.push_back(static_cast<int>(interfaces.size()) - 1);
@@ -169,28 +168,6 @@ class XdpIo : public FrameIo {
   std::vector<int> socket_interfaces;
 
  private:
-  Failure Describe(const std::string& name, int* mtu) {
-    ifreq request{};
-    name.copy(request.ifr_name, IFNAMSIZ - 1);
-    if (ioctl(control_.get(), SIOCGIFINDEX, &request) != 0) return {errno, "SIOCGIFINDEX", name};
-    InterfaceInfo info;
-    info.name = name;
-    info.index = request.ifr_ifindex;
-    if (ioctl(control_.get(), SIOCGIFHWADDR, &request) != 0) return {errno, "SIOCGIFHWADDR", name};
-    if (request.ifr_hwaddr.sa_family != ARPHRD_ETHER) return {EINVAL, "interface", name};
-    const auto* mac = reinterpret_cast<const uint8_t*>(request.ifr_hwaddr.sa_data);
-    char text[18];
-    snprintf(text, sizeof text, "%02x:%02x:%02x:%02x:%02x:%02x", mac[0], mac[1], mac[2], mac[3],
-             mac[4], mac[5]);
-    info.mac = text;
-    if (ioctl(control_.get(), SIOCGIFFLAGS, &request) != 0) return {errno, "SIOCGIFFLAGS", name};
-    if ((request.ifr_flags & IFF_UP) == 0) return {ENETDOWN, "interface", name};
-    *mtu = ReadMtu(control_.get(), info.index, nullptr);
-    if (*mtu < 0) return {-*mtu, "SIOCGIFMTU", name};
-    interfaces.push_back(info);
-    return {};
-  }
-
   // The sockets, and their places in the socket map. A device that owns no queue has none.
   Failure OpenSockets(int socket_map) {
     if (places_.empty()) return {};
@@ -234,7 +211,7 @@ class XdpIo : public FrameIo {
     if (inlet_bytes > 0) inlet_at = spares_end;
     umem_at = RoundUp(spares_end + inlet_bytes, kPageBytes);
     rings_at = umem_at + settings.chunks * settings.chunk_bytes;
-    return Reserve(rings_at + places_.size() * rings_bytes, rings_at);
+    return Reserve(rings_at + places_.size() * rings_bytes, rings_at, rings_at);
   }
 
   // Looks at the rings for a while, as long as frames came lately. True when there are frames.

@@ -3,7 +3,7 @@ import path from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { createLab, type Lab, type LabDevice } from "../test/support/lab.ts";
 import { cpuSeconds } from "./machine.ts";
-import { pinToGatewayCpu, ppsBalance, type Started, throughVip } from "./pps/contenders.ts";
+import { headgateConfig, type Started, throughVip } from "./pps/contenders.ts";
 import { ROUGH_SEARCH, sampleOf, warmUp } from "./pps/trial.ts";
 import { table } from "./statistics.ts";
 import { directBackends, generate, startSink } from "./traffic.ts";
@@ -125,17 +125,16 @@ async function soakIn(lab: Lab, device: LabDevice, seconds: number): Promise<Soa
     "--redirect-code-traces",
     `--redirect-code-traces-to=${traces}`,
   ];
-  const gateway = await lab.balance(ppsBalance(lab), { nodeFlags });
-  const { pid } = gateway!;
-  pinToGatewayCpu(lab, pid);
-  const started = { targets: throughVip(lab), pid, sink: await startSink(lab, "tc") };
+  const gateway = await lab.startGateway(headgateConfig(lab), { nodeFlags });
+  const { pid } = gateway;
+  const started = { targets: throughVip(lab), pid, sink: await startSink(lab, "xdp") };
   const one = { bytes: 60, flows: FLOWS };
   await warmUp(lab, started, one);
   const { pdr, flood } = await sampleOf(lab, started, one, Math.min(1, seconds), ROUGH_SEARCH);
   const rate = (pdr ?? flood).deliveredRate / 2;
   // The load of the soak is its own: what it makes V8 compile anew is not steady state.
   await generate(lab, { ...started, flows: FLOWS, rate, seconds: Math.min(5, seconds) });
-  const collections = watchGcLines(gateway!.lines);
+  const collections = watchGcLines(gateway.lines);
   const deoptimisedBefore = deoptimisationsIn(traces);
   const before = (await started.sink.settled()).frames;
   started.sink.forget();

@@ -58,6 +58,8 @@ export interface MemoryCase {
   readonly each?: number;
   /** Table slots that the region has room for; 256 unless said. */
   readonly hashSlots?: number;
+  /** Prefixes that the region has room for; none unless said. */
+  readonly accessPrefixes?: number;
 }
 
 export interface FastPath {
@@ -137,7 +139,10 @@ export function memoryYaml(one: MemoryCase): string {
   return JSON.stringify({
     version: 1,
     device: { type: "packet", interfaces: ["eth0", "eth1"] },
-    limits: { backends: 65_535, hashSlots: Math.max(4_194_304, one.hashSlots ?? 0) },
+    limits: {
+      backends: Math.max(65_536, one.services * eachOf(one)),
+      hashSlots: Math.max(4_194_304, one.hashSlots ?? 0),
+    },
     // 64 addresses: a backend has room for four million flows.
     snat: { addresses: ["10.21.0.0-10.21.0.63"] },
     services,
@@ -155,6 +160,7 @@ export function createFastPath(one: MemoryCase, capacity: number): FastPath {
       services: Math.max(32, one.services),
       backends: Math.max(256, one.services * eachOf(one), one.backends),
       hashSlots: one.hashSlots ?? 256,
+      accessPrefixes: one.accessPrefixes ?? 0,
     },
     tick: 0,
     random: (count) => randomBytes(count),

@@ -48,12 +48,18 @@ export interface MemoryResult extends MemoryCase {
 const FRAMES_MIN = 1_000_000;
 /** Frames of a case with fewer flows than that. */
 const STORE_FRAMES_MIN = 16 * WINDOW_FRAMES;
+/** Passes of one window: so many calls that V8 compiles each function whole, and not a loop of it. */
+const WARM_CALLS = 500;
 const WARM_FRAMES_MIN = 400_000;
+const WARM_TURNS_MAX = 20;
 
-/** Runs all frames in windows; the time of loading them is not counted. */
+/** Runs frames in windows; the time of loading them is not counted. */
 export interface Runner {
-  /** @returns nanoseconds spent in the fast path */
-  pass(): number;
+  /**
+   * @param frames - how many, from the first on; all unless said
+   * @returns nanoseconds spent in the fast path
+   */
+  pass(frames?: number): number;
 }
 
 export function createRunner(fast: FastPath, store: FrameStore & { frames: number }): Runner {
@@ -61,10 +67,10 @@ export function createRunner(fast: FastPath, store: FrameStore & { frames: numbe
   // [0]: time spent so far; in an array, so that no number is ever boxed.
   const clock = new Float64Array(1);
   return {
-    pass() {
+    pass(frames = store.frames) {
       const before = clock[0]!;
-      for (let first = 0; first < store.frames; first += WINDOW_FRAMES) {
-        const count = Math.min(WINDOW_FRAMES, store.frames - first);
+      for (let first = 0; first < frames; first += WINDOW_FRAMES) {
+        const count = Math.min(WINDOW_FRAMES, frames - first);
         device.load(store.words, first, count);
         device.setTick((clock[0]! / 1e6) | 0);
         const from = performance.now();
@@ -151,6 +157,25 @@ function warmSweep({ device, datapath }: FastPath): void {
   }
 }
 
+/**
+ * Runs until V8 has nothing to compile anew. Code that it made for a loop while that ran (on-stack
+ * replacement) lacks what follows the loop, and V8 leaves it there each time until it has compiled the
+ * function itself: that takes calls, and not frames. So many short passes come first, then whole ones
+ * until two in a row were without a deoptimisation. What never ends, the timed part counts.
+ */
+function warmUp(fast: FastPath, runner: Runner, frames: number, deoptimised: () => number): void {
+  warmSweep(fast);
+  for (let call = 0; call < WARM_CALLS; call++) runner.pass(WINDOW_FRAMES);
+  let quiet = 0;
+  for (let turn = 0; turn < WARM_TURNS_MAX && quiet < 2; turn++) {
+    const before = deoptimised();
+    for (let done = 0; done < WARM_FRAMES_MIN; done += frames) runner.pass();
+    quiet = deoptimised() === before ? quiet + 1 : 0;
+  }
+  // A warm-up has some: a count that saw none would prove nothing.
+  if (deoptimised() === 0) throw new Error("V8 told of no deoptimisation in the warm-up");
+}
+
 export function flowCapacity(flows: number): number {
   return powerOfTwoAtLeast(Math.max(1024, flows));
 }
@@ -172,13 +197,12 @@ export async function measureMemory(one: MemoryCase, rounds: number): Promise<Me
     writeReferenceInput(input, fast.views, store);
     const reference = await startReference(folder, input, sent);
     const runner = createRunner(fast, store);
+    const collections = watchCollections();
     // The first message to another process makes V8 drop assumptions, and with them code: before.
     await reference.measure(1);
-    warmSweep(fast);
-    for (let done = 0; done < WARM_FRAMES_MIN; done += store.frames) runner.pass();
+    warmUp(fast, runner, store.frames, deoptimised);
     const passes = Math.ceil(FRAMES_MIN / store.frames);
     let deoptimisations = 0;
-    const collections = watchCollections();
     const ns: number[] = [];
     const referenceNs: number[] = [];
     for (let round = 0; round < rounds; round++) {

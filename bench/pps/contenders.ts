@@ -62,11 +62,6 @@ function throughRoutes(mac: string): TrafficTarget[] {
   return Object.values(LAB_BACKENDS).map((address) => ({ mac, address, port: TRAFFIC_PORT }));
 }
 
-/** Keeps all threads of a process on the gateway's CPU. */
-export function pinToGatewayCpu(lab: Lab, pid: number): void {
-  lab.execSync("gateway", ["taskset", "-apc", String(GATEWAY_CPU), String(pid)]);
-}
-
 interface Variant {
   /** More keys of `device`. */
   readonly device?: Readonly<Record<string, unknown>>;
@@ -74,20 +69,24 @@ interface Variant {
   readonly pinned?: boolean;
 }
 
+/** The configuration of Headgate in all cases, its worker on the gateway's CPU unless said. */
+export function headgateConfig(lab: Lab, { device: more, pinned = true }: Variant = {}): string {
+  const plain = JSON.parse(lab.config(ppsBalance(lab))) as { device: object };
+  const cpus = pinned ? { cpus: [GATEWAY_CPU] } : {};
+  return JSON.stringify({ ...plain, device: { ...plain.device, ...cpus, ...more } });
+}
+
 function headgate(
   device: "packet" | "tun" | "xdp",
   name = `Headgate ${device}, nat`,
-  { device: more, pinned = true }: Variant = {},
+  variant: Variant = {},
 ): PpsContender {
   return {
     name,
     device,
     missing: () => null,
     async start(lab) {
-      const plain = JSON.parse(lab.config(ppsBalance(lab))) as { device: object };
-      const cpus = pinned ? { cpus: [GATEWAY_CPU] } : {};
-      const config = { ...plain, device: { ...plain.device, ...cpus, ...more } };
-      const gateway = await lab.startGateway(JSON.stringify(config));
+      const gateway = await lab.startGateway(headgateConfig(lab, variant));
       return { targets: throughVip(lab), pid: gateway.pid, sink: await startSink(lab, "xdp") };
     },
   };

@@ -44,6 +44,10 @@ constexpr size_t kStates = 16;
 struct Interface {
   int32_t mtu, mac_high, mac_low, up;
 };
+// A slot number has 20 bits in a flow, its generation the other 12 (src/flow/flow-record.ts).
+constexpr int kSlotBits = 20;
+constexpr uint32_t kSlotMask = (1u << kSlotBits) - 1;
+constexpr uint32_t kGenerationMask = (1u << (32 - kSlotBits)) - 1;
 struct BackendInput {
   int32_t generation, existing, service, interface, mtu, mac_high, mac_low, deadline;
 };
@@ -54,7 +58,7 @@ struct Flow {
   uint32_t state;  // state | protocol << 8 | mode << 16 | flags << 24
   uint32_t client, vip, client_vip_ports;
   uint32_t backend, reply, backend_reply_ports;
-  uint32_t slot;  // backend slot | generation << 16
+  uint32_t slot;  // backend slot | generation << kSlotBits
   int32_t expires;
   uint32_t delta;  // addresses << 16 | addresses and ports
   uint32_t hop_high, hop_low;
@@ -207,7 +211,8 @@ class Nat {
   int Send(Descriptor& frame, uint8_t* ip, uint8_t* l4, Flow& flow, uint32_t direction, uint32_t protocol,
            uint32_t total);
   void Rewrite(uint8_t* ip, uint8_t* l4, const Flow& flow, uint32_t direction, uint32_t protocol);
-  int32_t Find(uint32_t protocol, uint32_t source, uint32_t destination, uint32_t ports) const;
+  int32_t Find(uint32_t hash, uint32_t protocol, uint32_t source, uint32_t destination, uint32_t ports) const;
+  void Fetch(size_t count);
   int32_t FindIn(const Bucket& bucket, uint32_t hash, uint32_t protocol, uint32_t source,
                  uint32_t destination, uint32_t ports) const;
   void Index(uint32_t hash, uint32_t reference);
@@ -317,8 +322,8 @@ inline int32_t Nat::FindIn(const Bucket& bucket, uint32_t hash, uint32_t protoco
   return kUnknown;
 }
 
-inline int32_t Nat::Find(uint32_t protocol, uint32_t source, uint32_t destination, uint32_t ports) const {
-  const uint32_t hash = Hash(header_.secret[0], header_.secret[1], protocol, source, destination, ports);
+inline int32_t Nat::Find(uint32_t hash, uint32_t protocol, uint32_t source, uint32_t destination,
+                         uint32_t ports) const {
   const int32_t found = FindIn(First(hash), hash, protocol, source, destination, ports);
   return found >= 0 ? found : FindIn(Second(hash), hash, protocol, source, destination, ports);
 }
@@ -391,12 +396,14 @@ inline void Nat::Enter(Flow& flow, Backend& backend, uint32_t state) {
 }
 
 inline int Nat::Transport(Descriptor& frame, uint8_t* ip, uint8_t* l4, uint32_t protocol, uint32_t total) {
-  const int32_t reference = Find(protocol, Get32(ip + 12), Get32(ip + 16), Get32(l4));
+  uint32_t hash = static_cast<uint32_t>(frame.user);
+  if (hash == 0) hash = Hash(header_.secret[0], header_.secret[1], protocol, Get32(ip + 12), Get32(ip + 16), Get32(l4));
+  const int32_t reference = Find(hash, protocol, Get32(ip + 12), Get32(ip + 16), Get32(l4));
   if (reference < 0) return Drop(kNoFlow);
   Flow& flow = flows_[reference >> 1];
   const uint32_t direction = reference & 1;
-  Backend& backend = backends_[flow.slot & 0xffff];
-  if ((backend.generation & 0xffff) != flow.slot >> 16 || backend.existing == 2 ||
+  Backend& backend = backends_[flow.slot & kSlotMask];
+  if ((backend.generation & kGenerationMask) != flow.slot >> kSlotBits || backend.existing == 2 ||
       (backend.existing == 1 && tick_ - backend.deadline >= 0)) {
     return Drop(kBackendGone);
   }
@@ -455,7 +462,7 @@ inline void Nat::Rewrite(uint8_t* ip, uint8_t* l4, const Flow& flow, uint32_t di
 
 inline int Nat::Send(Descriptor& frame, uint8_t* ip, uint8_t* l4, Flow& flow, uint32_t direction,
                      uint32_t protocol, uint32_t total) {
-  const uint32_t slot = flow.slot & 0xffff;
+  const uint32_t slot = flow.slot & kSlotMask;
   uint8_t* link = ip - 14;
   int32_t egress, mtu;
   uint32_t mac_high, mac_low;
@@ -535,6 +542,31 @@ void Nat::Load(const uint8_t* store, size_t first, size_t count) {
   loaded_ = count;
 }
 
+// What the gateway's fast lane does before it looks at a flow, with the instruction that C has for it:
+// the buckets of a whole batch are on their way at once, then the records. The hash stays in `user`.
+void Nat::Fetch(size_t count) {
+  for (size_t i = 0; i < count; i += 1) {
+    const uint8_t* ip = memory_ + rx_[i].at + 14;
+    const bool plain = rx_[i].bytes >= 42 && Get16(ip - 2) == 0x0800 && ip[0] == 0x45 &&
+                       (ip[9] == kTcpNumber || ip[9] == kUdpNumber);
+    if (!plain) continue;
+    const uint32_t hash =
+        Hash(header_.secret[0], header_.secret[1], ip[9], Get32(ip + 12), Get32(ip + 16), Get32(ip + 20));
+    rx_[i].user = static_cast<int32_t>(hash);
+    __builtin_prefetch(&First(hash));
+  }
+  for (size_t i = 0; i < count; i += 1) {
+    const uint32_t hash = static_cast<uint32_t>(rx_[i].user);
+    if (hash == 0) continue;
+    const Bucket& bucket = First(hash);
+    for (size_t entry = 0; entry < kEntries; entry += 1) {
+      if (bucket.hash[entry] != hash || bucket.reference[entry] == 0) continue;
+      __builtin_prefetch(&flows_[(bucket.reference[entry] - 1) >> 1], 1);
+      break;
+    }
+  }
+}
+
 size_t Nat::RunBatch(int32_t tick, uint8_t* capture) {
   size_t count = loaded_ - taken_;
   if (count > kBatch) count = kBatch;
@@ -544,6 +576,7 @@ size_t Nat::RunBatch(int32_t tick, uint8_t* capture) {
   }
   tick_ = tick;
   tx_count_ = 0;
+  Fetch(count);
   for (size_t i = 0; i < count; i += 1) {
     rx_[i].from = rx_[i].bytes;
     rx_[i].user = Process(rx_[i]);

@@ -20,8 +20,17 @@ export const INTERFACES_MAX = 16;
 /** Data-plane threads of one gateway (`device.workers`). */
 export const WORKERS_MAX = 16;
 
+/** Backend slots of one gateway: their numbers have 20 bits in a flow (flow/flow-record.ts). */
+export const BACKENDS_MAX = 1 << 20;
+
 /** Highest number of a processor: CPU_SETSIZE of glibc less one. */
 export const CPU_MAX = 1023;
+
+/** Prefixes of all access lists together (`limits.accessPrefixes`). */
+export const ACCESS_PREFIXES_MAX = 1 << 24;
+
+/** Token buckets of sources (`limits.sources`). */
+export const SOURCES_MAX = 1 << 24;
 
 /** Flow index entries looked at before an insert gives up: two buckets of eight. */
 export const INDEX_BUCKET_ENTRIES = 8;
@@ -53,6 +62,33 @@ export const REPLY_TUPLE_TRIES = 8;
 
 /** Bytes of an ICMP error that we make, at most (RFC 1812 4.3.2.3). */
 export const ICMP_ERROR_BYTES_MAX = 576;
+
+/**
+ * Datagrams in fragments that a worker follows at once (flow/fragments.ts): 64 bytes and a bitmap of
+ * 1 KiB each, 4.3 MiB.
+ */
+export const FRAGMENT_ENTRIES = 4096;
+
+/** Entries of one set of that table: all that a search looks at. */
+export const FRAGMENT_WAYS = 8;
+
+/**
+ * Datagrams in fragments that a worker begins to follow: tokens added a second, and the most that
+ * gather. It is what a flood of fragments can cost, and it gives an entry 400 ms before it has to
+ * make room, which is long between two fragments of one datagram.
+ */
+export const FRAGMENT_TOKENS_PER_SECOND = 10_000;
+export const FRAGMENT_TOKENS_BURST = 4096;
+
+/** How long a datagram's fragments are followed: as long as Linux puts one together (ip_frag_time). */
+export const FRAGMENT_TIMEOUT_MS = 30_000;
+
+/** Copies of fragments that came before the first one of their datagram, in all and of one datagram. */
+export const FRAGMENTS_HELD_MAX = 256;
+export const FRAGMENTS_HELD_OF_DATAGRAM_MAX = 64;
+
+/** How long such a copy waits: fragments that overtake one another do so within milliseconds. */
+export const FRAGMENT_HELD_MS = 2000;
 
 /** Drop samples taken per millisecond: a flood of bad frames must not pay for copies. */
 export const DROP_SAMPLES_PER_TICK = 2;

@@ -32,6 +32,7 @@ const SERVICE_KEYS = [
   "existingFlows",
   "noBackend",
   "ping",
+  "access",
   "health",
 ] as const satisfies readonly (keyof ServiceDefinition)[];
 

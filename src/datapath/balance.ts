@@ -1,6 +1,7 @@
 import { REPLY_TUPLE_TRIES } from "../base/limits.ts";
 import { D_AT, D_INTERFACE } from "../device/device.ts";
 import {
+  backendWordOf,
   F_ACK_ORIGINAL,
   F_ACK_REPLY,
   F_BACKEND,
@@ -48,6 +49,7 @@ import {
   NO_BACKEND_SORRY,
   OUT_OF_STATE_ADOPT,
   OUT_OF_STATE_RESET,
+  S_ADMISSION,
   S_BACKENDS_COUNT,
   S_BACKENDS_FIRST,
   S_MODE,
@@ -66,6 +68,7 @@ import { add16, difference32 } from "../wire/checksum.ts";
 import { sourceMacHigh, sourceMacLow } from "../wire/ethernet.ts";
 import { ICMP_CODE_PORT_UNREACHABLE, ICMP_UNREACHABLE } from "../wire/icmp.ts";
 import { TCP_ACK, TCP_RST, TCP_SYN, tcpFlags } from "../wire/tcp.ts";
+import { ADMITTED, type Admission } from "./admit.ts";
 import { type Context, R_BANK, R_SERVICES, R_TICK } from "./context.ts";
 import { C_FLOWS_CREATED, C_FLOWS_EVICTED } from "./counters.ts";
 import type { Flows } from "./flows.ts";
@@ -108,6 +111,7 @@ export interface Balancer {
 export function createBalancer(
   context: Context,
   flows: Flows,
+  admission: Admission,
   reply: Reply,
   countersAt: number,
 ): Balancer {
@@ -169,6 +173,10 @@ export function createBalancer(
         state = STATE_SYN_RECV;
         adopted = FLAG_ADOPTED;
       }
+    }
+    if (i32[serviceWord + S_ADMISSION] !== 0) {
+      const admitted = admission.admit(rxWord, ipAt, protocol, client, vip, serviceWord, service);
+      if (admitted !== ADMITTED) return countDrop(service, admitted);
     }
     if (i32[H_NODE_DRAINED] !== 0) return countDrop(service, DROPPED | (DROP_NODE_DRAINING << 8));
 
@@ -280,7 +288,7 @@ export function createBalancer(
       replyPort = snatPorts.result[1]!;
     }
     const replyPorts = (port << 16) | replyPort;
-    draft[F_BACKEND] = slot | (i32[backend + B_GENERATION]! << 16);
+    draft[F_BACKEND] = backendWordOf(slot, i32[backend + B_GENERATION]!);
     draft[F_BACKEND_ADDR] = address;
     draft[F_REPLY_ADDR] = replyAddress;
     draft[F_BACKEND_REPLY_PORTS] = replyPorts;

@@ -13,6 +13,7 @@ import {
 import { flowHash } from "../flow/flow-hash.ts";
 import { firstPlace } from "../flow/flow-index.ts";
 import {
+  backendSlotOf,
   F_ACK_ORIGINAL,
   F_ACK_REPLY,
   F_BACKEND,
@@ -29,6 +30,8 @@ import {
   F_VERSION,
   F_VIP_ADDR,
   FLOW_WORDS,
+  GENERATION_MASK,
+  generationOf,
   ORIGINAL,
   PROTOCOL_TCP,
   PROTOCOL_UDP,
@@ -339,11 +342,11 @@ export function createFastLane(
       return NOT_FAST;
     }
     const backendAndGeneration = i32[flow + F_BACKEND]!;
-    const slot = backendAndGeneration & 0xffff;
+    const slot = backendSlotOf(backendAndGeneration);
     const backend = slots + slot * BACKEND_WORDS;
     if (
       i32[backend + B_EXISTING] !== 0 ||
-      (i32[backend + B_GENERATION]! & 0xffff) !== backendAndGeneration >>> 16 ||
+      (i32[backend + B_GENERATION]! & GENERATION_MASK) !== generationOf(backendAndGeneration) ||
       STEADY[(protocol === PROTOCOL_TCP ? 0 : 32) + 16 * direction + (state & 0xf)] === 0
     ) {
       return NOT_FAST;

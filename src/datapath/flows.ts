@@ -1,4 +1,5 @@
 import {
+  backendSlotOf,
   F_ACK_ORIGINAL,
   F_ACK_REPLY,
   F_BACKEND,
@@ -11,6 +12,8 @@ import {
   F_STATE,
   F_VIP_ADDR,
   FLAG_ACTIVE,
+  GENERATION_MASK,
+  generationOf,
   PROTOCOL_TCP,
   protocolOf,
   STATE_CLOSE_WAIT,
@@ -88,16 +91,20 @@ export function createFlows(
   const runs = layout.backendRuns.at >> 2;
 
   function backendWord(flowWord: number): number {
-    return slots + (i32[flowWord + F_BACKEND]! & 0xffff) * BACKEND_SLOT_WORDS;
+    return slots + backendSlotOf(i32[flowWord + F_BACKEND]!) * BACKEND_SLOT_WORDS;
   }
 
   /** First word of what this worker counts of the flow's backend. */
   function runWord(flowWord: number): number {
-    return runs + (i32[flowWord + F_BACKEND]! & 0xffff) * BACKEND_RUN_WORDS;
+    return runs + backendSlotOf(i32[flowWord + F_BACKEND]!) * BACKEND_RUN_WORDS;
   }
 
   function mustEnd(flowWord: number, backend: number): boolean {
-    if ((i32[backend + B_GENERATION]! & 0xffff) !== i32[flowWord + F_BACKEND]! >>> 16) return true;
+    if (
+      (i32[backend + B_GENERATION]! & GENERATION_MASK) !==
+      generationOf(i32[flowWord + F_BACKEND]!)
+    )
+      return true;
     const existing = i32[backend + B_EXISTING]!;
     if (existing === 0) return false;
     if (existing === EXISTING_RESET) return true;
@@ -140,7 +147,10 @@ export function createFlows(
     const flowWord = table.word(row);
     const backend = backendWord(flowWord);
     // A slot of another generation has counted anew since, without this flow.
-    if ((i32[backend + B_GENERATION]! & 0xffff) === i32[flowWord + F_BACKEND]! >>> 16) {
+    if (
+      (i32[backend + B_GENERATION]! & GENERATION_MASK) ===
+      generationOf(i32[flowWord + F_BACKEND]!)
+    ) {
       const run = runWord(flowWord);
       i32[run + R_FLOWS] = i32[run + R_FLOWS]! - 1;
       if ((i32[flowWord + F_STATE]! & FLAG_ACTIVE) !== 0) {
@@ -195,7 +205,7 @@ export function createFlows(
   }
 
   function resetBackend(flowWord: number): void {
-    const slot = i32[flowWord + F_BACKEND]! & 0xffff;
+    const slot = backendSlotOf(i32[flowWord + F_BACKEND]!);
     const ipAt = hops.toBackend(slot) === HOP_FOUND ? output.takeSpare() : -1;
     if (ipAt < 0) {
       lost();

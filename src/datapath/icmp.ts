@@ -1,5 +1,6 @@
 import { D_BYTES, D_INTERFACE } from "../device/device.ts";
 import {
+  backendSlotOf,
   F_BACKEND,
   F_BACKEND_ADDR,
   F_BACKEND_REPLY_PORTS,
@@ -167,7 +168,7 @@ export function createIcmp(
     const toClient = (reference & 1) === REPLY;
     const hop = toClient
       ? hops.toClient(flowWord)
-      : hops.toBackend(i32[flowWord + F_BACKEND]! & 0xffff);
+      : hops.toBackend(backendSlotOf(i32[flowWord + F_BACKEND]!));
     if (hop !== HOP_FOUND) return DROPPED | (hop << 8);
     if (link !== 0 && ipv4Ttl(view, ipAt) <= 1) return DROPPED | (DROP_TTL_EXPIRED << 8);
     translateQuote(quoteAt, quotedL4At, protocol, flowWord, toClient, icmpAt + icmpBytes);

@@ -20,6 +20,12 @@ import { type Context, R_HOPS, R_SPARES, R_TX_COUNT } from "./context.ts";
 export const ORIGINATED = -1;
 
 /**
+ * D_USER of a frame that was a held copy is RELEASED - its verdict: nothing received in this batch
+ * hangs on it, and it is counted when it is sent.
+ */
+export const RELEASED = -2;
+
+/**
  * Bytes before the IP header in a spare: the link header, and enough before it that the IP header
  * is 4-byte aligned and a device can put its own header there.
  */

@@ -29,7 +29,7 @@ export const F_BACKEND_ADDR = 5;
 export const F_REPLY_ADDR = 6;
 /** (fixed) backend port << 16 | SNAT port (full-nat) or client port (nat). */
 export const F_BACKEND_REPLY_PORTS = 7;
-/** (fixed) backend slot | generation << 16. */
+/** (fixed) backend slot | generation << BACKEND_SLOT_BITS: see backendSlotOf(). */
 export const F_BACKEND = 8;
 /** Tick (ms, int32) at which the flow expires; compare with (a - b) | 0. */
 export const F_EXPIRES = 9;
@@ -51,6 +51,27 @@ export const F_ACK_REPLY = 15;
 
 export const FLOW_WORDS = 16;
 assert(FLOW_WORDS * 4 === FLOW_BYTES, "a flow record is one section record");
+
+/** A slot's number has 20 bits: 1,000 services of 100 backends and a protocol or two fit. */
+export const BACKEND_SLOT_BITS = 20;
+const BACKEND_SLOT_MASK = (1 << BACKEND_SLOT_BITS) - 1;
+/** Of a slot's generation a flow carries the low 12 bits. */
+export const GENERATION_MASK = (1 << (32 - BACKEND_SLOT_BITS)) - 1;
+
+/** Backend slot of an F_BACKEND word. */
+export function backendSlotOf(word: number): number {
+  return word & BACKEND_SLOT_MASK;
+}
+
+/** Low bits of the generation of an F_BACKEND word. */
+export function generationOf(word: number): number {
+  return word >>> BACKEND_SLOT_BITS;
+}
+
+/** @returns an F_BACKEND word, int32 */
+export function backendWordOf(slot: number, generation: number): number {
+  return slot | (generation << BACKEND_SLOT_BITS);
+}
 
 /** Row of the flow table, or NO_FLOW. */
 export type FlowIndex = number & { readonly brand?: "FlowIndex" };

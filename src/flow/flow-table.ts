@@ -4,6 +4,7 @@ import { type RegionViews, W_FLOWS_HIGH_WATER, W_FLOWS_USED } from "../state/lay
 import { recordIsSound } from "./check-record.ts";
 import { createFlowIndex } from "./flow-index.ts";
 import {
+  backendSlotOf,
   F_BACKEND,
   F_BACKEND_ADDR,
   F_BACKEND_REPLY_PORTS,
@@ -17,6 +18,7 @@ import {
   F_VERSION,
   F_VIP_ADDR,
   FLOW_WORDS,
+  generationOf,
   isOneWay,
   ORIGINAL,
   originalKeyOf,
@@ -140,7 +142,7 @@ export interface FlowTable {
    * Make index, free list, high-water mark and count from the records (take-over; cold). Records
    * that are half-written, damaged or twice there become FREE.
    *
-   * @param isBackend - whether a slot number (0..65535) and generation (low 16 bits) of a record
+   * @param isBackend - whether a slot number and generation (GENERATION_MASK bits) of a record
    *   name a backend slot in use; default: any slot within the layout
    */
   rebuild(isBackend?: (slot: number, generation: number) => boolean): RebuildReport;
@@ -361,7 +363,7 @@ export function createFlowTable(views: RegionViews): FlowTable {
     const at = flowsWord + row * FLOW_WORDS;
     if (!recordIsSound(i32, at)) return "damaged";
     const backend = i32[at + F_BACKEND]!;
-    if (!isBackend(backend & 0xffff, backend >>> 16)) return "damaged";
+    if (!isBackend(backendSlotOf(backend), generationOf(backend))) return "damaged";
     const original = index.originalHash(i32, at);
     const reply = index.replyHash(i32, at);
     // The row itself is not indexed yet, so whoever has its key is another.

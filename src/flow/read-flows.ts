@@ -1,6 +1,7 @@
 import type { RegionViews } from "../state/layout.ts";
 import { flowRows } from "../state/shards.ts";
 import {
+  backendSlotOf,
   F_BACKEND,
   F_BACKEND_ADDR,
   F_BACKEND_REPLY_PORTS,
@@ -13,6 +14,7 @@ import {
   F_VERSION,
   F_VIP_ADDR,
   FLOW_WORDS,
+  generationOf,
   protocolOf,
   STATE_COUNT,
   STATE_FREE,
@@ -92,7 +94,7 @@ export function listFlows(views: RegionViews, filter: FlowFilter, limit: number)
       const at = (shard.flows.at >> 2) + row * FLOW_WORDS;
       if ((i32[at + F_STATE]! & 0xff) === STATE_FREE || !copyRecord(i32, at, copy)) continue;
       if ((copy[F_CLIENT_ADDR]! & mask) !== prefix) continue;
-      if (filter.backends !== undefined && !filter.backends.has(copy[F_BACKEND]! & 0xffff)) {
+      if (filter.backends !== undefined && !filter.backends.has(backendSlotOf(copy[F_BACKEND]!))) {
         continue;
       }
       if (total++ < limit) flows.push(snapshot(shard.worker, row, copy));
@@ -131,8 +133,8 @@ function snapshot(worker: number, row: number, words: Int32Array): FlowSnapshot 
     backendPort: words[F_BACKEND_REPLY_PORTS]! >>> 16,
     replyAddress: words[F_REPLY_ADDR]!,
     replyPort: words[F_BACKEND_REPLY_PORTS]! & 0xffff,
-    backendSlot: words[F_BACKEND]! & 0xffff,
-    backendGeneration: words[F_BACKEND]! >>> 16,
+    backendSlot: backendSlotOf(words[F_BACKEND]!),
+    backendGeneration: generationOf(words[F_BACKEND]!),
     expires: words[F_EXPIRES]!,
     created: words[F_CREATED]!,
   };

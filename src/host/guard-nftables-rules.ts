@@ -3,6 +3,7 @@ import {
   type AddressEntry,
   type CompiledGuard,
   compileGuard,
+  GUARD_BACKEND,
   GUARD_HOST,
   GUARD_VIP,
   GUARD_WHOLE,
@@ -19,6 +20,7 @@ const ADDRESS_SETS: readonly (readonly [name: string, flag: number])[] = [
   ["whole", GUARD_WHOLE],
   ["vips", GUARD_VIP],
   ["hosts", GUARD_HOST],
+  ["backends", GUARD_BACKEND],
 ];
 const PORT_SETS: readonly (readonly [name: string, kind: number])[] = [
   ["vip_ports", PORTS_OF_VIP],
@@ -135,6 +137,9 @@ function familyRules({ suffix, ip, icmp, errors, laterFragment, quoted }: Family
   return [
     // A host's address in a prefix is judged by its ports.
     `${ip} daddr ${of("whole")} ${ip} daddr != ${of("hosts")} drop`,
+    // A later fragment has no ports; from a backend it may follow a reply.
+    `${laterFragment} meta l4proto { tcp, udp } ${ip} daddr != ${of("hosts")} ` +
+      `${ip} saddr ${of("backends")} drop`,
     `${laterFragment} accept`,
     `${ip} daddr ${of("vips")} ${icmp} type echo-request drop`,
     `meta l4proto { tcp, udp } ${ip} daddr . meta l4proto . th dport ${of("vip_ports")} drop`,

@@ -11,10 +11,15 @@ import {
 
 /** How a TUN gateway's rules, routes and addresses are known, and removed again. */
 
-/** Preference of the jump, of the rules, and of the jump's goal: before all ordinary rules. */
+/**
+ * Preference of the jump, of the rules, of those for fragments, and of the jumps' goal: before all
+ * ordinary rules.
+ */
 export const RULE_JUMP_PREFERENCE = 4699;
 export const RULE_PREFERENCE = 4700;
-export const RULE_GOAL_PREFERENCE = 4701;
+export const RULE_PORTS_PREFERENCE = 4701;
+export const RULE_FRAGMENTS_PREFERENCE = 4702;
+export const RULE_GOAL_PREFERENCE = 4703;
 
 /** Marks our rules and routes; a number that iproute2's rt_protos gives to nobody. */
 export const ROUTE_PROTOCOL = 147;
@@ -28,6 +33,9 @@ const DEVICE_ADDRESS_BASE = 0xa9fe4001 | 0;
 
 /** The last resort among routes to one destination: it counts when the device's route is gone. */
 export const METRIC_LAST = 4_294_967_295;
+
+/** The highest port that a rule's range may end at (include/net/fib_rules.h). */
+export const PORT_LAST = 65_534;
 
 export const FAMILIES = [4, 6] as const;
 
@@ -49,11 +57,16 @@ export function deviceAddress(name: string): number {
 }
 
 /** The rules for replies that lead to our table, as the commands that make and remove them. */
-export async function leftoverRules(family: 4 | 6, table: number): Promise<Map<string, string>> {
+export async function leftoverRules(
+  family: 4 | 6,
+  table: number,
+  device: string,
+): Promise<Map<string, string>> {
   const rules = (await ipJson(["rule", "show"], family)).filter(
     (rule) =>
       textOf(rule, "protocol") === String(ROUTE_PROTOCOL) &&
-      textOf(rule, "table") === String(table),
+      (textOf(rule, "table") === String(table) ||
+        numberOf(rule, "sport_end") === PORT_LAST - deviceNumber(device)),
   );
   return new Map(
     rules.map((rule) => {
@@ -77,6 +90,9 @@ function ruleText(rule: IpObject): string {
   if (source !== "" && source !== "all") words.push(`from ${source}`);
   for (const key of ["iif", "ipproto"]) {
     if (textOf(rule, key) !== "") words.push(`${key} ${textOf(rule, key)}`);
+  }
+  if (numberOf(rule, "sport_end") !== 0) {
+    words.push(`sport ${numberOf(rule, "sport_start")}-${numberOf(rule, "sport_end")}`);
   }
   if (numberOf(rule, "sport") !== 0) words.push(`sport ${numberOf(rule, "sport")}`);
   if (textOf(rule, "table") !== "") words.push(`lookup ${textOf(rule, "table")}`);

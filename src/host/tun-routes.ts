@@ -11,9 +11,12 @@ import {
   FAMILIES,
   leftoverRules,
   METRIC_LAST,
+  PORT_LAST,
   ROUTE_PROTOCOL,
+  RULE_FRAGMENTS_PREFERENCE,
   RULE_GOAL_PREFERENCE,
   RULE_JUMP_PREFERENCE,
+  RULE_PORTS_PREFERENCE,
   RULE_PREFERENCE,
   removeRules,
   TABLE_BASE,
@@ -25,6 +28,10 @@ import {
  *   VIP, SNAT address        a route in the main table, to the device; a VIP may be a prefix
  *   replies of nat backends  `ip rule from ADDRESS ipproto P sport N` to a table of our own, whose
  *                            only route is the device; port 0 (any): without sport; and their ICMP
+ *   fragments of UDP         have no ports where the kernel looks, nor has the first one: what of such
+ *                            a backend has a source port jumps over one more rule, and the rest,
+ *                            which is fragments, goes to the table; the gateway writes back what is
+ *                            not a reply
  *   what the gateway writes  back into the kernel comes in on the device and must not meet those
  *                            rules again: a rule above them jumps over them (`iif DEVICE goto`), to
  *                            a rule that does nothing, so that the host's other rules still count
@@ -131,7 +138,7 @@ export async function createTunRoutes(options: TunRouteOptions): Promise<TunRout
    */
   const made = new Map<string, Made>();
   for (const family of FAMILIES) {
-    for (const [add, remove] of await leftoverRules(family, table)) {
+    for (const [add, remove] of await leftoverRules(family, table, device)) {
       made.set(add, { remove, family });
     }
   }
@@ -250,8 +257,28 @@ function commandsFor(
     addRule(address, address.family === 4 ? "ipproto icmp" : "ipproto ipv6-icmp");
     const name = PROTOCOL_NAMES[protocol] ?? String(protocol);
     addRule(address, port === 0 ? `ipproto ${name}` : `ipproto ${name} sport ${port}`);
+    // Segments of TCP are not cut: their ends keep them within the path's MTU.
+    if (port === 0 || name !== "udp") continue;
+    for (const rule of fragmentRules(address.text, name, device, table)) {
+      commands.set(`rule add ${rule}`, { remove: `rule del ${rule}`, family: address.family });
+    }
   }
   return commands;
+}
+
+/**
+ * Two rules for the fragments of a backend's replies. The jump's range ends at a port that says whose
+ * it is: two devices with one backend may not have the same rule, and what lies above the range only
+ * takes the way through the device.
+ */
+function fragmentRules(address: string, protocol: string, device: string, table: number): string[] {
+  const from = `from ${address} ipproto ${protocol}`;
+  const last = PORT_LAST - deviceNumber(device);
+  return [
+    `pref ${RULE_PORTS_PREFERENCE} ${from} sport 1-${last} goto ${RULE_GOAL_PREFERENCE} ` +
+      `protocol ${ROUTE_PROTOCOL}`,
+    `pref ${RULE_FRAGMENTS_PREFERENCE} ${from} lookup ${table} protocol ${ROUTE_PROTOCOL}`,
+  ];
 }
 
 function prefixText({ address, prefixLength }: TunRouteEntries["vips"][number]): string {

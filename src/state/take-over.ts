@@ -1,6 +1,7 @@
 import { assert } from "../base/assert.ts";
 import { recordIsSound } from "../flow/check-record.ts";
 import {
+  backendSlotOf,
   F_BACKEND,
   F_BACKEND_REPLY_PORTS,
   F_CLIENT_ADDR,
@@ -9,6 +10,8 @@ import {
   F_VERSION,
   FLAG_ACTIVE,
   FLOW_WORDS,
+  GENERATION_MASK,
+  generationOf,
   PROTOCOL_TCP,
   PROTOCOL_UDP,
   STATE_CLOSE,
@@ -193,9 +196,9 @@ function moveFlow(
 ): "kept" | "dropped" | "noRoom" {
   if (!recordIsSound(from.i32, at)) return "dropped";
   const backend = from.i32[at + F_BACKEND]!;
-  const slot = backend & 0xffff;
-  if (!isBackend(from, slot, backend >>> 16)) return "dropped";
-  if (!isBackend(to, slot, backend >>> 16)) return "noRoom";
+  const slot = backendSlotOf(backend);
+  if (!isBackend(from, slot, generationOf(backend))) return "dropped";
+  if (!isBackend(to, slot, generationOf(backend))) return "noRoom";
   const table =
     tables[
       ownerOfClient(
@@ -257,13 +260,13 @@ function serviceWord(views: RegionViews, slot: number): number {
   return (views.layout.serviceSlots.at >> 2) + slot * SERVICE_SLOT_WORDS;
 }
 
-/** Whether a sound slot in use has this number and generation (low 16 bits). */
+/** Whether a sound slot in use has this number and generation (GENERATION_MASK bits). */
 function isBackend(views: RegionViews, slot: number, generation: number): boolean {
   if (slot >= views.layout.backends) return false;
   const at = backendWord(views, slot);
   return (
     views.i32[at + B_USED] === 1 &&
-    (views.i32[at + B_GENERATION]! & 0xffff) === generation &&
+    (views.i32[at + B_GENERATION]! & GENERATION_MASK) === generation &&
     backendSlotIsSound(views, slot)
   );
 }
@@ -381,7 +384,7 @@ function recount(views: RegionViews): void {
   forEachRow(views, (at, worker) => {
     const state = i32[at + F_STATE]!;
     if (state === STATE_FREE) return;
-    const slot = i32[at + F_BACKEND]! & 0xffff;
+    const slot = backendSlotOf(i32[at + F_BACKEND]!);
     assert(slot < layout.backends, "a flow that was taken over has a backend slot");
     const run = (layout.shards[worker]!.backendRuns.at >> 2) + slot * BACKEND_RUN_WORDS;
     i32[run + R_FLOWS] = i32[run + R_FLOWS]! + 1;

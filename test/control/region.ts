@@ -1,4 +1,5 @@
 import {
+  backendWordOf,
   F_BACKEND,
   F_BACKEND_ADDR,
   F_BACKEND_REPLY_PORTS,
@@ -104,7 +105,7 @@ export function addFlow(views: RegionViews, flow: TestFlow, worker = 0): void {
   i32[at + F_BACKEND_ADDR] = address(flow.backend).value;
   i32[at + F_REPLY_ADDR] = flow.snat === undefined ? client : address(flow.snat).value;
   i32[at + F_BACKEND_REPLY_PORTS] = (flow.backendPort << 16) | 40_000;
-  i32[at + F_BACKEND] = flow.slot | (i32[slot + B_GENERATION]! << 16);
+  i32[at + F_BACKEND] = backendWordOf(flow.slot, i32[slot + B_GENERATION]!);
   i32[at + F_VERSION] = 2;
   i32[highWater] = row + 1;
   i32[used] = i32[used]! + 1;

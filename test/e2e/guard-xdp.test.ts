@@ -1,11 +1,10 @@
 import assert from "node:assert/strict";
-import { mkdtempSync, rmdirSync } from "node:fs";
-import { tmpdir } from "node:os";
 import path from "node:path";
 import { after, before, describe, type TestContext, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
-import { ENTRIES, ROWS, type Row } from "../host/guard-rows.ts";
+import { cleanUp, mountBpf } from "../host/guard-pins.ts";
+import { ENTRIES, OWNED_ROW, ROWS } from "../host/guard-rows.ts";
 import {
   command,
   FRAMES,
@@ -27,7 +26,6 @@ import {
   VIP,
 } from "../host/netns.ts";
 import { arpRequest } from "../support/frames.ts";
-import { runSync } from "../support/processes.ts";
 import { waitFor } from "../support/wait.ts";
 
 /**
@@ -89,8 +87,6 @@ function attached(topology: Topology): string[] {
     return found === undefined ? [] : [found];
   });
 }
-
-const OWNED_ROW = ROWS.find((row) => row.name === "TCP to a host's VIP") as Row;
 
 describe("the XDP program", { skip: SKIP_UNLESS_ROOT }, () => {
   let topology: Topology;
@@ -197,25 +193,6 @@ describe("the XDP program", { skip: SKIP_UNLESS_ROOT }, () => {
     await holder.kill();
   });
 });
-
-/** A bpf file system of its own, seen by every program that the test starts. */
-function mountBpf(t: TestContext): string {
-  const folder = mkdtempSync(path.join(tmpdir(), "headgate-bpf-"));
-  runSync(["mount", "-t", "bpf", "bpf", folder]);
-  t.after(() => {
-    runSync(["umount", "-l", folder]);
-    rmdirSync(folder);
-  });
-  return folder;
-}
-
-async function cleanUp(topology: Topology, folder: string): Promise<string[]> {
-  const child = topology.spawn([process.execPath, path.join(FOLDER, "cleanup-main.js"), folder]);
-  const line = await child.line(/^(removed|failed) /);
-  await child.kill();
-  assert.match(line, /^removed /);
-  return JSON.parse(line.slice("removed ".length)) as string[];
-}
 
 describe("the XDP program, persistent", { skip: SKIP_UNLESS_ROOT }, () => {
   let topology: Topology;

@@ -1,13 +1,13 @@
 import assert from "node:assert/strict";
-import { mkdtempSync, readFileSync, rmdirSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { readFileSync } from "node:fs";
 import path from "node:path";
 import { after, before, describe, type TestContext, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { type Address, addressOf4 } from "../../src/base/address.ts";
 import type { GuardKind } from "../../src/host/guard.ts";
-import { ENTRIES, framesOf, ROWS, type Row } from "../host/guard-rows.ts";
+import { cleanUp, mountBpf } from "../host/guard-pins.ts";
+import { ENTRIES, framesOf, OWNED_ROW, ROWS, type Row } from "../host/guard-rows.ts";
 import {
   command,
   FRAMES,
@@ -203,9 +203,6 @@ describe("guard under change", { skip: SKIP_UNLESS_ROOT }, () => {
   });
 });
 
-/** A row whose reaction can be seen with and without ip_forward. */
-const OWNED_ROW = ROWS.find((row) => row.name === "TCP to a host's VIP") as Row;
-
 async function assertSilent(topology: Topology, wires: Wires): Promise<void> {
   assert.equal(await tappedReactions(topology, wires, OWNED_ROW), 0);
 }
@@ -287,26 +284,6 @@ describe("guard, persistent", { skip: SKIP_UNLESS_ROOT }, () => {
     }
   });
 });
-
-/** A bpf file system of its own, seen by every program that the test starts. */
-function mountBpf(t: TestContext): string {
-  const folder = mkdtempSync(path.join(tmpdir(), "headgate-bpf-"));
-  runSync(["mount", "-t", "bpf", "bpf", folder]);
-  t.after(() => {
-    runSync(["umount", "-l", folder]);
-    rmdirSync(folder);
-  });
-  return folder;
-}
-
-async function cleanUp(topology: Topology, folder: string): Promise<string[]> {
-  const program = path.join(path.dirname(HOLDER), "cleanup-main.js");
-  const child = topology.spawn([process.execPath, program, folder]);
-  const line = await child.line(/^(removed|failed) /);
-  await child.kill();
-  assert.match(line, /^removed /);
-  return JSON.parse(line.slice("removed ".length)) as string[];
-}
 
 describe("guard and the host's own connections", { skip: SKIP_UNLESS_ROOT }, () => {
   let topology: Topology;

@@ -16,6 +16,7 @@ import { openTun } from "../../src/device/tun.ts";
 import { createWake } from "../../src/device/wake.ts";
 import { ownerOfClient, ownerOfSnatPort } from "../../src/flow/owner.ts";
 import { createSteering, type Steering } from "../../src/host/steering.ts";
+import { withFragmentWord } from "../support/fragments.ts";
 import {
   addressOf,
   arpPacket,
@@ -65,6 +66,9 @@ function randomPacket(random: Random, number: number, workers: number, portMask:
   const l4 = (source: string | number, sourcePort: number, to: string | number, toPort: number) =>
     make({ source, sourcePort, destination: to, destinationPort: toPort, ip: ipFields });
   const byClient = ownerOfClient(KEY[0], KEY[1], client, clientPort, portMask, workers);
+  // Fragments go by their addresses alone: as if the port were 0.
+  const byAddress = ownerOfClient(KEY[0], KEY[1], client, 0, portMask, workers);
+  const fragmentOf = withFragmentWord;
   const bySnat = ownerOfSnatPort(snatPort, workers);
   const quoted = (source: string | number, quote: Uint8Array): Uint8Array =>
     ipv4Packet({
@@ -85,7 +89,16 @@ function randomPacket(random: Random, number: number, workers: number, portMask:
     ["error about SNAT", () => quoted(SNAT, l4(SNAT, snatPort, BACKEND, 80)), bySnat],
     ["echo", () => other(1, icmpEcho()), 0],
     ["other protocol", () => other(47, new Uint8Array(20)), 0],
-    ["later fragment", () => other(17, new Uint8Array(20), 0x00b9), 0],
+    ["later fragment", () => other(17, new Uint8Array(20), 0x00b9), byAddress],
+    ["first fragment", () => fragmentOf(l4(client, clientPort, VIP, 80), 0x2000), byAddress],
+    ["first fragment of a reply", () => fragmentOf(l4(BACKEND, 80, client, 9), 0x2000), byAddress],
+    ["fragment to SNAT", () => fragmentOf(l4(BACKEND, 8080, SNAT, snatPort), 0x2000), 0],
+    [
+      "error about a first fragment",
+      () => quoted(VIP, fragmentOf(l4(VIP, 80, client, clientPort), 0x2000)),
+      byClient,
+    ],
+    ["later fragment, other protocol", () => other(47, new Uint8Array(20), 0x00b9), 0],
   ];
   const [kind, build, owner] = kinds[random.below(kinds.length)]!;
   return { kind, packet: build(), owner };
@@ -109,18 +122,20 @@ function randomPacket6(
   const client = formatIpv6(words);
   const [clientPort, snatPort] = [1024 + random.below(60_000), 1024 + random.below(60_000)];
   const make = random.below(2) === 0 ? tcpPacket6 : udpPacket6;
-  // Up to eight extension headers are walked; the first fragment has its ports.
+  // Up to eight extension headers are walked.
   const extensions: Extension[] = Array.from({ length: random.below(5) }, () =>
     random.below(2) === 0
       ? { type: DESTINATION_OPTIONS }
       : { type: DESTINATION_OPTIONS, body: [1, 12, ...new Array<number>(12).fill(0)] },
   );
-  if (random.below(3) === 0) extensions.push(fragmentHeader(0, true));
+  // An atomic fragment is whole; others go by their addresses alone, as if the port were 0.
+  if (random.below(3) === 0) extensions.push(fragmentHeader(0, false));
   const ipFields = { flowLabel: number, extensions };
   const l4 = (source: string, sourcePort: number, to: string, toPort: number): Uint8Array =>
     make({ source, sourcePort, destination: to, destinationPort: toPort, ip: ipFields });
   const folded = words.reduce((sum, word) => sum ^ word, 0);
   const byClient = ownerOfClient(KEY[0], KEY[1], folded, clientPort, portMask, workers);
+  const byAddress = ownerOfClient(KEY[0], KEY[1], folded, 0, portMask, workers);
   const bySnat = ownerOfSnatPort(snatPort, workers);
   const quoted = (destination: string, quote: Uint8Array): Uint8Array =>
     icmpPacket6({ source: BACKEND6, destination, type: 1, data: quote, ip: ipFields });
@@ -153,7 +168,9 @@ function randomPacket6(
     ["error about client", () => quoted(client, l4(client, clientPort, BACKEND6, 80)), byClient],
     ["error about SNAT", () => quoted(SNAT6, l4(SNAT6, snatPort, BACKEND6, 80)), bySnat],
     ["another protocol", () => other(47), 0],
-    ["later fragment", () => other(17, [fragmentHeader(8, false)]), 0],
+    ["later fragment", () => other(17, [fragmentHeader(8, false)]), byAddress],
+    ["first fragment", () => other(6, [fragmentHeader(0, true)]), byAddress],
+    ["later fragment of another protocol", () => other(47, [fragmentHeader(8, false)]), 0],
     [
       "nine extension headers",
       () => other(17, new Array<Extension>(9).fill({ type: DESTINATION_OPTIONS })),

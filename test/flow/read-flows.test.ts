@@ -24,7 +24,7 @@ import {
 
 test("a flow is listed with every field", () => {
   const { views, table } = createSampleTable();
-  insertSample(table, sampleFlow({ slot: 3, generation: 0x8001, flags: FLAG_ACTIVE }));
+  insertSample(table, sampleFlow({ slot: 3, generation: 0x801, flags: FLAG_ACTIVE }));
   insertSample(
     table,
     sampleFlow({
@@ -51,7 +51,7 @@ test("a flow is listed with every field", () => {
     replyAddress: CLIENT,
     replyPort: 40_000,
     backendSlot: 3,
-    backendGeneration: 0x8001,
+    backendGeneration: 0x801,
     expires: 1_000_000,
     created: 7,
   });

@@ -1,5 +1,6 @@
 import type { Random } from "../../src/base/random.ts";
 import {
+  backendWordOf,
   F_ACK_ORIGINAL,
   F_ACK_REPLY,
   F_BACKEND,
@@ -101,7 +102,7 @@ export function writeSample(words: Int32Array, at: number, flow: SampleFlow): vo
   words[at + F_BACKEND_ADDR] = flow.backend;
   words[at + F_REPLY_ADDR] = reply;
   words[at + F_BACKEND_REPLY_PORTS] = replyPorts(flow);
-  words[at + F_BACKEND] = flow.slot | (flow.generation << 16);
+  words[at + F_BACKEND] = backendWordOf(flow.slot, flow.generation);
   words[at + F_EXPIRES] = flow.expires;
   const addresses = sum16(flow.backend, reply, ~flow.client, ~flow.vip);
   const all = sum16(addresses, replyPorts(flow), ~originalPorts(flow));

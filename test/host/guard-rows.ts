@@ -305,6 +305,20 @@ export const ROWS: readonly Row[] = [
     from: "backend",
     packet: laterFragment(BACKEND_ANY, CLIENT),
     reaction: "forward",
+    owned: true,
+  },
+  {
+    name: "later fragment from a client to another client",
+    from: "client",
+    packet: laterFragment(CLIENT, BACKEND_ANY),
+    reaction: "forward",
+    owned: false,
+  },
+  {
+    name: "later fragment from a backend to the host",
+    from: "backend",
+    packet: laterFragment(BACKEND_ANY, HOST_VIP),
+    reaction: ["Ip", "ReasmReqds"],
     owned: false,
   },
   {
@@ -432,3 +446,6 @@ export function framesOf(row: Row, firstId: number, count: number): Uint8Array[]
     }),
   );
 }
+
+/** A row whose reaction can be seen with and without ip_forward. */
+export const OWNED_ROW = ROWS.find((row) => row.name === "TCP to a host's VIP") as Row;

@@ -232,7 +232,8 @@ export const ROWS6: readonly Row6[] = [
   row("backend", "another port", tcp(BACKEND6, 8081, CLIENT6, null), "forward", NOT),
   row("backend", "another protocol", tcp(BACKEND_ANY6, 777, CLIENT6, null), "forward", NOT),
   row("backend", "echo from a backend", echo(BACKEND6, CLIENT6), "forward", NOT),
-  row("backend", "later fragment", other(BACKEND_ANY6, CLIENT6, UDP, [LATER]), "forward", NOT),
+  row("backend", "later fragment", other(BACKEND_ANY6, CLIENT6, UDP, [LATER]), "forward", OWNED),
+  row("backend", "fragment of a stranger", other(ROUTER6, CLIENT6, UDP, [LATER]), "forward", NOT),
   row("backend", "reply to a health check", tcp(BACKEND6, 8080, TO_BACKEND6, null), "answer", NOT),
   // (c) to a SNAT address
   row("backend", "reply to SNAT", tcp(BACKEND6, 8080, SNAT6, null), "forward", OWNED),

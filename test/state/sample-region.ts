@@ -1,3 +1,4 @@
+import { GENERATION_MASK } from "../../src/flow/flow-record.ts";
 import { createFlowTable, type FlowTable } from "../../src/flow/flow-table.ts";
 import {
   B_ADDRESS,
@@ -90,7 +91,7 @@ export function flowOf(slot: number, id: number, changes: Partial<SampleFlow> = 
   return distinctFlow(id, {
     backend: BACKEND + slot,
     slot,
-    generation: generationOf(slot) & 0xffff,
+    generation: generationOf(slot) & GENERATION_MASK,
     ...changes,
   });
 }

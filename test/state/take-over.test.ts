@@ -5,6 +5,8 @@ import { HeadgateError } from "../../src/base/errors.ts";
 import { createRandom } from "../../src/base/random.ts";
 import { recordIsSound } from "../../src/flow/check-record.ts";
 import {
+  BACKEND_SLOT_BITS,
+  backendSlotOf,
   F_BACKEND,
   F_BACKEND_REPLY_PORTS,
   F_CLIENT_ADDR,
@@ -13,6 +15,7 @@ import {
   F_VERSION,
   FLAG_ACTIVE,
   FLOW_WORDS,
+  GENERATION_MASK,
   STATE_FREE,
   STATE_SYN_SENT,
 } from "../../src/flow/flow-record.ts";
@@ -105,9 +108,12 @@ function checkShard(views: RegionViews, flows: Int32Array, active: Int32Array): 
     const protocol = (word(F_STATE) >>> 8) & 0xff;
     assert.equal(table.find(protocol, word(2), word(3), word(4)), row << 1);
     assert.equal(table.find(protocol, word(5), word(6), word(7)), (row << 1) | 1);
-    const slot = word(F_BACKEND) & 0xffff;
+    const slot = backendSlotOf(word(F_BACKEND));
     assert.equal(i32[backendWord(views, slot) + B_USED], 1);
-    assert.equal(i32[backendWord(views, slot) + B_GENERATION]! & 0xffff, word(F_BACKEND) >>> 16);
+    assert.equal(
+      i32[backendWord(views, slot) + B_GENERATION]! & GENERATION_MASK,
+      word(F_BACKEND) >>> BACKEND_SLOT_BITS,
+    );
     flows[slot]!++;
     if ((word(F_STATE) & FLAG_ACTIVE) !== 0) active[slot]!++;
   }

@@ -1,5 +1,12 @@
 import type { z } from "zod";
-import { CPU_MAX, INTERFACES_MAX, SNAT_ADDRESSES_MAX, WORKERS_MAX } from "../../base/limits.ts";
+import {
+  ACCESS_PREFIXES_MAX,
+  BACKENDS_MAX,
+  CPU_MAX,
+  INTERFACES_MAX,
+  SNAT_ADDRESSES_MAX,
+  WORKERS_MAX,
+} from "../../base/limits.ts";
 import { jsonOf, list, optional, optionalSection, section, withDefault } from "./fields.ts";
 import {
   absolutePath,
@@ -141,7 +148,7 @@ export const fileSchema = section(
           "Service slots: one per service and protocol",
         ),
         backends: withDefault(
-          integer(1, 65_535),
+          integer(1, BACKENDS_MAX),
           4096,
           "Backend slots: one per service, protocol and backend; also sorry servers and removed backends with flows",
         ),
@@ -149,6 +156,11 @@ export const fileSchema = section(
           integer(256, 1 << 26),
           4_194_304,
           "Slots of all scheduler tables together",
+        ),
+        accessPrefixes: withDefault(
+          integer(1, ACCESS_PREFIXES_MAX),
+          131_072,
+          "Prefixes of all access lists together, once per protocol of their service; 64 bytes each",
         ),
       },
       "Room taken at start",
