@@ -1,4 +1,4 @@
-import { formatEndpoint } from "../base/address.ts";
+import { endpointOf } from "../base/address.ts";
 import type {
   BackendDefinition,
   GatewayDefinition,
@@ -27,6 +27,8 @@ const SERVICE_KEYS = [
   "scheduler",
   "tableSize",
   "timeouts",
+  "udp",
+  "quic",
   "outOfState",
   "onIdle",
   "existingFlows",
@@ -95,21 +97,18 @@ function diffBackends(
     now.add(text);
     const was = old.get(text);
     if (was === undefined) into.added.push(text);
-    else if (was.weight !== backend.weight) {
+    if (was !== undefined && was.weight !== backend.weight) {
       into.changed.push(`${text}: weight ${was.weight} -> ${backend.weight}`);
+    }
+    if (was !== undefined && was.serverId !== backend.serverId) {
+      into.changed.push(`${text}: serverId ${was.serverId} -> ${backend.serverId}`);
     }
   }
   for (const text of old.keys()) if (!now.has(text)) into.removed.push(text);
 }
 
 function backendText(service: ServiceDefinition, backend: BackendDefinition): string {
-  return `backend ${service.name}/${endpointText(backend.address.value, backend.port)}`;
-}
-
-/** `10.20.0.11:8080`, or `10.20.0.11` for a backend that takes the packet's port. */
-export function endpointText(address: number, port: number): string {
-  const text = formatEndpoint(address, port);
-  return port === 0 ? text.slice(0, text.lastIndexOf(":")) : text;
+  return `backend ${service.name}/${endpointOf(backend.address, backend.port)}`;
 }
 
 function addressesOf(definition: GatewayDefinition): Set<string> {

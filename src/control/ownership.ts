@@ -1,22 +1,7 @@
-import { type Address, addressOf4, isInPrefix } from "../base/address.ts";
-import {
-  F_BACKEND_ADDR,
-  F_BACKEND_REPLY_PORTS,
-  F_CLIENT_VIP_PORTS,
-  F_REPLY_ADDR,
-  F_STATE,
-  F_VERSION,
-  F_VIP_ADDR,
-  FLOW_WORDS,
-  MODE_FULL_NAT,
-  PROTOCOL_TCP,
-  PROTOCOL_UDP,
-  protocolOf,
-  STATE_FREE,
-} from "../flow/flow-record.ts";
-import type { GatewayDefinition, ServiceDefinition } from "../service/definition.ts";
-import type { RegionViews } from "../state/layout.ts";
-import { flowRows } from "../state/shards.ts";
+import { type Address, addressBits, isInPrefix } from "../base/address.ts";
+import { PROTOCOL_TCP, PROTOCOL_UDP } from "../flow/flow-record.ts";
+import type { GatewayDefinition, ServiceDefinition, VipAddress } from "../service/definition.ts";
+import type { Endpoint, FlowEndpoints } from "./flow-endpoints.ts";
 
 /**
  * Which packets are the gateway's (design 1.9): those of its services, and those of flows that live
@@ -37,69 +22,6 @@ export interface Ownership {
   readonly snat: readonly Address[];
 }
 
-interface Endpoint {
-  readonly address: Address;
-  readonly protocol: number;
-  readonly port: number;
-}
-
-/** What the flows of a region need owned. */
-export interface FlowEndpoints {
-  /** IPv4: one number an endpoint, see {@link endpointKey}. */
-  readonly vips: ReadonlySet<number>;
-  readonly backends: ReadonlySet<number>;
-  readonly snat: ReadonlySet<number>;
-}
-
-export const NO_FLOW_ENDPOINTS: FlowEndpoints = {
-  vips: new Set(),
-  backends: new Set(),
-  snat: new Set(),
-};
-
-/** Address, protocol and port in one number below 2^49: exact, and compared without allocation. */
-function endpointKey(address: number, protocol: number, port: number): number {
-  return (address >>> 0) * 0x20000 + (protocol === PROTOCOL_UDP ? 0x10000 : 0) + port;
-}
-
-function endpointOf(key: number): Endpoint {
-  const low = key % 0x20000;
-  return {
-    address: addressOf4(Math.floor(key / 0x20000)),
-    protocol: (low & 0x10000) !== 0 ? PROTOCOL_UDP : PROTOCOL_TCP,
-    port: low & 0xffff,
-  };
-}
-
-/**
- * Look through the whole flow table for endpoints in use. Takes some ten milliseconds for a million
- * flows; the worker goes on meanwhile, so a flow that begins during the look may be missed: ask
- * when what new flows can use is owned anyway.
- */
-export function flowEndpoints(views: RegionViews): FlowEndpoints {
-  const { i32, layout } = views;
-  const vips = new Set<number>();
-  const backends = new Set<number>();
-  const snat = new Set<number>();
-  const look = (at: number): void => {
-    const version = i32[at + F_VERSION]!;
-    const state = i32[at + F_STATE]!;
-    if ((state & 0xff) === STATE_FREE || version === 0 || (version & 1) !== 0) return;
-    const protocol = protocolOf(state);
-    vips.add(endpointKey(i32[at + F_VIP_ADDR]!, protocol, i32[at + F_CLIENT_VIP_PORTS]! & 0xffff));
-    if (((state >>> 16) & 0xff) === MODE_FULL_NAT) snat.add(i32[at + F_REPLY_ADDR]!);
-    else {
-      const port = i32[at + F_BACKEND_REPLY_PORTS]! >>> 16;
-      backends.add(endpointKey(i32[at + F_BACKEND_ADDR]!, protocol, port));
-    }
-  };
-  for (const shard of layout.shards) {
-    const rows = flowRows(views, shard);
-    for (let row = 0; row < rows; row++) look((shard.flows.at >> 2) + row * FLOW_WORDS);
-  }
-  return { vips, backends, snat };
-}
-
 /**
  * What the gateway owns under any of some definitions and with some flows. While a change is taken
  * over, the old and the new definition hold together.
@@ -114,7 +36,7 @@ export function ownershipOf(
   const addBackend = (one: Endpoint): void => {
     backends.set(textOf(one), one);
   };
-  for (const address of [...flows.snat].map(addressOf4)) snat.set(address.text, address);
+  for (const address of flows.snat) snat.set(address.text, address);
   for (const definition of definitions) {
     for (const address of definition.snat.addresses) snat.set(address.text, address);
     for (const service of definition.services) {
@@ -123,8 +45,8 @@ export function ownershipOf(
     }
   }
   const covers = coverage([...vips.values()]);
-  const extraVips = [...flows.vips].map(endpointOf).filter((one) => !covers(one));
-  for (const one of [...flows.backends].map(endpointOf)) {
+  const extraVips = flows.vips.filter((one) => !covers(one));
+  for (const one of flows.backends) {
     if (!backends.has(textOf({ ...one, port: 0 }))) addBackend(one);
   }
   return {
@@ -187,13 +109,20 @@ function vipsOf(service: ServiceDefinition): Ownership["vips"][number][] {
   return service.vips.flatMap((vip) =>
     service.protocols.flatMap((protocol) =>
       service.ports.map(({ low, high }) => ({
-        address: vip,
+        ...prefixOf(vip),
         protocol: protocolNumber(protocol),
         low,
         high,
       })),
     ),
   );
+}
+
+/** The text of a VIP that is a prefix has its length; that of an address has not. */
+function prefixOf(vip: VipAddress): Pick<Ownership["vips"][number], "address" | "prefixLength"> {
+  const { family, value, words, prefixLength } = vip;
+  const address = { family, text: vip.text.replace(/\/\d+$/, ""), value, words };
+  return prefixLength === addressBits(address) ? { address } : { address, prefixLength };
 }
 
 /**
@@ -203,7 +132,8 @@ function vipsOf(service: ServiceDefinition): Ownership["vips"][number][] {
 function natBackendsOf(service: ServiceDefinition): Endpoint[] {
   if (service.mode !== "nat") return [];
   const servers = [...service.backends];
-  if (service.noBackend.sorry !== null) servers.push({ ...service.noBackend.sorry, weight: 1 });
+  if (service.noBackend.sorry !== null)
+    servers.push({ ...service.noBackend.sorry, weight: 1, serverId: null });
   return servers.flatMap(({ address, port }) =>
     service.protocols.flatMap((name) => {
       const ports = port !== 0 ? [port] : singlePorts(service);

@@ -18,8 +18,14 @@ import {
   F_STATE,
   F_VIP_ADDR,
   FLAG_ADOPTED,
+  FLAG_BY_BACKEND,
+  KEY_IPV6,
+  KEY_SLOW,
   MODE_FULL_NAT,
   PROTOCOL_TCP,
+  PROTOCOL_UDP,
+  protocolOf,
+  replyKeyOf,
   STATE_CLOSE,
   STATE_SYN_RECV,
   STATE_SYN_SENT,
@@ -27,6 +33,7 @@ import {
   STATE_UDP_ONE_WAY,
 } from "../flow/flow-record.ts";
 import { INSERT_INDEX_FULL, INSERT_REPLY_TAKEN, INSERT_TABLE_FULL } from "../flow/flow-table.ts";
+import { addressWord6 } from "../scheduler/mix.ts";
 import {
   B_ADDRESS,
   B_GENERATION,
@@ -55,7 +62,9 @@ import {
   S_MODE,
   S_NO_BACKEND,
   S_OUT_OF_STATE,
+  S_QUIC,
   S_SORRY_SLOT,
+  S_UDP_PER_PACKET,
   SERVICE_WORDS,
 } from "../service/bank.ts";
 import {
@@ -69,10 +78,20 @@ import { sourceMacHigh, sourceMacLow } from "../wire/ethernet.ts";
 import { ICMP_CODE_PORT_UNREACHABLE, ICMP_UNREACHABLE } from "../wire/icmp.ts";
 import { TCP_ACK, TCP_RST, TCP_SYN, tcpFlags } from "../wire/tcp.ts";
 import { ADMITTED, type Admission } from "./admit.ts";
-import { type Context, R_BANK, R_SERVICES, R_TICK } from "./context.ts";
+import {
+  type Context,
+  R_BANK,
+  R_DESTINATION6,
+  R_IS_IPV6,
+  R_SERVICES,
+  R_SOURCE6,
+  R_TICK,
+} from "./context.ts";
 import { C_FLOWS_CREATED, C_FLOWS_EVICTED } from "./counters.ts";
+import { createDraft6 } from "./draft6.ts";
 import type { Flows } from "./flows.ts";
 import type { Reply } from "./reply.ts";
+import type { UdpFlows } from "./udp.ts";
 import {
   DROP_FLOW_INDEX_FULL,
   DROP_FLOW_TABLE_FULL,
@@ -92,7 +111,9 @@ export interface Balancer {
   /**
    * Make a flow for it, or decide what happens instead.
    *
+   * @param client - int32; of an IPv6 packet (R_IS_IPV6) its fold, and `vip` too
    * @param ports - source << 16 | destination
+   * @param flag - 0, or FLAG_BY_BACKEND: the client's tuple has a flow to another backend, which stays
    * @returns OPENED, with the row in `opened[0]`, or the packet's verdict
    */
   open(
@@ -104,6 +125,7 @@ export interface Balancer {
     vip: number,
     ports: number,
     service: number,
+    flag: number,
   ): number;
   readonly opened: Int32Array;
 }
@@ -113,6 +135,7 @@ export function createBalancer(
   flows: Flows,
   admission: Admission,
   reply: Reply,
+  udp: UdpFlows,
   countersAt: number,
 ): Balancer {
   const { f64, i32, layout, link, registers, rx, scheduler, snatPorts, table, view } = context;
@@ -121,6 +144,17 @@ export function createBalancer(
   const backendRuns = layout.backendRuns.at >> 3;
   const serviceRuns = layout.serviceRuns.at >> 3;
   const opened = new Int32Array(1);
+  const draft6 = createDraft6(context);
+
+  /** The IPv6 address at a register as the schedulers know it. */
+  function schedulerWord(register: number): number {
+    return addressWord6(
+      registers[register]!,
+      registers[register + 1]!,
+      registers[register + 2]!,
+      registers[register + 3]!,
+    );
+  }
 
   function countDrop(service: number, verdict: number): number {
     const at = serviceRuns + service * (SERVICE_RUN_BYTES >> 3) + VF_DROPS;
@@ -157,22 +191,29 @@ export function createBalancer(
     vip: number,
     ports: number,
     service: number,
+    flag: number,
   ): number {
     const serviceWord = registers[R_SERVICES]! + service * SERVICE_WORDS;
     let state = STATE_UDP_ONE_WAY;
-    let adopted = 0;
+    let flags = flag;
+    let slot = -1;
     if (protocol === PROTOCOL_TCP) {
-      const flags = tcpFlags(view, l4At);
+      const tcp = tcpFlags(view, l4At);
       state = STATE_SYN_SENT;
-      if ((flags & (TCP_SYN | TCP_ACK | TCP_RST)) !== TCP_SYN) {
+      if ((tcp & (TCP_SYN | TCP_ACK | TCP_RST)) !== TCP_SYN) {
         const policy = i32[serviceWord + S_OUT_OF_STATE]!;
-        const adopts = policy === OUT_OF_STATE_ADOPT && (flags & (TCP_SYN | TCP_RST)) === 0;
-        if (!adopts) return countDrop(service, outOfState(rxWord, ipAt, flags, policy));
+        const adopts = policy === OUT_OF_STATE_ADOPT && (tcp & (TCP_SYN | TCP_RST)) === 0;
+        if (!adopts) return countDrop(service, outOfState(rxWord, ipAt, tcp, policy));
         // Not established before the client has sent once more: a flood of stray segments then fills
         // the table with flows that go soon, and that may be evicted.
         state = STATE_SYN_RECV;
-        adopted = FLAG_ADOPTED;
+        flags = FLAG_ADOPTED;
       }
+    } else {
+      slot = udp.quicSlot(rxWord, l4At, serviceWord);
+      if (i32[serviceWord + S_UDP_PER_PACKET] !== 0) flags = FLAG_BY_BACKEND;
+      // Whatever its connection ID may change is not for the fast lane.
+      if (flags !== 0 || i32[serviceWord + S_QUIC] !== 0) flags |= KEY_SLOW << 8;
     }
     if (i32[serviceWord + S_ADMISSION] !== 0) {
       const admitted = admission.admit(rxWord, ipAt, protocol, client, vip, serviceWord, service);
@@ -180,18 +221,21 @@ export function createBalancer(
     }
     if (i32[H_NODE_DRAINED] !== 0) return countDrop(service, DROPPED | (DROP_NODE_DRAINING << 8));
 
-    const bank = registers[R_BANK]!;
-    const entry = scheduler.pick(
-      bank,
-      serviceWord,
-      service,
-      client,
-      ports >>> 16,
-      vip,
-      ports & 0xffff,
-      protocol,
-    );
-    let slot = entry === NO_BACKEND ? -1 : i32[entry + E_SLOT]!;
+    const isIpv6 = registers[R_IS_IPV6] !== 0;
+    let entry = NO_BACKEND;
+    if (slot < 0) {
+      entry = scheduler.pick(
+        registers[R_BANK]!,
+        serviceWord,
+        service,
+        isIpv6 ? schedulerWord(R_SOURCE6) : client,
+        ports >>> 16,
+        isIpv6 ? schedulerWord(R_DESTINATION6) : vip,
+        ports & 0xffff,
+        protocol,
+      );
+      if (entry !== NO_BACKEND) slot = i32[entry + E_SLOT]!;
+    }
     if (slot < 0) {
       const policy = i32[serviceWord + S_NO_BACKEND]!;
       if (policy === NO_BACKEND_SORRY) slot = i32[serviceWord + S_SORRY_SLOT]!;
@@ -209,7 +253,7 @@ export function createBalancer(
       link === 0
         ? 0xffff
         : (sourceMacLow(view, rx[rxWord + D_AT]!) << 16) | rx[rxWord + D_INTERFACE]!;
-    draft[F_STATE] = state | (protocol << 8) | (i32[serviceWord + S_MODE]! << 16) | adopted;
+    draft[F_STATE] = state | (protocol << 8) | (i32[serviceWord + S_MODE]! << 16) | flags;
 
     let failure = insert(slot, serviceWord, service, client, ports, protocol);
     if (failure === INSERT_REPLY_TAKEN && entry !== NO_BACKEND) {
@@ -267,6 +311,20 @@ export function createBalancer(
     const address = i32[backend + B_ADDRESS]!;
     const ownPort = i32[backend + B_PORT]!;
     const port = ownPort === 0 ? ports & 0xffff : ownPort;
+    const backendAndGeneration = backendWordOf(slot, i32[backend + B_GENERATION]!);
+    if ((draft[F_STATE]! & FLAG_BY_BACKEND) !== 0) {
+      const key = registers[R_IS_IPV6] === 0 ? protocol : protocol | KEY_IPV6;
+      const vip = draft[F_VIP_ADDR]!;
+      const row = table.findByBackend(key, client, vip, ports, backendAndGeneration);
+      if (row >= 0 && (registers[R_IS_IPV6] === 0 || draft6.isOf(row)))
+        return again(row, backend, serviceWord);
+    }
+    draft[F_BACKEND] = backendAndGeneration;
+    draft[F_EXPIRES] = (registers[R_TICK]! + flows.timeoutMs(backend, draft[F_STATE]! & 0xff)) | 0;
+    if (address === 0 || registers[R_IS_IPV6] !== 0) {
+      if (!draft6.fill(backend, port, serviceWord, ports, protocol)) return SNAT_EXHAUSTED;
+      return insertDraft(slot, service);
+    }
     let replyAddress = client;
     let replyPort = ports >>> 16;
     if (i32[serviceWord + S_MODE] === MODE_FULL_NAT) {
@@ -288,21 +346,22 @@ export function createBalancer(
       replyPort = snatPorts.result[1]!;
     }
     const replyPorts = (port << 16) | replyPort;
-    draft[F_BACKEND] = backendWordOf(slot, i32[backend + B_GENERATION]!);
     draft[F_BACKEND_ADDR] = address;
     draft[F_REPLY_ADDR] = replyAddress;
     draft[F_BACKEND_REPLY_PORTS] = replyPorts;
-    draft[F_EXPIRES] = (registers[R_TICK]! + flows.timeoutMs(backend, draft[F_STATE]! & 0xff)) | 0;
     const addresses = add16(
       difference32(client, replyAddress),
       difference32(draft[F_VIP_ADDR]!, address),
     );
     draft[F_DELTA] = (addresses << 16) | add16(addresses, difference32(ports, replyPorts));
 
+    return insertDraft(slot, service);
+  }
+
+  /** Insert the draft, which is whole. Returns the row, or an INSERT_ code. */
+  function insertDraft(slot: number, service: number): number {
     let row = table.insert();
-    if (row === INSERT_REPLY_TAKEN && freeClosing(protocol, address, replyAddress, replyPorts)) {
-      row = table.insert();
-    }
+    if (row === INSERT_REPLY_TAKEN && freeClosing()) row = table.insert();
     if (row === INSERT_TABLE_FULL && i32[registers[R_BANK]! + BANK_EVICT] !== 0) {
       const victim = table.evict(registers[R_TICK]!);
       if (victim >= 0) {
@@ -322,17 +381,38 @@ export function createBalancer(
     return row;
   }
 
-  /** A flow that only waits for stray segments gives its reply tuple up to a new one. */
-  function freeClosing(
-    protocol: number,
-    backendAddress: number,
-    replyAddress: number,
-    replyPorts: number,
-  ): boolean {
-    const holder = table.find(protocol, backendAddress, replyAddress, replyPorts);
+  /** The client's flow to this backend is there. One datagram more waits for an answer. */
+  function again(row: number, backend: number, serviceWord: number): number {
+    const flowWord = table.word(row);
+    const state = i32[flowWord + F_STATE]! & 0xff;
+    const isPerPacket = i32[serviceWord + S_UDP_PER_PACKET] !== 0;
+    flows.enter(flowWord, backend, isPerPacket ? STATE_UDP_ONE_WAY : state);
+    opened[0] = row;
+    return row;
+  }
+
+  /**
+   * A flow that only waits for stray segments gives its reply tuple up to a new one; and so does one
+   * of this client's tuple that was found by another key than the new one will be.
+   */
+  function freeClosing(): boolean {
+    const protocol = protocolOf(draft[F_STATE]!);
+    const holder = table.find(
+      replyKeyOf(draft[F_STATE]!),
+      draft[F_BACKEND_ADDR]!,
+      draft[F_REPLY_ADDR]!,
+      draft[F_BACKEND_REPLY_PORTS]!,
+    );
     if (holder < 0) return false;
-    const state = i32[table.word(holder >> 1) + F_STATE]! & 0xff;
-    if (state !== STATE_TIME_WAIT && state !== STATE_CLOSE) return false;
+    const flowWord = table.word(holder >> 1);
+    const state = i32[flowWord + F_STATE]! & 0xff;
+    const isSame =
+      protocol === PROTOCOL_UDP &&
+      i32[flowWord + F_CLIENT_ADDR] === draft[F_CLIENT_ADDR] &&
+      i32[flowWord + F_VIP_ADDR] === draft[F_VIP_ADDR] &&
+      i32[flowWord + F_CLIENT_VIP_PORTS] === draft[F_CLIENT_VIP_PORTS] &&
+      ((i32[flowWord + F_STATE]! ^ draft[F_STATE]!) & FLAG_BY_BACKEND) !== 0;
+    if (!isSame && state !== STATE_TIME_WAIT && state !== STATE_CLOSE) return false;
     flows.close(holder >> 1);
     return true;
   }

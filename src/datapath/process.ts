@@ -1,3 +1,4 @@
+import { SEQUENCE_WINDOW_BYTES } from "../base/limits.ts";
 import {
   D_AT,
   D_BYTES,
@@ -15,12 +16,17 @@ import {
   F_ACK_ORIGINAL,
   F_ACK_REPLY,
   F_BACKEND,
+  F_CLIENT_ADDR,
+  F_CLIENT_VIP_PORTS,
   F_EXPIRES,
   F_HOP_MAC_HIGH,
   F_HOP_MAC_LOW,
   F_STATE,
+  F_VIP_ADDR,
+  FLAG_BY_BACKEND,
   FLAG_FIN_ORIGINAL,
   FLAG_FIN_REPLY,
+  hasExtension,
   ORIGINAL,
   PROTOCOL_ICMP,
   PROTOCOL_TCP,
@@ -33,6 +39,8 @@ import {
   nextState,
   SEGMENT_ACK,
   SEGMENT_FIN,
+  SEGMENT_NONE,
+  SEGMENT_RST,
   segmentKind,
   TCP_NEW_FLOW,
 } from "../flow/tcp-state.ts";
@@ -56,7 +64,9 @@ import {
   ETHERNET_HEADER_BYTES,
   ETHERTYPE_ARP,
   ETHERTYPE_IPV4,
+  ETHERTYPE_IPV6,
   etherType,
+  MAC_IPV6_GROUP,
   sourceMacHigh,
   sourceMacLow,
 } from "../wire/ethernet.ts";
@@ -76,6 +86,7 @@ import {
   ipv4TotalBytes,
   isFragment,
 } from "../wire/ipv4.ts";
+import { ipv6TotalBytes } from "../wire/ipv6.ts";
 import {
   checkTcp,
   TCP_ACK,
@@ -84,22 +95,28 @@ import {
   tcpAcknowledgement,
   tcpFlags,
   tcpPorts,
+  tcpSequence,
 } from "../wire/tcp.ts";
 import { checkUdp, UDP_OK } from "../wire/udp.ts";
 import type { Addresses } from "./addresses.ts";
 import type { Arp } from "./arp.ts";
 import { type Balancer, OPENED } from "./balance.ts";
-import { type Context, R_FLOW, R_HOPS, R_TICK } from "./context.ts";
+import { type Context, R_FLOW, R_HOPS, R_IS_IPV6, R_TICK } from "./context.ts";
 import { C_FLOWS_RESET } from "./counters.ts";
 import type { Flows } from "./flows.ts";
 import { createFragmentPath } from "./fragments.ts";
 import type { Handover } from "./handover.ts";
 import { HOP_FOUND, type Hops } from "./hops.ts";
 import type { Icmp } from "./icmp.ts";
+import type { Icmp6 } from "./icmp6.ts";
+import type { Keys6 } from "./keys6.ts";
 import type { Output } from "./output.ts";
 import type { Owners } from "./owners.ts";
 import type { PartialChecksums } from "./partial.ts";
+import { createProcessor6, FLOW_OVER } from "./process6.ts";
 import type { Translator } from "./translate.ts";
+import type { Translator6 } from "./translate6.ts";
+import type { UdpFlows } from "./udp.ts";
 import {
   DROP_BACKEND_GONE,
   DROP_FRAME_TOO_SHORT,
@@ -108,7 +125,6 @@ import {
   DROP_IPV4_LENGTH_WRONG,
   DROP_IPV4_OPTIONS_SOURCE_ROUTE,
   DROP_IPV4_SOURCE_INVALID,
-  DROP_IPV6_NOT_SUPPORTED,
   DROP_NO_SERVICE,
   DROP_NOT_OURS,
   DROP_OUT_OF_STATE,
@@ -151,8 +167,12 @@ export function createProcessor(
   flows: Flows,
   balancer: Balancer,
   translator: Translator,
+  udp: UdpFlows,
   output: Output,
   partial: PartialChecksums,
+  icmp6: Icmp6,
+  keys6: Keys6,
+  translator6: Translator6,
   countersAt: number,
 ): Processor {
   const { device, f64, i32, layout, link, registers, rx, table, view } = context;
@@ -197,6 +217,12 @@ export function createProcessor(
     if (registers[R_HOPS] === 0) return PASSED;
     const type = etherType(view, at);
     if (type === ETHERTYPE_ARP) return arp.process(rxWord);
+    const ipAt = at + ETHERNET_HEADER_BYTES;
+    const ipBytes = bytes - ETHERNET_HEADER_BYTES;
+    // Solicitations for addresses of ours come to a group of theirs (RFC 2464 section 7).
+    if (type === ETHERTYPE_IPV6 && destinationMacHigh(view, at) >>> 16 === MAC_IPV6_GROUP) {
+      return six.processGroup(rxWord, ipAt, ipBytes);
+    }
     // A bridge or a promiscuous interface shows frames for others: they are not ours to take.
     const own = registers[R_HOPS]! + HT_INTERFACES + 4 * rx[rxWord + D_INTERFACE]!;
     if (
@@ -205,8 +231,9 @@ export function createProcessor(
     ) {
       return PASSED;
     }
+    if (type === ETHERTYPE_IPV6) return six.process(rxWord, ipAt, ipBytes);
     if (type !== ETHERTYPE_IPV4) return PASSED;
-    return processIpv4(rxWord, at + ETHERNET_HEADER_BYTES, bytes - ETHERNET_HEADER_BYTES);
+    return processIpv4(rxWord, ipAt, ipBytes);
   }
 
   function processTun(rxWord: number): number {
@@ -214,8 +241,7 @@ export function createProcessor(
     const bytes = rx[rxWord + D_BYTES]!;
     if (bytes < 1) return drop(DROP_FRAME_TOO_SHORT);
     const version = view.getUint8(at) >>> 4;
-    // What the kernel says on its own account on a new device (router solicitations, MLD).
-    if (version === 6) return drop(DROP_IPV6_NOT_SUPPORTED);
+    if (version === 6) return six.process(rxWord, at, bytes);
     if (version !== 4) return drop(DROP_IPV4_HEADER_MALFORMED);
     return processIpv4(rxWord, at, bytes);
   }
@@ -246,7 +272,7 @@ export function createProcessor(
     }
     if (isXdp) partial.mark(rxWord, ipAt, l4At, l4Bytes, protocol);
     const vnet = rx[rxWord + D_VNET]!;
-    if (vnet !== 0 && !isVnetSane(rxWord, ipAt, l4At, l4Bytes, protocol, vnet)) {
+    if (vnet !== 0 && !isVnetSane(rxWord, ipAt, l4At, l4Bytes, protocol, vnet, VNET_GSO_TCPV4)) {
       return malformed(rxWord, ipAt, DROP_VNET_HEADER_INVALID);
     }
     return processTransport(rxWord, ipAt, l4At, protocol);
@@ -263,10 +289,11 @@ export function createProcessor(
     l4Bytes: number,
     protocol: number,
     vnet: number,
+    tcpGso: number,
   ): boolean {
     const gso = (vnet >>> 8) & 0xff & ~VNET_GSO_ECN;
     if (gso !== VNET_GSO_NONE) {
-      const expected = protocol === PROTOCOL_TCP ? VNET_GSO_TCPV4 : VNET_GSO_UDP_L4;
+      const expected = protocol === PROTOCOL_TCP ? tcpGso : VNET_GSO_UDP_L4;
       if (gso !== expected || vnet >>> 16 === 0) return false;
     }
     if ((vnet & VNET_F_NEEDS_CSUM) === 0) return true;
@@ -306,6 +333,7 @@ export function createProcessor(
           destination,
           ports,
           service,
+          0,
         );
         if (verdict !== OPENED) return verdict;
         const row = balancer.opened[0]!;
@@ -350,18 +378,28 @@ export function createProcessor(
     const direction = reference & 1;
     const flowWord = table.word(row);
     const backend = flows.backendWord(flowWord);
+    if (protocol === PROTOCOL_UDP && direction === ORIGINAL) {
+      if (udp.mustMove(flowWord, backend)) {
+        flows.close(row);
+        return FLOW_OVER;
+      }
+      if (udp.isOthers(rxWord, l4At, flowWord, backend)) {
+        return openBeside(rxWord, ipAt, l4At, flowWord, i32[backend + B_SERVICE]!);
+      }
+    }
     if (flows.mustEnd(flowWord, backend)) {
       return endFlow(protocol, row, direction);
     }
     const state = i32[flowWord + F_STATE]! & 0xff;
     if (protocol === PROTOCOL_TCP) {
       const tcpFlagBits = tcpFlags(view, l4At);
-      const next = nextState(state, direction, kindOf(tcpFlagBits, flowWord, direction));
+      const kind = kindOf(l4At, tcpFlagBits, flowWord, direction);
+      const next = nextState(state, direction, kind);
       if (next === TCP_NEW_FLOW) {
         flows.close(row);
         return FLOW_OVER;
       }
-      if ((tcpFlagBits & TCP_ACK) !== 0) {
+      if ((tcpFlagBits & TCP_ACK) !== 0 && kind !== SEGMENT_NONE) {
         const word = flowWord + (direction === ORIGINAL ? F_ACK_ORIGINAL : F_ACK_REPLY);
         i32[word] = tcpAcknowledgement(view, l4At);
       }
@@ -379,6 +417,34 @@ export function createProcessor(
     return send(rxWord, ipAt, protocol, reference);
   }
 
+  /** A client's datagram for another backend than its flow's; the flow stays as it is. */
+  function openBeside(
+    rxWord: number,
+    ipAt: number,
+    l4At: number,
+    flowWord: number,
+    service: number,
+  ): number {
+    // The addresses of an IPv6 packet were loaded when its flow was looked for.
+    registers[R_IS_IPV6] = view.getUint8(ipAt) >>> 4 === 6 ? 1 : 0;
+    const verdict = balancer.open(
+      rxWord,
+      ipAt,
+      l4At,
+      PROTOCOL_UDP,
+      i32[flowWord + F_CLIENT_ADDR]!,
+      i32[flowWord + F_VIP_ADDR]!,
+      i32[flowWord + F_CLIENT_VIP_PORTS]!,
+      service,
+      FLAG_BY_BACKEND,
+    );
+    registers[R_IS_IPV6] = 0;
+    if (verdict !== OPENED) return verdict;
+    const row = balancer.opened[0]!;
+    registers[R_FLOW] = (row << 1) | ORIGINAL;
+    return sendOriginal(rxWord, ipAt, PROTOCOL_UDP, row);
+  }
+
   function send(rxWord: number, ipAt: number, protocol: number, reference: number): number {
     return (reference & 1) === ORIGINAL
       ? sendOriginal(rxWord, ipAt, protocol, reference >> 1)
@@ -387,16 +453,30 @@ export function createProcessor(
 
   /**
    * A FIN that comes again (its ACK was lost) is no second FIN: it must not end the direction that
-   * is still open (RFC 9293 section 3.6, a half-closed connection).
+   * is still open (RFC 9293 section 3.6, a half-closed connection). A RST or FIN that cannot be in the
+   * receiver's window goes on, and is for the flow as if it had not been: the receiver discards it
+   * (RFC 5961 section 3.2), and a stranger who guesses ports ends nothing here.
    */
-  function kindOf(tcpFlagBits: number, flowWord: number, direction: number): number {
+  function kindOf(l4At: number, tcpFlagBits: number, flowWord: number, direction: number): number {
     const kind = segmentKind(tcpFlagBits);
-    if (kind !== SEGMENT_FIN) return kind;
+    if (kind !== SEGMENT_FIN && kind !== SEGMENT_RST) return kind;
+    if (!isInWindow(l4At, flowWord, direction)) return SEGMENT_NONE;
+    if (kind === SEGMENT_RST) return kind;
     const word = i32[flowWord + F_STATE]!;
     const seen = direction === ORIGINAL ? FLAG_FIN_ORIGINAL : FLAG_FIN_REPLY;
     if ((word & seen) !== 0) return SEGMENT_ACK;
     i32[flowWord + F_STATE] = word | seen;
     return kind;
+  }
+
+  /**
+   * Whether a sequence number is what the other side has acknowledged last, or lies within a window
+   * behind it. Before it has acknowledged anything every number is.
+   */
+  function isInWindow(l4At: number, flowWord: number, direction: number): boolean {
+    const acknowledged = i32[flowWord + (direction === ORIGINAL ? F_ACK_REPLY : F_ACK_ORIGINAL)]!;
+    if (acknowledged === 0) return true;
+    return (tcpSequence(view, l4At) - acknowledged) >>> 0 <= SEQUENCE_WINDOW_BYTES;
   }
 
   function sendOriginal(rxWord: number, ipAt: number, protocol: number, row: number): number {
@@ -412,8 +492,11 @@ export function createProcessor(
     const slot = backendSlotOf(i32[flowWord + F_BACKEND]!);
     const hop = hops.toBackend(slot);
     if (hop !== HOP_FOUND) return drop(hop);
-    const bytes = ipv4TotalBytes(view, ipAt);
-    const verdict = translator.forward(rxWord, ipAt, flowWord, ORIGINAL, protocol);
+    const extended = hasExtension(i32[flowWord + F_STATE]!);
+    const bytes = extended ? packetBytes(ipAt) : ipv4TotalBytes(view, ipAt);
+    const verdict = extended
+      ? translator6.forward(rxWord, ipAt, flowWord, ORIGINAL, protocol)
+      : translator.forward(rxWord, ipAt, flowWord, ORIGINAL, protocol);
     if (verdict === FORWARDED) {
       count(flowWord, slot, bytes, BF_PACKETS_IN, BF_BYTES_IN, VF_PACKETS_IN, VF_BYTES_IN);
     }
@@ -424,12 +507,21 @@ export function createProcessor(
     const hop = hops.toClient(flowWord);
     if (hop !== HOP_FOUND) return drop(hop);
     const slot = backendSlotOf(i32[flowWord + F_BACKEND]!);
-    const bytes = ipv4TotalBytes(view, ipAt);
-    const verdict = translator.forward(rxWord, ipAt, flowWord, REPLY, protocol);
+    const extended = hasExtension(i32[flowWord + F_STATE]!);
+    const bytes = extended ? packetBytes(ipAt) : ipv4TotalBytes(view, ipAt);
+    const verdict = extended
+      ? translator6.forward(rxWord, ipAt, flowWord, REPLY, protocol)
+      : translator.forward(rxWord, ipAt, flowWord, REPLY, protocol);
     if (verdict === FORWARDED) {
       count(flowWord, slot, bytes, BF_PACKETS_OUT, BF_BYTES_OUT, VF_PACKETS_OUT, VF_BYTES_OUT);
     }
     return verdict;
+  }
+
+  /** Bytes of the IP packet, of either family. */
+  function packetBytes(ipAt: number): number {
+    const isSix = view.getUint8(ipAt) >>> 4 === 6;
+    return isSix ? ipv6TotalBytes(view, ipAt) : ipv4TotalBytes(view, ipAt);
   }
 
   function count(
@@ -495,8 +587,16 @@ export function createProcessor(
     return malformed(rxWord, ipAt, reason);
   }
 
+  const six = createProcessor6(
+    context,
+    addresses,
+    owners,
+    handover,
+    icmp6,
+    keys6,
+    balancer,
+    partial,
+    { pass, processFlow, sendOriginal, isVnetSane },
+  );
   return { process, endBatch: fragments.run };
 }
-
-/** The answer of processFlow when the packet must be looked at as one without a flow. */
-const FLOW_OVER = -1;

@@ -1,4 +1,6 @@
+import type { Address } from "../base/address.ts";
 import { EXIT, HeadgateError } from "../base/errors.ts";
+import { foldAddress6 } from "../flow/flow-hash.ts";
 import {
   MODE_FULL_NAT,
   MODE_NAT,
@@ -25,6 +27,7 @@ import {
   type BankSize,
   bankSize,
   H_BANK_PUBLISHED,
+  H_SECRET,
   type RegionLayout,
   type RegionViews,
 } from "../state/layout.ts";
@@ -33,8 +36,11 @@ import { writeAdmission } from "./admission-words.ts";
 import { V_USED } from "./backend-slots.ts";
 import {
   A_ADDRESS,
+  A_ADDRESS6,
   A_ANSWER_PING,
   A_FLAGS,
+  A_IS_PREFIX,
+  A_PREFIX_LENGTH,
   A_TCP_COUNT,
   A_TCP_FIRST,
   A_UDP_COUNT,
@@ -42,6 +48,7 @@ import {
   A_USED,
   ADDRESS_WORDS,
   addressHash,
+  addressHash6,
   BANK_ACCESS,
   BANK_ADDRESSES_AT,
   BANK_ADDRESSES_MASK,
@@ -52,6 +59,10 @@ import {
   BANK_INTERVALS_AT,
   BANK_LAST_HOP,
   BANK_NUMBER,
+  BANK_PREFIX4_COUNT,
+  BANK_PREFIX4_LENGTHS,
+  BANK_PREFIX6_COUNT,
+  BANK_PREFIX6_LENGTHS,
   BANK_SEED,
   BANK_SERVICE_COUNT,
   BANK_SERVICES_AT,
@@ -59,6 +70,10 @@ import {
   BANK_SNAT_COUNT,
   BANK_SNAT_PORT_HIGH,
   BANK_SNAT_PORT_LOW,
+  BANK_SNAT6_ADDRESSES,
+  BANK_SNAT6_COUNT,
+  BANK_SNAT6_FOLDS,
+  BANK_UDP_SWEEP,
   E_ADDRESS,
   E_PORT,
   E_SLOT,
@@ -81,6 +96,7 @@ import {
   S_NO_BACKEND,
   S_ON_IDLE,
   S_OUT_OF_STATE,
+  S_QUIC,
   S_SCHEDULER,
   S_SORRY_SLOT,
   S_TIMEOUTS,
@@ -101,6 +117,13 @@ import type { GatewayDefinition, Timeouts } from "./definition.ts";
 import { type Eligible, eligibleBackends } from "./effective.ts";
 import { createHashTables, type HashTables } from "./hash-tables.ts";
 import { type AssignedService, type SlotAssignment, serviceSlotWord } from "./slots.ts";
+import {
+  ENTRIES_PER_SERVER_ID,
+  needsUdpSweep,
+  serverIdsOf,
+  writeServerIds,
+  writeUdpWords,
+} from "./udp-words.ts";
 
 /** What a bank was made of, for the log. */
 export interface BankReport {
@@ -149,7 +172,7 @@ function placeOf(layout: RegionLayout, number: number): Place {
  * Write a whole bank (service/bank.ts).
  *
  * @param number - its number; it goes to banks[number & 1], which must be neither published nor taken
- * @param hostAddresses - addresses of the host, int32 in host order
+ * @param hostAddresses - addresses of the host
  * @throws HeadgateError when a table of the bank is too small for the definition; the bank must not
  *   be published then
  */
@@ -158,7 +181,7 @@ export function writeBank(
   number: number,
   definition: GatewayDefinition,
   assignment: SlotAssignment,
-  hostAddresses: readonly number[],
+  hostAddresses: readonly Address[],
 ): BankReport {
   const place = placeOf(views.layout, number);
   const seed = seedWord(definition.hash.seed);
@@ -176,11 +199,13 @@ export function writeBank(
   const known = knownAddresses(definition, assignment, isAlive, hostAddresses);
   const intervals = writeAddresses(views.i32, place, known);
   writeHeader(views.i32, place, definition, assignment.services.length, seed);
+  writePool(views.i32, place.bank, definition.snat.addresses);
+  views.i32[place.bank + BANK_UDP_SWEEP] = assignment.services.some(needsUdpSweep) ? 1 : 0;
   views.i32[place.bank + BANK_ACCESS] = access.which;
   return {
     services: assignment.services.length,
-    backends: services.entries,
-    addresses: known.size,
+    backends: services.listed,
+    addresses: known.length,
     intervals,
     hashSlots: services.hashSlots,
   };
@@ -205,13 +230,25 @@ function writeHeader(
   i32[bank + BANK_HASH_SLOTS_AT] = place.hashSlotsAt;
   i32[bank + BANK_SNAT_PORT_LOW] = snat.ports.low;
   i32[bank + BANK_SNAT_PORT_HIGH] = snat.ports.high;
-  i32[bank + BANK_SNAT_COUNT] = snat.addresses.length;
   i32[bank + BANK_SEED] = seed;
   i32[bank + BANK_ANNOUNCE] = device.announce ? 1 : 0;
   i32[bank + BANK_LAST_HOP] = device.replies === "last-hop" ? 1 : 0;
   i32[bank + BANK_EVICT] = flows.whenFull === "evict" ? 1 : 0;
-  snat.addresses.forEach((address, index) => {
-    i32[bank + BANK_SNAT_ADDRESSES + index] = address.value;
+}
+
+/** The SNAT pool, by family. */
+function writePool(i32: Int32Array, bank: number, addresses: readonly Address[]): void {
+  const four = addresses.filter(({ family }) => family === 4);
+  const six = addresses.filter(({ family }) => family === 6);
+  i32[bank + BANK_SNAT_COUNT] = four.length;
+  i32[bank + BANK_SNAT6_COUNT] = six.length;
+  four.forEach(({ value }, index) => {
+    i32[bank + BANK_SNAT_ADDRESSES + index] = value;
+  });
+  six.forEach(({ words }, index) => {
+    const fold = foldAddress6(i32[H_SECRET]!, i32[H_SECRET + 1]!, ...words);
+    i32[bank + BANK_SNAT6_FOLDS + index] = fold;
+    i32.set(words, bank + BANK_SNAT6_ADDRESSES + 4 * index);
   });
 }
 
@@ -221,11 +258,12 @@ function writeServices(
   lists: ReadonlyMap<AssignedService, readonly Eligible[]>,
   seed: number,
   access: PlacedAccess,
-): { entries: number; hashSlots: number } {
+): { listed: number; hashSlots: number } {
   const { i32, u16 } = views;
   const { bank, size } = place;
   const tables = keptTables(views);
   let entries = 0;
+  let listed = 0;
   let hashSlots = 0;
   for (const [service, list] of lists) {
     if (entries + list.length > size.backendEntries) {
@@ -243,6 +281,7 @@ function writeServices(
     i32[word + S_HASH_SIZE] = table.length;
     u16.set(table, (bank << 1) + (place.hashSlotsAt >> 1) + hashSlots);
     hashSlots += table.length;
+    listed += list.length;
     for (const backend of list) {
       const entry = bank + (place.backendsAt >> 2) + entries * ENTRY_WORDS;
       i32[entry + E_SLOT] = backend.slot;
@@ -251,20 +290,22 @@ function writeServices(
       i32[entry + E_PORT] = backend.port;
       entries++;
     }
+    const needed = entries + serverIdsOf(service).length * ENTRIES_PER_SERVER_ID;
+    if (needed > size.backendEntries) {
+      throw tooSmall("limits.backends", needed, size.backendEntries);
+    }
+    const backends = bank + (place.backendsAt >> 2);
+    entries += writeServerIds(i32, word, service, backends, entries);
   }
-  return { entries, hashSlots };
+  return { listed, hashSlots };
 }
 
 /** @returns intervals written */
-function writeAddresses(
-  i32: Int32Array,
-  place: Place,
-  known: ReadonlyMap<number, KnownAddress>,
-): number {
+function writeAddresses(i32: Int32Array, place: Place, known: readonly KnownAddress[]): number {
   const { bank, size } = place;
   const mask = size.addressEntries - 1;
-  if (known.size * 2 > size.addressEntries) {
-    throw tooSmall("limits.services", known.size * 2, size.addressEntries);
+  if (known.length * 2 > size.addressEntries) {
+    throw tooSmall("limits.services", known.length * 2, size.addressEntries);
   }
   let next = 0;
   function writeIntervals(intervals: readonly Interval[]): number {
@@ -282,21 +323,40 @@ function writeAddresses(
   }
   const entryAt = (index: number): number =>
     bank + (place.addressesAt >> 2) + index * ADDRESS_WORDS;
-  for (const [value, address] of known) {
-    let index = addressHash(value, mask);
+  for (const one of known) {
+    const { family, value, words } = one.address;
+    let index = family === 4 ? addressHash(value, mask) : addressHash6(...words, mask);
     while (i32[entryAt(index) + A_FLAGS] !== 0) index = (index + 1) & mask;
     const word = entryAt(index);
-    const tcp = flattenIntervals(address.tcp);
-    const udp = flattenIntervals(address.udp);
-    i32[word + A_FLAGS] = A_USED | address.flags;
+    const tcp = flattenIntervals(one.tcp);
+    const udp = flattenIntervals(one.udp);
+    i32[word + A_FLAGS] = A_USED | one.flags;
     i32[word + A_ADDRESS] = value;
     i32[word + A_TCP_FIRST] = writeIntervals(tcp);
     i32[word + A_TCP_COUNT] = tcp.length;
     i32[word + A_UDP_FIRST] = writeIntervals(udp);
     i32[word + A_UDP_COUNT] = udp.length;
-    i32[word + A_ANSWER_PING] = address.answersPing ? 1 : 0;
+    i32[word + A_ANSWER_PING] = one.answersPing ? 1 : 0;
+    i32[word + A_PREFIX_LENGTH] = one.prefixLength;
+    if (family === 6) i32.set(words, word + A_ADDRESS6);
   }
+  writeLengths(i32, bank, known);
   return next;
+}
+
+/** The prefix lengths that a search has to try, longest first. */
+function writeLengths(i32: Int32Array, bank: number, known: readonly KnownAddress[]): void {
+  const write = (family: 4 | 6, count: number, lengths: number): void => {
+    const prefixes = known.filter(
+      ({ address, flags }) => address.family === family && (flags & A_IS_PREFIX) !== 0,
+    );
+    const different = [...new Set(prefixes.map(({ prefixLength }) => prefixLength))];
+    different.sort((a, b) => b - a);
+    i32[bank + count] = different.length;
+    i32.set(different, bank + lengths);
+  };
+  write(4, BANK_PREFIX4_COUNT, BANK_PREFIX4_LENGTHS);
+  write(6, BANK_PREFIX6_COUNT, BANK_PREFIX6_LENGTHS);
 }
 
 function tooSmall(key: string, needed: number, got: number): HeadgateError {
@@ -341,6 +401,7 @@ function writeService(
   i32[word + S_WEIGHT_GCD] = weights.reduce(greatestCommonDivisor, 0);
   i32[word + S_WEIGHT_SUM] = weights.reduce((sum, weight) => sum + weight, 0);
   writeTimeouts(i32, word, definition.timeouts);
+  writeUdpWords(i32, word, service);
 }
 
 function writeTimeouts(i32: Int32Array, word: number, { tcp, udp }: Timeouts): void {
@@ -401,6 +462,7 @@ function keepRemoved(
       writeTimeouts(i32, to, DEFAULT_TIMEOUTS);
     }
     i32[to + S_BACKENDS_COUNT] = 0;
+    i32[to + S_QUIC] = 0;
     i32[to + S_HASH_SIZE] = 0;
   }
 }
