@@ -137,6 +137,12 @@ export function addressOf6(words: Words6): Address {
   return { family: 6, text: formatIpv6(words), value: 0, words };
 }
 
+/** The address of four words; a mapped one (::ffff:a.b.c.d) is IPv4. */
+export function addressOfWords(words: Words6): Address {
+  const isMapped = words[0] === 0 && words[1] === 0 && words[2] === 0xffff;
+  return isMapped ? addressOf4(words[3]) : addressOf6(words);
+}
+
 /**
  * An address of either family, without brackets.
  *
