@@ -203,13 +203,18 @@ export function createProcessor(
     owners,
     handover,
     flows,
+    keys6,
     output,
-    { transport: processTransport, follow: send, pass },
+    { transport: processTransport, transport6, follow: send, pass },
     countersAt,
   );
 
   function drop(reason: number): number {
     return DROPPED | (reason << 8);
+  }
+
+  function transport6(rxWord: number, ipAt: number, l4At: number, protocol: number): number {
+    return six.processTransport(rxWord, ipAt, l4At, protocol);
   }
 
   /** Leave it to the kernel: AF_PACKET is a tap, a TUN device takes the packet back. */
@@ -625,7 +630,7 @@ export function createProcessor(
     keys6,
     balancer,
     partial,
-    { pass, processFlow, sendOriginal, isVnetSane },
+    { pass, processFlow, sendOriginal, processFragment6: fragments.process6, isVnetSane },
   );
   return { process, endBatch: fragments.run };
 }
