@@ -8,7 +8,6 @@ import {
   VNET_GSO_NONE,
   VNET_GSO_TCPV4,
   VNET_GSO_TCPV6,
-  VNET_GSO_UDP_L4,
 } from "../device/device.ts";
 import {
   F_BACKEND_ADDR,
@@ -26,21 +25,29 @@ import {
   X_REPLY,
   X_VIP,
 } from "../flow/flow-record.ts";
-import { updateChecksum, updatePartial } from "../wire/checksum.ts";
+import { sumBytes, updateChecksum, updatePartial } from "../wire/checksum.ts";
 import { ETHERTYPE_IPV4, ETHERTYPE_IPV6, setEtherType } from "../wire/ethernet.ts";
 import { ICMP_CODE_TTL_EXCEEDED, ICMP_TIME_EXCEEDED } from "../wire/icmp.ts";
 import { ICMP6_PACKET_TOO_BIG, ICMP6_TIME_EXCEEDED } from "../wire/icmpv6.ts";
 import {
+  hasDontFragment,
   IPV4_DONT_FRAGMENT,
   IPV4_HEADER_BYTES,
+  IPV4_MORE_FRAGMENTS,
+  IPV4_OFFSET_MASK,
+  ipv4FragmentWord,
   ipv4HeaderBytes,
+  ipv4Id,
   ipv4TotalBytes,
   ipv4Ttl,
   isFragment,
+  isLaterFragment,
   writeIpv4Header,
 } from "../wire/ipv4.ts";
 import {
   IPV6_DESTINATION_AT,
+  IPV6_FRAGMENT,
+  IPV6_FRAGMENT_HEADER_BYTES,
   IPV6_HEADER_BYTES,
   IPV6_MTU_MIN,
   IPV6_SOURCE_AT,
@@ -52,9 +59,10 @@ import {
 } from "../wire/ipv6.ts";
 import { setTcpPorts, TCP_CHECKSUM_AT, tcpHeaderBytes } from "../wire/tcp.ts";
 import { FAMILY_BYTES, FRAGMENTABLE_BYTES, udpChecksumOf4 } from "../wire/translate46.ts";
-import { UDP_CHECKSUM_AT, UDP_HEADER_BYTES, udpLength } from "../wire/udp.ts";
+import { UDP_CHECKSUM_AT, UDP_HEADER_BYTES, udpChecksum, udpLength } from "../wire/udp.ts";
 import {
   type Context,
+  R_FRAGMENT_AT,
   R_L4_AT,
   R_OUT_INTERFACE,
   R_OUT_MAC_HIGH,
@@ -62,9 +70,15 @@ import {
   R_OUT_MTU,
 } from "./context.ts";
 import type { Fragmenter } from "./fragmenter.ts";
-import type { Output } from "./output.ts";
+import { ORIGINATED, type Output } from "./output.ts";
 import type { Reply } from "./reply.ts";
-import { DROP_FAMILY_NOT_TRANSLATED, DROP_TOO_BIG, DROPPED, FORWARDED } from "./verdict.ts";
+import {
+  DROP_FAMILY_NOT_TRANSLATED,
+  DROP_TOO_BIG,
+  DROP_UDP_CHECKSUM_MISSING,
+  DROPPED,
+  FORWARDED,
+} from "./verdict.ts";
 
 /**
  * Packets of a flow whose client and backend are of different families (RFC 7915).
@@ -179,15 +193,24 @@ export function createTranslator46(
       return reply.six.answerError(rxWord, ipAt, from, ICMP6_PACKET_TOO_BIG, 0, told);
     }
     const tos = ipv6TrafficClass(view, ipAt);
-    rewriteTransport(l4At, flowWord, direction, protocol, (vnet & VNET_F_NEEDS_CSUM) !== 0);
+    // Offset in units of eight bytes << 3, and the flag More Fragments; 0 for a whole packet.
+    const headerAt = registers[R_FRAGMENT_AT]!;
+    const piece = headerAt === 0 ? 0 : view.getUint16(headerAt + 2) & 0xfff9;
+    // Ports and checksum are in the first piece alone; the sum of the whole takes the same difference.
+    if (piece < 8) {
+      rewriteTransport(l4At, flowWord, direction, protocol, (vnet & VNET_F_NEEDS_CSUM) !== 0);
+    }
     const at = l4At - IPV4_HEADER_BYTES;
     const splits = !isGso && total <= FRAGMENTABLE_BYTES;
+    const id = headerAt !== 0 ? view.getUint16(headerAt + 6) : reply.nextId();
+    const fragmentWord = (piece >>> 3) | ((piece & 1) !== 0 ? IPV4_MORE_FRAGMENTS : 0);
+    const mayFragment = splits || piece !== 0 ? 0 : IPV4_DONT_FRAGMENT;
     writeIpv4Header(
       view,
       at,
       total,
-      splits || isGso ? reply.nextId() : 0,
-      splits ? 0 : IPV4_DONT_FRAGMENT,
+      id,
+      fragmentWord | mayFragment,
       link === 0 ? hopLimit : hopLimit - 1,
       protocol,
       i32[flowWord + (isOriginal ? F_REPLY_ADDR : F_VIP_ADDR)]!,
@@ -232,41 +255,121 @@ export function createTranslator46(
     const headerBytes = ipv4HeaderBytes(view, ipAt);
     const l4At = ipAt + headerBytes;
     const payload = ipv4TotalBytes(view, ipAt) - headerBytes;
-    const total = IPV6_HEADER_BYTES + payload;
-    const at = l4At - IPV6_HEADER_BYTES;
-    // A fragment's place among the others would need a header of its own.
-    if (isFragment(view, ipAt) || ipAt - at > device.headroomBytes) {
-      return DROPPED | (DROP_FAMILY_NOT_TRANSLATED << 8);
-    }
+    const isPiece = isFragment(view, ipAt);
+    const at = l4At - IPV6_HEADER_BYTES - IPV6_FRAGMENT_HEADER_BYTES;
+    if (ipAt - at > device.headroomBytes) return DROPPED | (DROP_FAMILY_NOT_TRANSLATED << 8);
     const vnet = rx[rxWord + D_VNET]!;
     const mtu = registers[R_OUT_MTU]!;
     const gso = gsoOf(vnet);
-    const wire =
-      gso === VNET_GSO_NONE ? total : IPV6_HEADER_BYTES + segmentBytes(l4At, protocol, vnet);
+    const l4OnWire = gso === VNET_GSO_NONE ? payload : segmentBytes(l4At, protocol, vnet);
+    const over = IPV6_HEADER_BYTES + l4OnWire - mtu;
     let size = vnet >>> 16;
-    if (mtu !== 0 && wire > mtu) {
-      if (gso !== VNET_GSO_TCPV4) return refuse(rxWord, ipAt, from, mtu);
-      // Smaller segments are what its sender would have made for this path.
-      size -= wire - mtu;
-      if (size <= 0) return DROPPED | (DROP_TOO_BIG << 8);
+    if (mtu !== 0 && over > 0 && !isPiece) {
+      if (gso === VNET_GSO_TCPV4) {
+        // Smaller segments are what its sender would have made for this path.
+        size -= over;
+        if (size <= 0) return DROPPED | (DROP_TOO_BIG << 8);
+      } else if (gso !== VNET_GSO_NONE || hasDontFragment(view, ipAt)) {
+        return refuse(rxWord, ipAt, from, mtu);
+      }
     }
+    const splits = isPiece || (gso === VNET_GSO_NONE && mtu !== 0 && over > 0);
     const partial = (vnet & VNET_F_NEEDS_CSUM) !== 0;
-    if (protocol === PROTOCOL_UDP && !partial && view.getUint16(l4At + UDP_CHECKSUM_AT) === 0) {
+    const isFirst = !isLaterFragment(view, ipAt);
+    if (isFirst && protocol === PROTOCOL_UDP && !partial && udpChecksum(view, l4At) === 0) {
+      // Of a piece nobody knows the sum of the whole (RFC 7915 section 4.5).
+      if (isPiece) return DROPPED | (DROP_UDP_CHECKSUM_MISSING << 8);
       const sum = udpChecksumOf4(view, ipAt, l4At, udpLength(view, l4At));
       view.setUint16(l4At + UDP_CHECKSUM_AT, sum);
     }
+    const word = ipv4FragmentWord(view, ipAt);
+    const id = isPiece ? ipv4Id(view, ipAt) : reply.nextId();
+    const hopLimit = link === 0 ? ttl : ttl - 1;
     const tos = view.getUint8(ipAt + 1);
-    rewriteTransport(l4At, flowWord, direction, protocol, partial);
-    writeIpv6Header(view, at, payload, protocol, link === 0 ? ttl : ttl - 1, tos);
+    if (isFirst) rewriteTransport(l4At, flowWord, direction, protocol, partial);
+    const headerAt = splits ? at : at + IPV6_FRAGMENT_HEADER_BYTES;
+    const next = splits ? IPV6_FRAGMENT : protocol;
+    writeIpv6Header(view, headerAt, payload, next, hopLimit, tos);
     const extension = table.extensionOf(flowWord);
     const source = extension + (isOriginal ? X_REPLY : X_VIP);
     const destination = extension + (isOriginal ? X_BACKEND : X_CLIENT);
-    setIpv6Address(view, at + IPV6_SOURCE_AT, i32, source);
-    setIpv6Address(view, at + IPV6_DESTINATION_AT, i32, destination);
+    setIpv6Address(view, headerAt + IPV6_SOURCE_AT, i32, source);
+    setIpv6Address(view, headerAt + IPV6_DESTINATION_AT, i32, destination);
+    if (splits) return sendPieces(rxWord, headerAt, l4At, payload, protocol, word, id, mtu);
     if (gso === VNET_GSO_TCPV4) setGso(rxWord, vnet, VNET_GSO_TCPV6, size);
-    else if (gso === VNET_GSO_UDP_L4) setGso(rxWord, vnet, VNET_GSO_UDP_L4, size);
-    send(rxWord, at, l4At, total, ETHERTYPE_IPV6);
+    send(rxWord, headerAt, l4At, IPV6_HEADER_BYTES + payload, ETHERTYPE_IPV6);
     return FORWARDED;
+  }
+
+  /**
+   * Send what an IPv4 packet that may be split carries, or a fragment of one, behind the header at
+   * `at` and a fragment header: in one piece, or as many as the MTU asks for (RFC 7915 section 4.1).
+   *
+   * @param word - fragment word of the IPv4 header
+   */
+  function sendPieces(
+    rxWord: number,
+    at: number,
+    l4At: number,
+    payload: number,
+    protocol: number,
+    word: number,
+    id: number,
+    mtu: number,
+  ): number {
+    const headers = IPV6_HEADER_BYTES + IPV6_FRAGMENT_HEADER_BYTES;
+    const room = (mtu === 0 ? output.spareBytes : Math.min(mtu, output.spareBytes)) - headers;
+    const most = payload <= room ? payload : room & ~7;
+    const pieces = most <= 0 ? 0 : Math.ceil(payload / most);
+    if (pieces === 0 || pieces - 1 > output.sparesLeft()) return DROPPED | (DROP_TOO_BIG << 8);
+    completeChecksum(rxWord, l4At, payload, protocol);
+    const egress = registers[R_OUT_INTERFACE]!;
+    const offset = (word & IPV4_OFFSET_MASK) << 3;
+    const isOpen = (word & IPV4_MORE_FRAGMENTS) !== 0;
+    for (let piece = 1; piece < pieces; piece++) {
+      const spare = output.takeSpare();
+      const bytes = Math.min(payload - piece * most, most);
+      for (let index = 0; index < IPV6_HEADER_BYTES; index += 4) {
+        view.setInt32(spare + index, view.getInt32(at + index));
+      }
+      const more = isOpen || piece !== pieces - 1;
+      finishPiece(spare, protocol, offset + piece * most, more, id, bytes);
+      for (let index = 0; index < bytes; index++) {
+        const from = l4At + piece * most + index;
+        view.setUint8(spare + headers + index, view.getUint8(from));
+      }
+      if (link !== 0) setEtherType(view, spare - link, ETHERTYPE_IPV6);
+      output.setLink(spare, egress, registers[R_OUT_MAC_HIGH]!, registers[R_OUT_MAC_LOW]!);
+      output.sendSpare(spare, headers + bytes, egress, ORIGINATED);
+    }
+    finishPiece(at, protocol, offset, isOpen || pieces > 1, id, Math.min(most, payload));
+    send(rxWord, at, l4At, headers + Math.min(most, payload), ETHERTYPE_IPV6);
+    return FORWARDED;
+  }
+
+  /** Payload length of the header at `at`, and the fragment header behind it. */
+  function finishPiece(
+    at: number,
+    protocol: number,
+    offset: number,
+    more: boolean,
+    id: number,
+    bytes: number,
+  ): void {
+    view.setUint16(at + 4, IPV6_FRAGMENT_HEADER_BYTES + bytes);
+    view.setInt32(at + IPV6_HEADER_BYTES, (protocol << 24) | offset | (more ? 1 : 0));
+    view.setInt32(at + IPV6_HEADER_BYTES + 4, id);
+  }
+
+  /** A piece has no virtio header that could ask for a checksum: finish it in software. */
+  function completeChecksum(rxWord: number, l4At: number, bytes: number, protocol: number): void {
+    const vnet = rx[rxWord + D_VNET]!;
+    if ((vnet & VNET_F_NEEDS_CSUM) === 0) return;
+    const sum = ~sumBytes(view, l4At, bytes) & 0xffff;
+    const field = l4At + (protocol === PROTOCOL_TCP ? TCP_CHECKSUM_AT : UDP_CHECKSUM_AT);
+    view.setUint16(field, sum === 0 && protocol === PROTOCOL_UDP ? 0xffff : sum);
+    rx[rxWord + D_VNET] = vnet & ~VNET_F_NEEDS_CSUM;
+    rx[rxWord + D_CSUM] = 0;
   }
 
   /** The MTU that is told leaves room for the larger header; one that may be split is not told of. */
