@@ -7,12 +7,15 @@ import {
   checksumFault,
   icmpError,
   ipv4Packet,
+  pseudoHeader,
   RST,
   SYN,
+  slowSum,
   tcpPacket,
+  udpDatagram,
   udpPacket,
 } from "../support/frames.ts";
-import { icmp6, see6, tcp6, udp6 } from "../support/packets6.ts";
+import { icmp6, ipv6Packet, pseudo6, see6, tcp6, text6, udp6 } from "../support/packets6.ts";
 import {
   BACKEND,
   BACKEND4,
@@ -303,4 +306,87 @@ services:
   }
   assert.ok(kinds.size >= 2, [...kinds].join());
   assert.equal(bench.live, 8);
+});
+
+/** The transport of fragments of either family, put together again. */
+function reassemble(sent: readonly Sent[]): { l4: number[]; source: string; destination: string } {
+  const whole: number[] = [];
+  let ends = { source: "", destination: "" };
+  let last = -1;
+  for (const { bytes } of sent) {
+    const packet = bytes.subarray(14);
+    const isSix = packet[0]! >>> 4 === 6;
+    const [at, offset, more] = isSix
+      ? [48, (packet[42]! * 256 + packet[43]!) & 0xfff8, (packet[43]! & 1) !== 0]
+      : [20, ((packet[6]! & 0x1f) * 256 + packet[7]!) * 8, (packet[6]! & 0x20) !== 0];
+    if (isSix) assert.equal(packet[6], 44);
+    const total = isSix ? 40 + packet[4]! * 256 + packet[5]! : packet[2]! * 256 + packet[3]!;
+    packet.subarray(at, total).forEach((byte, index) => {
+      whole[offset + index] = byte;
+    });
+    if (!more) last = offset + total - at;
+    ends = isSix
+      ? { source: text6(packet.subarray(8, 24)), destination: text6(packet.subarray(24, 40)) }
+      : {
+          source: packet.subarray(12, 16).join("."),
+          destination: packet.subarray(16, 20).join("."),
+        };
+  }
+  assert.equal(whole.length, last, "the last piece ends the whole");
+  assert.ok(whole.every((byte) => byte !== undefined));
+  return { l4: whole, ...ends };
+}
+
+const LONG = Array.from({ length: 3000 }, (_, index) => (index * 7) & 0xff);
+
+test("fragments from IPv4 to IPv6: those that came, and those that the larger header makes", () => {
+  const bench = new Bench6({ yaml: FOUR_TO_SIX });
+  const datagram = udpDatagram({ ...FOUR, destinationPort: 53, data: LONG });
+  const sent: Sent[] = [];
+  for (let at = 0; at < datagram.length; at += 1480) {
+    const payload = datagram.subarray(at, at + 1480);
+    const word = (at / 8) | (at + 1480 < datagram.length ? 0x2000 : 0);
+    const ends = { source: CLIENT4, destination: VIP4, protocol: 17, id: 99 };
+    sent.push(...bench.client(ipv4Packet({ ...ends, payload, fragmentWord: word })));
+  }
+  assert.equal(sent.length, 5, "each of 1,500 bytes has become two of at most 1,500");
+  assert.ok(sent.every(({ bytes }) => bytes.length <= 1514));
+  const { l4, source, destination } = reassemble(sent);
+  assert.equal(slowSum([...pseudo6(source, destination, 17, l4.length), ...l4]), 0xffff);
+  assert.deepEqual(l4.slice(8), LONG);
+  // A whole one that may be split, its checksum partial as from a sender with offload.
+  const data = LONG.slice(0, 1470);
+  const whole = udpPacket({
+    ...FOUR,
+    destinationPort: 53,
+    data,
+    checksum: "partial",
+    ip: { fragmentWord: 0 },
+  });
+  const csum = 34 | (6 << 16);
+  const pieces = bench.client(whole, { vnet: VNET_F_NEEDS_CSUM, csum });
+  assert.equal(pieces.length, 2);
+  assert.ok(pieces.every(({ vnet }) => vnet === 0));
+  const again = reassemble(pieces);
+  const pseudo = pseudo6(again.source, again.destination, 17, again.l4.length);
+  assert.equal(slowSum([...pseudo, ...again.l4]), 0xffff);
+});
+
+test("fragments from IPv6 to IPv4", () => {
+  const bench = new Bench6({ yaml: SIX_TO_FOUR });
+  const whole = udp6({ ...SIX, destinationPort: 53, data: LONG }).subarray(40);
+  const sent: Sent[] = [];
+  for (let at = 0; at < whole.length; at += 1400) {
+    const more = at + 1400 < whole.length ? 1 : 0;
+    const word = at | more;
+    const header = [0, 0, word >>> 8, word & 0xff, 0, 1, 2, 3];
+    const payload = whole.subarray(at, at + 1400);
+    const ends = { source: CLIENT, destination: VIP, protocol: 17 };
+    sent.push(...bench.client(ipv6Packet({ ...ends, payload, extensions: [[44, header]] })));
+  }
+  const ids = new Set(sent.map(({ bytes }) => bytes[18]! * 256 + bytes[19]!));
+  assert.deepEqual([...ids], [0x0203], "the low half of the identification");
+  const { l4, source, destination } = reassemble(sent);
+  assert.equal(slowSum([...pseudoHeader(source, destination, 17, l4.length), ...l4]), 0xffff);
+  assert.deepEqual(l4.slice(8), LONG);
 });
