@@ -381,6 +381,7 @@ export function planRegion(size: RegionSize): RegionLayout {
       backends,
       hashSlots,
       workers,
+      ipv6,
       accessPrefixes,
       sources,
       splices,
