@@ -20,6 +20,7 @@ import {
   hasExtension,
   KEY_ORIGINAL_IPV6,
   KEY_REPLY_IPV6,
+  KEY_SLOW,
   MODE_FULL_NAT,
   MODE_NAT,
   PROTOCOL_TCP,
@@ -118,6 +119,9 @@ function stateIsSound(word: number): boolean {
   const state = word & 0xff;
   const protocol = protocolOf(word);
   if (((word >>> 24) & ~(FLAGS_KNOWN >>> 24)) !== 0) return false;
+  // One of several flows of a client's tuple is a datagram's, and never the fast lane's.
+  const byBackend = (word & FLAG_BY_BACKEND) !== 0;
+  if (byBackend && (protocol !== PROTOCOL_UDP || ((word >>> 8) & KEY_SLOW) === 0)) return false;
   if (protocol === PROTOCOL_TCP) return state >= STATE_SYN_SENT && state <= STATE_CLOSE;
   if (protocol === PROTOCOL_UDP) return state >= STATE_UDP_ONE_WAY && state <= STATE_UDP_REPLIED;
   return false;
