@@ -30,10 +30,15 @@ for (const device of ["packet", "xdp"] as const) {
       const via = ["via", linkLocal, "dev", "gw-lan"];
       lab.execSync("gateway", ["ip", "-6", "route", "add", `${host}/128`, ...via]);
     }
+    // An IPv4 backend may have a next hop of IPv6 (RFC 8950).
+    lab.execSync("b3", ["sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv4.conf.all.rp_filter=0"]);
+    const via4 = ["via", "inet6", linkLocal, "dev", "gw-lan"];
+    lab.execSync("gateway", ["ip", "route", "add", "10.20.0.11/32", ...via4]);
     const groups = (): string => lab.execSync("gateway", ["ip", "-6", "maddr", "show"]);
     const before = groups();
 
-    const gateway = await lab.startGateway(lab.config({ mode: "full-nat", services: [WEB] }));
+    const services = [WEB, { ...WEB, name: "web4", family: 4 as const }];
+    const gateway = await lab.startGateway(lab.config({ mode: "full-nat", services }));
     for (const group of ["ff02::1:ff00:10", "ff02::1:ff00:100", "ff02::1:ff00:103"]) {
       assert.ok(groups().includes(`${group}\n`), `in ${group}:\n${groups()}`);
     }
@@ -52,9 +57,12 @@ for (const device of ["packet", "xdp"] as const) {
     for (const address of pool) {
       assert.match(asked, new RegExp(`^${address} .*lladdr ${mac}`, "m"));
     }
+    const four = await httpLoad(lab, { requests: 60 });
+    assert.deepEqual(four.bodies, { b1: 20, b2: 20, b3: 20 });
     // What went to b1 went by b3.
-    const forwarded = lab.counters("b3")["Ip6OutForwDatagrams"] ?? 0;
-    assert.ok(forwarded > 0, `b3 forwarded ${forwarded}`);
+    const counters = lab.counters("b3");
+    assert.ok((counters["Ip6OutForwDatagrams"] ?? 0) > 0, "IPv6 by b3");
+    assert.ok((counters["IpForwDatagrams"] ?? 0) > 0, "IPv4 by b3");
 
     gateway.kill("SIGKILL");
     await gateway.exited;
