@@ -82,8 +82,8 @@ function configOf(lab: Lab, cells: readonly Cell[]): string {
       : [],
   );
   const source = {
-    ...(has((cell) => isTunnel(cell) && cell.backend === 4) ? { ipv4: "10.20.0.1" } : {}),
-    ...(has((cell) => isTunnel(cell) && cell.backend === 6) ? { ipv6: "2001:db8:2::1" } : {}),
+    ...(has((cell) => isTunnel(cell) && cell.backend === 4) ? { ipv4: "10.20.0.99" } : {}),
+    ...(has((cell) => isTunnel(cell) && cell.backend === 6) ? { ipv6: "2001:db8:2::99" } : {}),
   };
   return JSON.stringify({
     version: 1,
