@@ -35,6 +35,7 @@ const SERVICE_KEYS = [
   "noBackend",
   "ping",
   "access",
+  "synProxy",
   "health",
 ] as const satisfies readonly (keyof ServiceDefinition)[];
 

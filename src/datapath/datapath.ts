@@ -75,6 +75,7 @@ import { createPartialChecksums } from "./partial.ts";
 import { createProcessor } from "./process.ts";
 import { createReply } from "./reply.ts";
 import { createSamples } from "./samples.ts";
+import { createSynProxy } from "./syn-proxy.ts";
 import { createTokenBucket } from "./token-bucket.ts";
 import { createTranslator } from "./translate.ts";
 import { createUdpFlows } from "./udp.ts";
@@ -153,9 +154,10 @@ export function createDatapath(options: DatapathOptions): Datapath {
   const flows = createFlows(context, hops, output, reply, bucket, counters);
   const fragmenter = createFragmenter(context, output, reply);
   const translator = createTranslator(context, output, reply, fragmenter);
+  const synProxy = createSynProxy(context, hops, output, reply, flows, counters);
   const admission = createAdmission(context, reply, counters);
   const udp = createUdpFlows(context);
-  const balancer = createBalancer(context, flows, admission, reply, udp, counters);
+  const balancer = createBalancer(context, flows, admission, synProxy, reply, udp, counters);
   const arp = createArp(context, addresses, output, counters);
   const icmp = createIcmp(context, addresses, owners, handover, hops, output, counters);
   const partial = createPartialChecksums(context);
@@ -169,6 +171,7 @@ export function createDatapath(options: DatapathOptions): Datapath {
     hops,
     flows,
     balancer,
+    synProxy,
     translator,
     udp,
     output,
@@ -176,7 +179,7 @@ export function createDatapath(options: DatapathOptions): Datapath {
     counters,
   );
   const fastLane = createFastLane(context, output, partial);
-  const expiry = createExpiry(context, flows, udp, output, counters);
+  const expiry = createExpiry(context, flows, synProxy, udp, output, counters);
   const samples = createSamples(context);
 
   function takePublished(): void {

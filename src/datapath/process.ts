@@ -54,7 +54,16 @@ import {
   VF_PACKETS_IN,
   VF_PACKETS_OUT,
 } from "../service/backend-slots.ts";
-import { A_FLAGS, A_IS_BACKEND, A_IS_HOST, A_IS_SNAT, A_IS_VIP } from "../service/bank.ts";
+import {
+  A_FLAGS,
+  A_IS_BACKEND,
+  A_IS_HOST,
+  A_IS_SNAT,
+  A_IS_VIP,
+  S_SYN_PROXY,
+  SERVICE_WORDS,
+  SYN_PROXY_OFF,
+} from "../service/bank.ts";
 import { HT_INTERFACES } from "../state/hop-table.ts";
 import { BACKEND_RUN_BYTES, SERVICE_RUN_BYTES } from "../state/layout.ts";
 import {
@@ -88,6 +97,7 @@ import {
   TCP_ACK,
   TCP_MALFORMED,
   TCP_OK,
+  TCP_SYN,
   tcpAcknowledgement,
   tcpFlags,
   tcpPorts,
@@ -97,7 +107,7 @@ import { checkUdp, UDP_OK } from "../wire/udp.ts";
 import type { Addresses } from "./addresses.ts";
 import type { Arp } from "./arp.ts";
 import { type Balancer, OPENED } from "./balance.ts";
-import { type Context, R_FLOW, R_HOPS, R_TICK } from "./context.ts";
+import { type Context, R_FLOW, R_HOPS, R_SERVICES, R_TICK } from "./context.ts";
 import { C_FLOWS_RESET } from "./counters.ts";
 import type { Flows } from "./flows.ts";
 import { createFragmentPath } from "./fragments.ts";
@@ -107,6 +117,7 @@ import type { Icmp } from "./icmp.ts";
 import type { Output } from "./output.ts";
 import type { Owners } from "./owners.ts";
 import type { PartialChecksums } from "./partial.ts";
+import type { SynProxy } from "./syn-proxy.ts";
 import type { Translator } from "./translate.ts";
 import type { UdpFlows } from "./udp.ts";
 import {
@@ -161,6 +172,7 @@ export function createProcessor(
   hops: Hops,
   flows: Flows,
   balancer: Balancer,
+  synProxy: SynProxy,
   translator: Translator,
   udp: UdpFlows,
   output: Output,
@@ -379,9 +391,11 @@ export function createProcessor(
     if (flows.mustEnd(flowWord, backend)) {
       return endFlow(protocol, row, direction);
     }
+    if (synProxy.isOpening(flowWord)) return synProxy.receive(rxWord, ipAt, l4At, row, direction);
     const state = i32[flowWord + F_STATE]! & 0xff;
     if (protocol === PROTOCOL_TCP) {
       const tcpFlagBits = tcpFlags(view, l4At);
+      if (direction === REPLY && (tcpFlagBits & TCP_SYN) !== 0) learn(backend, l4At);
       const kind = kindOf(l4At, tcpFlagBits, flowWord, direction);
       const next = nextState(state, direction, kind);
       if (next === TCP_NEW_FLOW) {
@@ -437,6 +451,13 @@ export function createProcessor(
       : sendReply(rxWord, ipAt, protocol, table.word(reference >> 1));
   }
 
+  /** SYN-ACKs of backends say what those of ours must. */
+  function learn(backend: number, l4At: number): void {
+    const service = i32[backend + B_SERVICE]!;
+    const serviceWord = registers[R_SERVICES]! + service * SERVICE_WORDS;
+    if (i32[serviceWord + S_SYN_PROXY] !== SYN_PROXY_OFF) synProxy.learn(l4At, service, false, 0);
+  }
+
   /**
    * A FIN that comes again (its ACK was lost) is no second FIN: it must not end the direction that
    * is still open (RFC 9293 section 3.6, a half-closed connection). A RST or FIN that cannot be in the
@@ -460,8 +481,10 @@ export function createProcessor(
    * behind it. Before it has acknowledged anything every number is.
    */
   function isInWindow(l4At: number, flowWord: number, direction: number): boolean {
-    const acknowledged = i32[flowWord + (direction === ORIGINAL ? F_ACK_REPLY : F_ACK_ORIGINAL)]!;
-    if (acknowledged === 0) return true;
+    const known = i32[flowWord + (direction === ORIGINAL ? F_ACK_REPLY : F_ACK_ORIGINAL)]!;
+    if (known === 0) return true;
+    // Numbers of a backend's segment are its own here; the client acknowledges what it was told.
+    const acknowledged = direction === ORIGINAL ? known : known + flows.sequenceDelta(flowWord);
     return (tcpSequence(view, l4At) - acknowledged) >>> 0 <= SEQUENCE_WINDOW_BYTES;
   }
 

@@ -92,6 +92,15 @@ export const boolean: ValueKind<boolean> = {
   read: (input) => (typeof input === "boolean" ? input : undefined),
 };
 
+/** Another kind's values, or the word off. */
+export function offOr<T>(kind: ValueKind<T>): ValueKind<T | "off"> {
+  return {
+    expects: `${kind.expects}, or off`,
+    json: { anyOf: [kind.json, { const: "off" }] },
+    read: (input) => (input === "off" ? "off" : kind.read(input)),
+  };
+}
+
 /** Text that matches a pattern. */
 export function text(
   expects: string,
