@@ -472,26 +472,45 @@ function others(): Seed[] {
   ];
 }
 
-/** Name and frames; every family is drawn from equally often. */
-export const FAMILIES: readonly (readonly [name: string, seeds: () => Seed[]])[] = [
+/** What a flow of every service begins with: without it the rest meets no flow. */
+function openers(): Seed[] {
+  const ports = ends().flatMap((pair) => [
+    fromClient(tcpPacket({ ...pair, flags: SYN, options: SYN_OPTIONS })),
+    fromClient(udpPacket({ ...pair, data: bytes(20) })),
+  ]);
+  const ports6 = PORTS.flatMap((port, index) =>
+    (["tcp", "udp"] as const).map((kind) => {
+      const payload = transport(kind, SYN, CLIENT_PORTS[index % 3]!, port, 0);
+      const protocol = kind === "tcp" ? 6 : 17;
+      const source = CLIENTS_6[index % 2]!;
+      return fromClient(ipv6Packet({ source, destination: VIP_6, protocol, payload }), 0x86dd);
+    }),
+  );
+  return [...ports, ...ports6];
+}
+
+/** Name, frames, and how often the family is drawn from: once when left out. */
+export const FAMILIES: readonly (readonly [name: string, seeds: () => Seed[], weight?: number])[] =
   [
-    "malformed",
-    () =>
-      malformedFrames(GATEWAY_MACS[0]).map(({ frame, words }) => ({
-        frame,
-        interface: 0,
-        vnet: words?.vnet ?? 0,
-        csum: words?.csum ?? 0,
-      })),
-  ],
-  ["tcp", tcp],
-  ["udp", udp],
-  ["icmp", icmp],
-  ["arp", arp],
-  ["fragments", fragments],
-  ["offloads", offloads],
-  ["ipv6", ipv6],
-  ["icmpv6", icmpv6],
-  ["tunnels", tunnels],
-  ["others", others],
-];
+    ["openers", openers, 5],
+    [
+      "malformed",
+      () =>
+        malformedFrames(GATEWAY_MACS[0]).map(({ frame, words }) => ({
+          frame,
+          interface: 0,
+          vnet: words?.vnet ?? 0,
+          csum: words?.csum ?? 0,
+        })),
+    ],
+    ["tcp", tcp],
+    ["udp", udp],
+    ["icmp", icmp],
+    ["arp", arp],
+    ["fragments", fragments],
+    ["offloads", offloads],
+    ["ipv6", ipv6],
+    ["icmpv6", icmpv6],
+    ["tunnels", tunnels],
+    ["others", others],
+  ];
