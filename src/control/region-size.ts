@@ -1,4 +1,4 @@
-import type { GatewayDefinition } from "../service/definition.ts";
+import { type GatewayDefinition, needsIpv6 } from "../service/definition.ts";
 import type { RegionSize } from "../state/layout.ts";
 
 /** Whether flows need room for a splice. */
@@ -17,5 +17,6 @@ export function regionSizeOf(definition: GatewayDefinition): RegionSize {
     workers: device.workers,
     accessPrefixes: limits.accessPrefixes,
     splices: usesSynProxy(definition) ? 1 : 0,
+    ipv6: needsIpv6(definition),
   };
 }
