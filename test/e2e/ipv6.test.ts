@@ -6,10 +6,10 @@ import { test } from "node:test";
 import type { BackendRow, FlowList, Status } from "../../src/base/admin-types.ts";
 import {
   createLab,
-  type Lab,
   LAB_BACKEND_NAMES,
   LAB_CLIENT6,
   LAB_VIP6,
+  type Lab,
   SKIP_UNLESS_ROOT,
 } from "../support/lab.ts";
 import { httpLoad, startUdpEcho, startWeb, udpProbe } from "../support/servers.ts";
@@ -60,11 +60,27 @@ for (const device of ["tun", "packet", "xdp"] as const) {
       const sees = mode === "nat" ? /^2001:db8:1::2\n$/ : /^2001:db8:2::10[0-3]\n$/;
       assert.match(await curl(lab, `http://[${LAB_VIP6}]/client`), sees);
 
-      const probe = { port: 7000, count: DATAGRAMS, sockets: 6, family: 6, sizes: [0, 1, 7, 1200] } as const;
+      const probe = {
+        port: 7000,
+        count: DATAGRAMS,
+        sockets: 6,
+        family: 6,
+        sizes: [0, 1, 7, 1200],
+      } as const;
       const echoed = await udpProbe(lab, probe);
       assert.deepEqual(echoed, { sent: DATAGRAMS, equal: DATAGRAMS, different: 0, missing: 0 });
 
-      const ping = await lab.exec("client", ["ping", "-6", "-c", "3", "-i", "0.1", "-W", "2", LAB_VIP6]);
+      const ping = await lab.exec("client", [
+        "ping",
+        "-6",
+        "-c",
+        "3",
+        "-i",
+        "0.1",
+        "-W",
+        "2",
+        LAB_VIP6,
+      ]);
       assert.match(ping.stdout, /3 received/);
       const heard = await lab.exec("client", [process.execPath, "-e", REFUSED]);
       assert.equal(heard.stdout.trim(), "ECONNREFUSED");
