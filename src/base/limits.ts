@@ -57,6 +57,9 @@ export const REPLY_TUPLE_TRIES = 8;
 /** Bytes of an ICMP error that we make, at most (RFC 1812 4.3.2.3). */
 export const ICMP_ERROR_BYTES_MAX = 576;
 
+/** How long what a router has told of a path's MTU is believed (RFC 1191 section 6.3). */
+export const PATH_MTU_LIFETIME_MS = 600_000;
+
 /** Drop samples taken per millisecond: a flood of bad frames must not pay for copies. */
 export const DROP_SAMPLES_PER_TICK = 2;
 

@@ -27,6 +27,8 @@ const SERVICE_KEYS = [
   "scheduler",
   "tableSize",
   "timeouts",
+  "mtu",
+  "mss",
   "outOfState",
   "onIdle",
   "existingFlows",
@@ -41,6 +43,7 @@ const GATEWAY_KEYS = [
   "hash",
   "shutdown",
   "snat",
+  "tunnel",
 ] as const satisfies readonly (keyof GatewayDefinition)[];
 
 /** Compare two definitions; neither is changed. */

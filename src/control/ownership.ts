@@ -7,6 +7,7 @@ import {
   F_VERSION,
   F_VIP_ADDR,
   FLOW_WORDS,
+  isOneWay,
   MODE_FULL_NAT,
   PROTOCOL_TCP,
   PROTOCOL_UDP,
@@ -81,6 +82,7 @@ export function flowEndpoints(views: RegionViews): FlowEndpoints {
     if ((state & 0xff) === STATE_FREE || version === 0 || (version & 1) !== 0) return;
     const protocol = protocolOf(state);
     vips.add(endpointKey(i32[at + F_VIP_ADDR]!, protocol, i32[at + F_CLIENT_VIP_PORTS]! & 0xffff));
+    if (isOneWay(state)) return;
     if (((state >>> 16) & 0xff) === MODE_FULL_NAT) snat.add(i32[at + F_REPLY_ADDR]!);
     else {
       const port = i32[at + F_BACKEND_REPLY_PORTS]! >>> 16;

@@ -18,6 +18,8 @@ import {
   F_STATE,
   F_VIP_ADDR,
   FLAG_ADOPTED,
+  KEY_SLOW,
+  MODE_DSR,
   MODE_FULL_NAT,
   PROTOCOL_TCP,
   STATE_CLOSE,
@@ -27,6 +29,7 @@ import {
   STATE_UDP_ONE_WAY,
 } from "../flow/flow-record.ts";
 import { INSERT_INDEX_FULL, INSERT_REPLY_TAKEN, INSERT_TABLE_FULL } from "../flow/flow-table.ts";
+import { ONE_WAY_FIRST_STATE } from "../flow/tcp-one-way.ts";
 import {
   B_ADDRESS,
   B_GENERATION,
@@ -158,9 +161,11 @@ export function createBalancer(
     const serviceWord = registers[R_SERVICES]! + service * SERVICE_WORDS;
     let state = STATE_UDP_ONE_WAY;
     let adopted = 0;
+    const mode = i32[serviceWord + S_MODE]!;
+    const oneWay = mode >= MODE_DSR;
     if (protocol === PROTOCOL_TCP) {
       const flags = tcpFlags(view, l4At);
-      state = STATE_SYN_SENT;
+      state = oneWay ? ONE_WAY_FIRST_STATE : STATE_SYN_SENT;
       if ((flags & (TCP_SYN | TCP_ACK | TCP_RST)) !== TCP_SYN) {
         const policy = i32[serviceWord + S_OUT_OF_STATE]!;
         const adopts = policy === OUT_OF_STATE_ADOPT && (flags & (TCP_SYN | TCP_RST)) === 0;
@@ -202,7 +207,8 @@ export function createBalancer(
       link === 0
         ? 0xffff
         : (sourceMacLow(view, rx[rxWord + D_AT]!) << 16) | rx[rxWord + D_INTERFACE]!;
-    draft[F_STATE] = state | (protocol << 8) | (i32[serviceWord + S_MODE]! << 16) | adopted;
+    const key = oneWay ? protocol | KEY_SLOW : protocol;
+    draft[F_STATE] = state | (key << 8) | (mode << 16) | adopted;
 
     let failure = insert(slot, serviceWord, service, client, ports, protocol);
     if (failure === INSERT_REPLY_TAKEN && entry !== NO_BACKEND) {

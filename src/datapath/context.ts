@@ -70,6 +70,10 @@ export const R_ANNOUNCE_NEXT = 22;
 export const R_IPV4_ID = 23;
 /** 1: the batch at hand was handed over by other workers. */
 export const R_HANDED = 25;
+/** 1: a frame of this batch that was sent before its end was refused, and its verdict changed. */
+export const R_REFUSED = 44;
+/** Tick of the last look through the backend slots for a path MTU. */
+export const R_PATH_MTU_TICK = 45;
 export const REGISTER_COUNT = 64;
 
 /** @param device - its memory and batch must stay the same as long as it is open */

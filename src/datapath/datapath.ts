@@ -35,6 +35,7 @@ import {
   R_HOP_REQUESTS,
   R_HOPS,
   R_INTERVALS,
+  R_REFUSED,
   R_SERVICES,
   R_SPARES,
   R_TICK,
@@ -58,6 +59,7 @@ import {
   C_SENT,
   C_SENT_BYTES,
 } from "./counters.ts";
+import { createEncapsulator } from "./encapsulate.ts";
 import { createExpiry } from "./expiry.ts";
 import { createFastLane, NOT_FAST } from "./fast-lane.ts";
 import { createFlows } from "./flows.ts";
@@ -65,14 +67,17 @@ import { createFragmenter } from "./fragment.ts";
 import { createHandover } from "./handover.ts";
 import { createHops } from "./hops.ts";
 import { createIcmp } from "./icmp.ts";
+import { createMssClamp } from "./mss.ts";
 import { createOutput, ORIGINATED } from "./output.ts";
 import { createOwners } from "./owners.ts";
 import { createPartialChecksums } from "./partial.ts";
 import { createProcessor } from "./process.ts";
 import { createReply } from "./reply.ts";
 import { createSamples } from "./samples.ts";
+import { createSegmenter } from "./segment.ts";
 import { createTokenBucket } from "./token-bucket.ts";
 import { createTranslator } from "./translate.ts";
+import { createTunnelErrors } from "./tunnel-errors.ts";
 import {
   CONSUMED,
   DROP_TOO_BIG,
@@ -144,12 +149,26 @@ export function createDatapath(options: DatapathOptions): Datapath {
   const bucket = createTokenBucket(context);
   const hops = createHops(context);
   const reply = createReply(context, output, bucket, counters);
-  const flows = createFlows(context, hops, output, reply, bucket, counters);
   const fragmenter = createFragmenter(context, output, reply);
+  const segmenter = createSegmenter(context);
+  const encapsulator = createEncapsulator(context, output, reply, fragmenter, segmenter);
+  const flows = createFlows(context, hops, output, reply, bucket, encapsulator, counters);
   const translator = createTranslator(context, output, reply, fragmenter);
   const balancer = createBalancer(context, flows, reply, counters);
   const arp = createArp(context, addresses, output, counters);
-  const icmp = createIcmp(context, addresses, owners, handover, hops, output, counters);
+  const tunnelErrors = createTunnelErrors(context, hops, output, reply, bucket, encapsulator);
+  const icmp = createIcmp(
+    context,
+    addresses,
+    owners,
+    handover,
+    hops,
+    output,
+    encapsulator,
+    tunnelErrors,
+    counters,
+  );
+  const mss = createMssClamp(context, flows, encapsulator);
   const partial = createPartialChecksums(context);
   const processor = createProcessor(
     context,
@@ -162,6 +181,8 @@ export function createDatapath(options: DatapathOptions): Datapath {
     flows,
     balancer,
     translator,
+    encapsulator,
+    mss,
     output,
     partial,
     counters,
@@ -279,6 +300,18 @@ export function createDatapath(options: DatapathOptions): Datapath {
     return device.receive(timeoutMs);
   }
 
+  /** Send what is listed before the batch is over: output.reserve() wants room. */
+  function sendListed(): void {
+    const count = registers[R_TX_COUNT]!;
+    if (count !== 0) {
+      if (settleSent(device.transmit(count, 0))) registers[R_REFUSED] = 1;
+      add(C_NATIVE_CALLS, 1);
+    }
+    registers[R_TX_COUNT] = 0;
+    registers[R_SPARES] = 0;
+  }
+  output.onFull(sendListed);
+
   function runBatch(timeoutMs: number): number {
     takePublished();
     const count = receive(timeoutMs);
@@ -286,6 +319,7 @@ export function createDatapath(options: DatapathOptions): Datapath {
     registers[R_TX_COUNT] = 0;
     registers[R_SPARES] = 0;
     registers[R_HOP_REQUESTS] = 0;
+    registers[R_REFUSED] = 0;
     const fast = hasFastLane && registers[R_HOPS] !== 0 && registers[R_BANK] !== 0;
     if (fast) fastLane.prepare(count);
     let bytes = 0;
@@ -308,6 +342,7 @@ export function createDatapath(options: DatapathOptions): Datapath {
       if (settleSent(device.transmit(registers[R_TX_COUNT]!, wakeMask))) others = DROPPED;
       add(C_NATIVE_CALLS, 1);
     }
+    if (registers[R_REFUSED] !== 0) others = DROPPED;
     if (count !== 0) {
       countReceived(count, bytes);
       if (others === FORWARDED) add(C_FORWARDED, count);

@@ -14,6 +14,7 @@ import {
   FLAG_ACTIVE,
   GENERATION_MASK,
   generationOf,
+  isOneWay,
   PROTOCOL_TCP,
   protocolOf,
   STATE_CLOSE_WAIT,
@@ -45,6 +46,7 @@ import {
   R_TICK,
 } from "./context.ts";
 import { C_ORIGINATED_LOST } from "./counters.ts";
+import type { Encapsulator } from "./encapsulate.ts";
 import { HOP_FOUND, type Hops } from "./hops.ts";
 import { ORIGINATED, type Output } from "./output.ts";
 import type { Reply } from "./reply.ts";
@@ -84,6 +86,7 @@ export function createFlows(
   output: Output,
   reply: Reply,
   bucket: TokenBucket,
+  encapsulator: Encapsulator,
   countersAt: number,
 ): Flows {
   const { i32, f64, layout, registers, table } = context;
@@ -212,15 +215,17 @@ export function createFlows(
       return;
     }
     const ports = i32[flowWord + F_BACKEND_REPLY_PORTS]!;
+    // In a one-way flow the backend has the VIP, and the packet comes as the client's do.
+    const oneWay = isOneWay(i32[flowWord + F_STATE]!);
     const bytes = reply.writeReset(
-      ipAt,
+      ipAt + encapsulator.overhead(flowWord),
       i32[flowWord + F_REPLY_ADDR]!,
-      i32[flowWord + F_BACKEND_ADDR]!,
+      i32[flowWord + (oneWay ? F_VIP_ADDR : F_BACKEND_ADDR)]!,
       (ports << 16) | (ports >>> 16),
       i32[flowWord + F_ACK_REPLY]!,
       i32[flowWord + F_ACK_ORIGINAL]!,
     );
-    originate(ipAt, bytes);
+    originate(ipAt, oneWay ? encapsulator.wrap(ipAt, flowWord) : bytes);
   }
 
   function reset(flowWord: number): boolean {

@@ -7,12 +7,21 @@ import {
   F_CLIENT_ADDR,
   F_CLIENT_VIP_PORTS,
   F_REPLY_ADDR,
+  F_STATE,
   F_VIP_ADDR,
+  isOneWay,
   PROTOCOL_TCP,
   PROTOCOL_UDP,
   REPLY,
 } from "../flow/flow-record.ts";
-import { A_ANSWER_PING, A_FLAGS, A_IS_HOST, A_IS_SNAT, A_IS_VIP } from "../service/bank.ts";
+import {
+  A_ANSWER_PING,
+  A_FLAGS,
+  A_IS_HOST,
+  A_IS_SNAT,
+  A_IS_TUNNEL,
+  A_IS_VIP,
+} from "../service/bank.ts";
 import { add16, difference32, fold, sumBytes, updateChecksum } from "../wire/checksum.ts";
 import { sourceMacHigh, sourceMacLow } from "../wire/ethernet.ts";
 import {
@@ -42,10 +51,12 @@ import { tcpPorts } from "../wire/tcp.ts";
 import type { Addresses } from "./addresses.ts";
 import { type Context, R_OUT_INTERFACE, R_OUT_MAC_HIGH, R_OUT_MAC_LOW } from "./context.ts";
 import { C_ECHO_REPLIES, C_ICMP_ERRORS_TRANSLATED } from "./counters.ts";
+import type { Encapsulator } from "./encapsulate.ts";
 import type { Handover } from "./handover.ts";
 import { HOP_FOUND, type Hops } from "./hops.ts";
 import type { Output } from "./output.ts";
 import type { Owners } from "./owners.ts";
+import type { TunnelErrors } from "./tunnel-errors.ts";
 import {
   DROP_ICMP_CHECKSUM_WRONG,
   DROP_ICMP_HEADER_MALFORMED,
@@ -77,6 +88,8 @@ export function createIcmp(
   handover: Handover,
   hops: Hops,
   output: Output,
+  encapsulator: Encapsulator,
+  tunnelErrors: TunnelErrors,
   countersAt: number,
 ): Icmp {
   const { f64, i32, layout, link, registers, rx, table, view } = context;
@@ -97,6 +110,13 @@ export function createIcmp(
         : DROPPED | (DROP_ICMP_HEADER_MALFORMED << 8);
     }
     const type = icmpType(view, icmpAt);
+    if (
+      entry >= 0 &&
+      (i32[entry + A_FLAGS]! & A_IS_TUNNEL) !== 0 &&
+      tunnelErrors.isAboutTunnel(ipAt, icmpAt, icmpBytes)
+    ) {
+      return tunnelErrors.process(ipAt, icmpAt, icmpBytes);
+    }
     if (isIcmpError(type)) return processError(rxWord, ipAt, icmpAt, icmpBytes, ours);
     if (!ours) return PASSED;
     // A VIP that is the host's too: everything but echo and errors about flows is the host's.
@@ -170,6 +190,12 @@ export function createIcmp(
       ? hops.toClient(flowWord)
       : hops.toBackend(backendSlotOf(i32[flowWord + F_BACKEND]!));
     if (hop !== HOP_FOUND) return DROPPED | (hop << 8);
+    if (isOneWay(i32[flowWord + F_STATE]!)) {
+      // What the backend sent straight to the client came from the VIP, and so the error is its own.
+      const verdict = encapsulator.forward(rxWord, ipAt, icmpAt, flowWord);
+      if (verdict === FORWARDED) countTranslated();
+      return verdict;
+    }
     if (link !== 0 && ipv4Ttl(view, ipAt) <= 1) return DROPPED | (DROP_TTL_EXPIRED << 8);
     translateQuote(quoteAt, quotedL4At, protocol, flowWord, toClient, icmpAt + icmpBytes);
     view.setUint16(icmpAt + 2, 0);
@@ -180,8 +206,12 @@ export function createIcmp(
     output.setLink(ipAt, egress, registers[R_OUT_MAC_HIGH]!, registers[R_OUT_MAC_LOW]!);
     rx[rxWord + D_BYTES] = link + ipv4TotalBytes(view, ipAt);
     output.sendReceived(rxWord, egress);
-    f64[countersAt + C_ICMP_ERRORS_TRANSLATED] = f64[countersAt + C_ICMP_ERRORS_TRANSLATED]! + 1;
+    countTranslated();
     return FORWARDED;
+  }
+
+  function countTranslated(): void {
+    f64[countersAt + C_ICMP_ERRORS_TRANSLATED] = f64[countersAt + C_ICMP_ERRORS_TRANSLATED]! + 1;
   }
 
   /** The quote becomes what the receiver once sent, its checksums included as far as they are there. */

@@ -1,4 +1,4 @@
-import { BATCH_FRAMES_MAX } from "../base/limits.ts";
+import { BATCH_FRAMES_MAX, OUT_FRAMES_MAX } from "../base/limits.ts";
 import {
   D_AT,
   D_BYTES,
@@ -36,6 +36,15 @@ export interface Output {
   takeSpare(): number;
   /** Spares that this batch can still take. */
   sparesLeft(): number;
+  /**
+   * Make room for `spares` more spares and frames, if need be by sending what is listed: a GSO packet
+   * becomes more frames than a batch has spares.
+   *
+   * @returns false when a whole empty batch has not so many
+   */
+  reserve(spares: number): boolean;
+  /** Who sends what is listed, before the batch is over, and empties the list and the spares. */
+  onFull(send: () => void): void;
   /** Bytes that fit in a spare from the IP header on. */
   readonly spareBytes: number;
   /**
@@ -52,6 +61,16 @@ export function createOutput(context: Context): Output {
   const { device, view, rx, tx, i32, link, registers } = context;
   const { spareAt, spareBytes } = device;
   const sparesMax = Math.min(device.spareCount, BATCH_FRAMES_MAX);
+
+  let sendListed = (): void => {};
+
+  function reserve(spares: number): boolean {
+    const room = Math.min(sparesLeft(), OUT_FRAMES_MAX - registers[R_TX_COUNT]!);
+    if (room >= spares) return true;
+    if (spares > sparesMax) return false;
+    sendListed();
+    return sparesLeft() >= spares;
+  }
 
   function sendReceived(rxWord: number, egress: number): void {
     const count = registers[R_TX_COUNT]!;
@@ -105,6 +124,10 @@ export function createOutput(context: Context): Output {
     sendReceived,
     takeSpare,
     sparesLeft,
+    reserve,
+    onFull(send) {
+      sendListed = send;
+    },
     spareBytes: spareBytes - SPARE_HEADROOM,
     sendSpare,
     setLink,

@@ -21,6 +21,7 @@ import {
   F_STATE,
   FLAG_FIN_ORIGINAL,
   FLAG_FIN_REPLY,
+  isOneWay,
   ORIGINAL,
   PROTOCOL_ICMP,
   PROTOCOL_TCP,
@@ -29,6 +30,7 @@ import {
   STATE_UDP_ONE_WAY,
   STATE_UDP_REPLIED,
 } from "../flow/flow-record.ts";
+import { nextOneWayState } from "../flow/tcp-one-way.ts";
 import {
   nextState,
   SEGMENT_ACK,
@@ -80,22 +82,30 @@ import {
 import {
   checkTcp,
   TCP_ACK,
+  TCP_FIN,
   TCP_MALFORMED,
   TCP_OK,
+  TCP_RST,
+  TCP_SYN,
   tcpAcknowledgement,
   tcpFlags,
+  tcpHeaderBytes,
   tcpPorts,
+  tcpSequence,
 } from "../wire/tcp.ts";
+import { innerBytes } from "../wire/tunnel.ts";
 import { checkUdp, UDP_OK } from "../wire/udp.ts";
 import type { Addresses } from "./addresses.ts";
 import type { Arp } from "./arp.ts";
 import { type Balancer, OPENED } from "./balance.ts";
 import { type Context, R_HOPS, R_TICK } from "./context.ts";
 import { C_FLOWS_RESET } from "./counters.ts";
+import type { Encapsulator } from "./encapsulate.ts";
 import type { Flows } from "./flows.ts";
 import type { Handover } from "./handover.ts";
 import { HOP_FOUND, type Hops } from "./hops.ts";
 import type { Icmp } from "./icmp.ts";
+import type { MssClamp } from "./mss.ts";
 import type { Output } from "./output.ts";
 import type { Owners } from "./owners.ts";
 import type { PartialChecksums } from "./partial.ts";
@@ -150,6 +160,8 @@ export function createProcessor(
   flows: Flows,
   balancer: Balancer,
   translator: Translator,
+  encapsulator: Encapsulator,
+  mss: MssClamp,
   output: Output,
   partial: PartialChecksums,
   countersAt: number,
@@ -296,7 +308,11 @@ export function createProcessor(
           service,
         );
         if (verdict !== OPENED) return verdict;
-        return sendOriginal(rxWord, ipAt, protocol, balancer.opened[0]!);
+        const row = balancer.opened[0]!;
+        if (protocol === PROTOCOL_TCP && isOneWay(i32[table.word(row) + F_STATE]!)) {
+          noteSequence(table.word(row), ipAt, l4At);
+        }
+        return sendOriginal(rxWord, ipAt, protocol, row);
       }
       if ((flags & A_IS_HOST) === 0) return drop(DROP_NO_SERVICE);
       return pass(rxWord);
@@ -342,7 +358,9 @@ export function createProcessor(
     const state = i32[flowWord + F_STATE]! & 0xff;
     if (protocol === PROTOCOL_TCP) {
       const tcpFlagBits = tcpFlags(view, l4At);
-      const next = nextState(state, direction, kindOf(tcpFlagBits, flowWord, direction));
+      const oneWay = isOneWay(i32[flowWord + F_STATE]!);
+      const kind = kindOf(tcpFlagBits, flowWord, direction);
+      const next = oneWay ? nextOneWayState(state, kind) : nextState(state, direction, kind);
       if (next === TCP_NEW_FLOW) {
         flows.close(row);
         return FLOW_OVER;
@@ -351,6 +369,7 @@ export function createProcessor(
         const word = flowWord + (direction === ORIGINAL ? F_ACK_ORIGINAL : F_ACK_REPLY);
         i32[word] = tcpAcknowledgement(view, l4At);
       }
+      if (oneWay) noteSequence(flowWord, ipAt, l4At);
       if (next >= 0) {
         if (next !== state) flows.enter(flowWord, backend, next);
         else i32[flowWord + F_EXPIRES] = (registers[R_TICK]! + flows.timeoutMs(backend, next)) | 0;
@@ -380,6 +399,20 @@ export function createProcessor(
     return kind;
   }
 
+  /**
+   * The backend of a one-way flow is not heard: what it will have acknowledged, once all has arrived,
+   * is the client's next sequence number.
+   */
+  function noteSequence(flowWord: number, ipAt: number, l4At: number): void {
+    const flags = tcpFlags(view, l4At);
+    if ((flags & TCP_RST) !== 0) return;
+    const payload = ipAt + innerBytes(view, ipAt) - l4At - tcpHeaderBytes(view, l4At);
+    const control = ((flags & TCP_SYN) !== 0 ? 1 : 0) + ((flags & TCP_FIN) !== 0 ? 1 : 0);
+    const next = (tcpSequence(view, l4At) + payload + control) | 0;
+    const before = i32[flowWord + F_ACK_REPLY]!;
+    if (before === 0 || ((next - before) | 0) > 0) i32[flowWord + F_ACK_REPLY] = next;
+  }
+
   function sendOriginal(rxWord: number, ipAt: number, protocol: number, row: number): number {
     const flowWord = table.word(row);
     if (link !== 0) {
@@ -394,7 +427,11 @@ export function createProcessor(
     const hop = hops.toBackend(slot);
     if (hop !== HOP_FOUND) return drop(hop);
     const bytes = ipv4TotalBytes(view, ipAt);
-    const verdict = translator.forward(rxWord, ipAt, flowWord, ORIGINAL, protocol);
+    const l4At = ipAt + ipv4HeaderBytes(view, ipAt);
+    if (protocol === PROTOCOL_TCP) mss.clamp(rxWord, l4At, flowWord, IPV4_HEADER_BYTES);
+    const verdict = isOneWay(i32[flowWord + F_STATE]!)
+      ? encapsulator.forward(rxWord, ipAt, l4At, flowWord)
+      : translator.forward(rxWord, ipAt, flowWord, ORIGINAL, protocol);
     if (verdict === FORWARDED) {
       count(flowWord, slot, bytes, BF_PACKETS_IN, BF_BYTES_IN, VF_PACKETS_IN, VF_BYTES_IN);
     }
@@ -406,6 +443,9 @@ export function createProcessor(
     if (hop !== HOP_FOUND) return drop(hop);
     const slot = backendSlotOf(i32[flowWord + F_BACKEND]!);
     const bytes = ipv4TotalBytes(view, ipAt);
+    if (protocol === PROTOCOL_TCP) {
+      mss.clamp(rxWord, ipAt + ipv4HeaderBytes(view, ipAt), flowWord, IPV4_HEADER_BYTES);
+    }
     const verdict = translator.forward(rxWord, ipAt, flowWord, REPLY, protocol);
     if (verdict === FORWARDED) {
       count(flowWord, slot, bytes, BF_PACKETS_OUT, BF_BYTES_OUT, VF_PACKETS_OUT, VF_BYTES_OUT);

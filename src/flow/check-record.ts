@@ -13,7 +13,11 @@ import {
   FLAG_FIN_ORIGINAL,
   FLAG_FIN_REPLY,
   FLAG_REPLIED,
+  isOneWay,
+  KEY_SLOW,
+  MODE_DSR,
   MODE_FULL_NAT,
+  MODE_GUE,
   MODE_NAT,
   PROTOCOL_TCP,
   PROTOCOL_UDP,
@@ -48,8 +52,10 @@ export function recordIsSound(words: Int32Array, at: number): boolean {
 
 function stateIsSound(word: number): boolean {
   const state = word & 0xff;
-  // The whole key byte: no record of this layout has IPv6 addresses or is kept from the fast lane.
-  const protocol = (word >>> 8) & 0xff;
+  // The whole key byte: no record of this layout has IPv6 addresses, and one-way flows alone are kept
+  // from the fast lane.
+  const oneWay = isOneWay(word);
+  const protocol = ((word >>> 8) & 0xff) ^ (oneWay ? KEY_SLOW : 0);
   if (((word >>> 24) & ~(FLAGS_KNOWN >>> 24)) !== 0) return false;
   if (protocol === PROTOCOL_TCP) return state >= STATE_SYN_SENT && state <= STATE_CLOSE;
   if (protocol === PROTOCOL_UDP) return state >= STATE_UDP_ONE_WAY && state <= STATE_UDP_REPLIED;
@@ -67,7 +73,8 @@ function keyIsSound(words: Int32Array, at: number): boolean {
   if ((clientVipPorts & 0xffff) === 0 || backendReplyPorts >>> 16 === 0) return false;
   const mode = (words[at + F_STATE]! >>> 16) & 0xff;
   const replyPort = backendReplyPorts & 0xffff;
-  if (mode === MODE_NAT) return replyAddress === client && replyPort === clientVipPorts >>> 16;
+  const isNat = mode === MODE_NAT || (mode >= MODE_DSR && mode <= MODE_GUE);
+  if (isNat) return replyAddress === client && replyPort === clientVipPorts >>> 16;
   return mode === MODE_FULL_NAT && replyPort !== 0;
 }
 

@@ -1,4 +1,4 @@
-import { A_IS_BACKEND, A_IS_HOST, A_IS_SNAT, A_IS_VIP } from "./bank.ts";
+import { A_IS_BACKEND, A_IS_HOST, A_IS_SNAT, A_IS_TUNNEL, A_IS_VIP } from "./bank.ts";
 import type { BackendDefinition, GatewayDefinition, PortRange } from "./definition.ts";
 import type { AssignedService, SlotAssignment } from "./slots.ts";
 
@@ -59,6 +59,9 @@ export function knownAddresses(
     }
   }
   for (const address of definition.snat.addresses) at(address.value).flags |= A_IS_SNAT;
+  if (definition.tunnel.sourceIpv4 !== null) {
+    at(definition.tunnel.sourceIpv4.value).flags |= A_IS_TUNNEL;
+  }
   for (const value of hostAddresses) at(value).flags |= A_IS_HOST;
   return known;
 }

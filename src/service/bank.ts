@@ -33,6 +33,14 @@ export const BANK_ANNOUNCE = 12;
 export const BANK_LAST_HOP = 13;
 /** 1: `flows.whenFull: evict`; 0: drop. */
 export const BANK_EVICT = 14;
+/** Tunnels: outer IPv4 source (0: none) and four words of the outer IPv6 source. */
+export const BANK_TUNNEL_SOURCE = 16;
+export const BANK_TUNNEL_SOURCE_IPV6 = 17;
+/** UDP port of GUE, and GUE_CHECKSUM_…: where its checksum is computed. */
+export const BANK_GUE_PORT = 21;
+export const BANK_GUE_CHECKSUM = 22;
+export const GUE_CHECKSUM_IPV4 = 1;
+export const GUE_CHECKSUM_IPV6 = 2;
 /** SNAT addresses, BANK_SNAT_COUNT words, at most SNAT_ADDRESSES_MAX (256). */
 export const BANK_SNAT_ADDRESSES = 256;
 
@@ -59,6 +67,8 @@ export const A_IS_HOST = 8;
  * and also the host's, never a backend's and a VIP's or SNAT's.
  */
 export const A_IS_BACKEND = 16;
+/** The source of tunnels: errors about outer packets come to it. */
+export const A_IS_TUNNEL = 32;
 
 /** Entry that a search for `address` starts at; the search ends at an entry whose flags are 0. */
 export function addressHash(address: number, mask: number): number {
@@ -91,7 +101,18 @@ export const S_WEIGHT_GCD = 12; // greatest common divisor of the weights
 export const S_WEIGHT_SUM = 13;
 /** Timeouts in ms, indexed by flow state (STATE_COUNT of them): S_TIMEOUTS + state. */
 export const S_TIMEOUTS = 16;
+/** `mss`: 0 off, MSS_AUTO, or the largest value of a SYN's option. */
+export const S_MSS = 32;
+/** `mtu.tooBig`: TOO_BIG_…. */
+export const S_TOO_BIG = 33;
 export const SERVICE_WORDS = 64;
+
+export const MSS_AUTO = -1;
+
+/** ICMP where the packet may not be split, else fragments of the outer packet. */
+export const TOO_BIG_ICMP = 0;
+/** Fragments of the outer packet, whatever the inner one says. */
+export const TOO_BIG_FRAGMENT = 1;
 
 export const OUT_OF_STATE_ADOPT = 0;
 export const OUT_OF_STATE_RESET = 1;

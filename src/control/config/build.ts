@@ -13,7 +13,7 @@ import type { FileValues, ServiceValues } from "./schema.ts";
  * which no problem was found: there, lists have no holes and required keys are present.
  */
 export function buildDefinition(values: FileValues, file: string): GatewayDefinition {
-  const { device, flows, limits, shutdown, admin, snat } = values;
+  const { device, flows, limits, shutdown, admin, snat, tunnel } = values;
   return {
     file,
     device: {
@@ -52,6 +52,11 @@ export function buildDefinition(values: FileValues, file: string): GatewayDefini
       tokenFile: admin.tokenFile ?? null,
     },
     snat: { addresses: whole(snat.addresses).flat(), ports: snat.ports },
+    tunnel: {
+      sourceIpv4: tunnel.source.ipv4 ?? null,
+      sourceIpv6: tunnel.source.ipv6 ?? null,
+      gue: { port: tunnel.gue.port, checksum: tunnel.gue.checksum ?? null },
+    },
     services: values.services.map(buildService),
   };
 }
@@ -68,6 +73,8 @@ function buildService(values: ServiceValues): ServiceDefinition {
     scheduler: values.scheduler,
     tableSize: values.tableSize,
     timeouts: values.timeouts,
+    mtu: { tooBig: values.mtu.tooBig },
+    mss: values.mss,
     outOfState: values.outOfState ?? (canAdopt(values) ? "adopt" : "reset"),
     onIdle: values.onIdle,
     existingFlows: {

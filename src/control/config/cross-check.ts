@@ -3,6 +3,7 @@ import type { Address } from "../../service/definition.ts";
 import { canAdopt, checkedPort, checkTimeout } from "./build.ts";
 import { formatDuration } from "./duration.ts";
 import { checkLimits } from "./limits-check.ts";
+import { checkMode } from "./mode-check.ts";
 import { checkOverlaps } from "./overlap-check.ts";
 import { entryPath, type Reading } from "./reading.ts";
 import type { ServiceValues } from "./schema.ts";
@@ -55,6 +56,7 @@ export function crossCheck(reading: Reading, problems: ConfigProblem[]): void {
     checkService(check, service);
     checkHealth(check, service);
     checkBackends(check, service);
+    checkMode(check, service);
   }
   checkOverlaps(check);
   checkAddresses(check);
@@ -66,7 +68,6 @@ function checkUnsupported({ reading, report }: CrossCheck): void {
   if (values.user !== undefined) {
     report(["user"], "not supported yet: user (the gateway stays root)");
   }
-  if (values.tunnel !== undefined) report(["tunnel"], "not supported yet: tunnel");
   const holders: KeyPath[] = [["defaults"]];
   for (const index of values.services.keys()) holders.push(["services", index]);
   for (const holder of holders) {
