@@ -142,6 +142,8 @@ inline Failure RemoveFromMap(const Fd& map, const void* key, const char* name) {
   return {};
 }
 
+constexpr int kLoadTriesMax = 20;
+
 // When the kernel refuses, the verifier's last words are the subject of the failure.
 inline Failure LoadProgram(uint32_t type, uint32_t attachType, const std::vector<bpf_insn>& code,
                            const char* name, Fd* program) {
@@ -152,8 +154,13 @@ inline Failure LoadProgram(uint32_t type, uint32_t attachType, const std::vector
   attr.insn_cnt = static_cast<uint32_t>(code.size());
   attr.license = Pointer("MIT");
   std::strncpy(attr.prog_name, name, sizeof attr.prog_name - 1);
-  *program = Fd(static_cast<int>(Bpf(BPF_PROG_LOAD, &attr)));
-  if (program->ok()) return {};
+  // The verifier stops with EAGAIN when a signal is pending (do_check() in kernel/bpf/verifier.c),
+  // such as the SIGCHLD of an `ip` that has just ended; the next try is as good as the first.
+  for (int tries = 0; tries < kLoadTriesMax; ++tries) {
+    *program = Fd(static_cast<int>(Bpf(BPF_PROG_LOAD, &attr)));
+    if (program->ok()) return {};
+    if (errno != EAGAIN) break;
+  }
   const int code_of_failure = errno;
   std::vector<char> log(64 * 1024, '\0');
   attr.log_buf = Pointer(log.data());

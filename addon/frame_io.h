@@ -47,7 +47,7 @@ static_assert(kMtuAt + kInterfacesMax * 4 <= kHeaderBytes, "the batch fits its p
 constexpr int kSpareCount = 64;
 constexpr size_t kSpareBytesMin = 2048;
 // A spare has room for a packet of the MTU and for what the fast path puts before it.
-constexpr size_t kSpareLeadBytes = 64;
+constexpr size_t kSpareLeadBytes = 128;
 
 // What the fast path may overwrite before each received frame (src/device/device.ts): an outer IPv6
 // and a UDP header.
@@ -222,15 +222,19 @@ class FrameIo : public SharedOwner {
     return vnet;
   }
 
-  // Reserves `bytes` and makes the first `plain_bytes` of it ordinary, touched memory; the rest
-  // is for rings to be mapped over.
-  Failure Reserve(size_t bytes, size_t plain_bytes) {
+  // Reserves `bytes` and makes the first `plain_bytes` of it ordinary memory, the first
+  // `touched_bytes` with its pages there; the rest is for rings to be mapped over.
+  Failure Reserve(size_t bytes, size_t plain_bytes, size_t touched_bytes) {
     void* range = mmap(nullptr, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (range == MAP_FAILED) return {errno, "mmap", "frame memory"};
     memory = Mapping(range, bytes);
     void* plain = mmap(range, plain_bytes, PROT_READ | PROT_WRITE,
-                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_POPULATE, -1, 0);
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
     if (plain == MAP_FAILED) return {errno, "mmap", "frame memory"};
+    const size_t touched = RoundUp(touched_bytes, 4096);
+    if (madvise(range, touched, MADV_POPULATE_WRITE) != 0 && errno != EINVAL) {
+      return {errno, "madvise", "frame memory"};
+    }
     return {};
   }
 

@@ -160,7 +160,7 @@ class OwnershipProgram : private PacketProgram {
     code_.Load(BPF_B, R0, kFrame, kEthernetBytes);
     code_.JumpIf(BPF_JNE, R0, 0x45, slow);
     code_.Load(BPF_H, R0, kFrame, kEthernetBytes + 6);
-    code_.JumpIf(BPF_JSET, R0, Network16(kFragmentOffset), other_);
+    code_.JumpIf(BPF_JSET, R0, Network16(kFragmentOffset), slow);
     code_.Load(BPF_W, R3, kContext, offsetof(xdp_md, data_end));
     RequireFrame(kEthernetBytes + kIpv4Bytes + 4);
     code_.Load(BPF_W, R0, kFrame, kEthernetBytes + 12);
@@ -244,7 +244,7 @@ class OwnershipProgram : private PacketProgram {
     LoadIpHeader();
     LookUpAddress(kDestination);
     code_.JumpIf(BPF_JSET, kFlags, kWhole, owned_);
-    RefuseLaterFragment();
+    MatchLaterFragment();
     code_.JumpIf(BPF_JEQ, kProtocol, kIcmp, icmp_);
     LoadPorts();
     code_.Bind(ports_known_);
@@ -257,6 +257,24 @@ class OwnershipProgram : private PacketProgram {
     code_.Jump(other_);
     code_.Bind(icmp_);
     BuildIcmp();
+  }
+
+  // A later fragment has no ports: from a nat backend it is owned all the same, since it may follow a
+  // reply; to a VIP that is also the host's address it is left alone, since it may be the host's.
+  void MatchLaterFragment() {
+    Assembler::Label whole = code_.NewLabel();
+    Assembler::Label known = code_.NewLabel();
+    code_.Load(BPF_H, R0, R10, kFragment);
+    code_.Calculate(BPF_AND, R0, Network16(kFragmentOffset));
+    code_.JumpIf(BPF_JEQ, R0, 0, whole);
+    code_.JumpIf(BPF_JSET, kFlags, kHost, other_);
+    code_.JumpIf(BPF_JEQ, kProtocol, kTcp, known);
+    code_.JumpIf(BPF_JNE, kProtocol, kUdp, other_);
+    code_.Bind(known);
+    LookUpAddress(kSource);
+    code_.JumpIf(BPF_JSET, kFlags, kBackend, owned_);
+    code_.Jump(other_);
+    code_.Bind(whole);
   }
 
   // At kAt: an ICMP message. Echo requests to a VIP are owned; errors when what they quote is ours.

@@ -151,7 +151,8 @@ class PacketIo : public FrameIo {
     }
     const size_t plain_bytes = RoundUp(big_at_ + kBigBytes, 4096);
     const size_t ring_bytes = kRxSlots * kSlotBytes;
-    if (Failure failure = Reserve(plain_bytes + names.size() * ring_bytes, plain_bytes)) {
+    // Pages of big frames come with the first ones: where there are none, 4 MiB stay the host's.
+    if (Failure failure = Reserve(plain_bytes + names.size() * ring_bytes, plain_bytes, big_at_)) {
       return failure;
     }
     for (size_t i = 0; i < links_.size(); i += 1) {

@@ -34,6 +34,7 @@ constexpr int kIcmp = 1, kTcp = 6, kUdp = 17;
 // Unreachable, source quench, redirect, time exceeded, parameter problem: they quote a packet.
 constexpr int kErrorTypes[] = {3, 4, 5, 11, 12};
 constexpr int kFragmentOffset = 0x1fff;
+constexpr int kFragmentBits = 0x3fff;  // and More Fragments
 
 constexpr int Network16(int value) { return ((value & 0xff) << 8) | (value >> 8); }
 static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "Network16 swaps: x86-64 and arm64");

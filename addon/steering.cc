@@ -53,8 +53,7 @@ class SteeringProgram : private PacketProgram {
     code_.MoveValue(kAt, 0);
     LoadIpHeader();
     code_.JumpIf(BPF_JEQ, kProtocol, kIcmp, icmp);
-    RefuseLaterFragment();
-    LoadPorts();
+    LoadPortsUnlessFragment();
     LookUpAddress(kDestination);
     code_.JumpIf(BPF_JSET, kFlags, kVip, to_vip);
     code_.JumpIf(BPF_JSET, kFlags, kSnat, to_snat);
@@ -75,6 +74,25 @@ class SteeringProgram : private PacketProgram {
   }
 
  private:
+  // Only the first fragment of a datagram has ports: they all go by their addresses, as if the ports
+  // were 0, so that they meet at one worker (Owners.ofFragment of src/datapath/owners.ts).
+  void LoadPortsUnlessFragment() {
+    const Assembler::Label whole = code_.NewLabel();
+    const Assembler::Label fragment = code_.NewLabel();
+    const Assembler::Label known = code_.NewLabel();
+    code_.Load(BPF_H, R0, R10, kFragment);
+    code_.Calculate(BPF_AND, R0, Network16(kFragmentBits));
+    code_.JumpIf(BPF_JEQ, R0, 0, whole);
+    code_.JumpIf(BPF_JEQ, kProtocol, kTcp, fragment);
+    code_.JumpIf(BPF_JNE, kProtocol, kUdp, other_);
+    code_.Bind(fragment);
+    code_.StoreValue(BPF_W, R10, kL4, 0);
+    code_.Jump(known);
+    code_.Bind(whole);
+    LoadPorts();
+    code_.Bind(known);
+  }
+
   // At kAt: an ICMP message. An error belongs to the flow of the packet that it quotes, which we
   // sent: from a VIP to a client, from a SNAT address or a client to a backend.
   void BuildIcmp() {

@@ -88,7 +88,7 @@ class TunIo : public FrameIo {
     }
     const size_t bytes =
         RoundUp(packets_at_ + kBatchFramesMax * RoundUp(kLeadBytes + kReadBytes, kPacketStep), 4096);
-    if (Failure failure = Reserve(bytes, bytes)) return failure;
+    if (Failure failure = Reserve(bytes, bytes, packets_at_)) return failure;
     mtu_words()[0] = info.mtu;
     interfaces.push_back(info);
     WriteTick();

@@ -211,7 +211,7 @@ class XdpIo : public FrameIo {
     if (inlet_bytes > 0) inlet_at = spares_end;
     umem_at = RoundUp(spares_end + inlet_bytes, kPageBytes);
     rings_at = umem_at + settings.chunks * settings.chunk_bytes;
-    return Reserve(rings_at + places_.size() * rings_bytes, rings_at);
+    return Reserve(rings_at + places_.size() * rings_bytes, rings_at, rings_at);
   }
 
   // Looks at the rings for a while, as long as frames came lately. True when there are frames.

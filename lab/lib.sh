@@ -16,7 +16,7 @@ LAB_ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 # Where the compiled lab tools are, and the gateway's program: the tests name their own build.
 LAB_DIST=${HEADGATE_DIST:-$LAB_ROOT/dist}
 if [ -n "${HEADGATE_MAIN:-}" ]; then
-  HEADGATE=(node --enable-source-maps "$HEADGATE_MAIN")
+  HEADGATE=(node --enable-source-maps --max-semi-space-size=2 "$HEADGATE_MAIN")
 else
   HEADGATE=("$LAB_ROOT/node_modules/.bin/headgate")
 fi

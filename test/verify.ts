@@ -72,6 +72,13 @@ const FIGURES: readonly Figure[] = [
     measured: /^# (.*longest gap.*)$/,
   },
   {
+    what: "a flood of first fragments",
+    figure: "1,000,000: table bounded, at least 95 % of whole packets forwarded",
+    files: ["datapath/fragments.test.js"],
+    environment: { HEADGATE_FRAGMENT_FLOOD: "1000000" },
+    measured: /^# (\d+ first fragments.*)$/,
+  },
+  {
     what: "every store of a flow write interrupted, then taken over",
     figure: "0 damaged flows followed",
     files: ["flow/interruption.test.js"],

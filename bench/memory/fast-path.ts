@@ -58,6 +58,8 @@ export interface MemoryCase {
   readonly each?: number;
   /** Table slots that the region has room for; 256 unless said. */
   readonly hashSlots?: number;
+  /** Prefixes that the region has room for; none unless said. */
+  readonly accessPrefixes?: number;
 }
 
 export interface FastPath {
@@ -158,6 +160,7 @@ export function createFastPath(one: MemoryCase, capacity: number): FastPath {
       services: Math.max(32, one.services),
       backends: Math.max(256, one.services * eachOf(one), one.backends),
       hashSlots: one.hashSlots ?? 256,
+      accessPrefixes: one.accessPrefixes ?? 0,
     },
     tick: 0,
     random: (count) => randomBytes(count),

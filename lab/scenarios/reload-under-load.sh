@@ -8,18 +8,18 @@ scenario() {
   local number got wanted lines
   lab_up
   servers_up
-  lab_file slow 32
+  lab_file slow 20
   wanted=$(sha256sum <"$LAB_STATE/files/slow")
   service web tcp 80 8080 'scheduler: rr'
   gateway_up
 
-  say 'load: 4 slow transfers, and 2,400 new connections at 300 a second'
+  say 'load: 4 slow transfers, and 300 new connections a second for as long as it takes'
   for number in 1 2 3 4; do
     spawn client "slow-$number" curl -sS -m 60 --limit-rate 4M -o "$LAB_STATE/slow-$number" \
       "http://$LAB_VIP/files/slow"
   done
   spawn client load node "$LAB_DIST/lab/tools/http-load.js" --target "$LAB_VIP:80" \
-    --requests 2400 --concurrency 64 --rate 300
+    --requests 100000 --concurrency 64 --rate 300
 
   say "$RELOADS reloads: a second service comes and goes"
   for ((number = 1; number <= RELOADS; number++)); do
@@ -44,6 +44,7 @@ scenario() {
   cp "$LAB_DIR/good.yaml" "$LAB_DIR/headgate.yaml"
 
   say 'the load ends'
+  kill -s TERM "${LAB_PIDS[load]}"
   check 'no connection failed, all answers right' wait "${LAB_PIDS[load]}"
   unset 'LAB_PIDS[load]'
   cat "$LAB_DIR/load.log"

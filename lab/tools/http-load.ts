@@ -6,6 +6,7 @@
  *
  * Prints one line of JSON (LoadReport). Exit code 0 when every request got a whole 200 answer, 1
  * when one did not, 2 for wrong arguments. `--rate`: at most that many new connections a second.
+ * SIGTERM: no new ones; the open ones end, and then it prints what there was.
  */
 import { connect } from "node:net";
 import { parseArgs } from "node:util";
@@ -32,7 +33,7 @@ const { values } = parseArgs({
   },
 });
 const [, host = "", port = ""] = /^\[?(.+?)\]?:(\d+)$/.exec(values.target ?? "") ?? [];
-const requests = Number(values.requests);
+let requests = Number(values.requests);
 const concurrency = Number(values.concurrency);
 const rate = Number(values.rate);
 const timeout = Number(values.timeout);
@@ -118,4 +119,8 @@ function report(): void {
   process.exitCode = ok === requests ? 0 : 1;
 }
 
+process.once("SIGTERM", () => {
+  requests = started;
+  if (done === requests) report();
+});
 start();

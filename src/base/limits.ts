@@ -26,6 +26,12 @@ export const BACKENDS_MAX = 1 << 20;
 /** Highest number of a processor: CPU_SETSIZE of glibc less one. */
 export const CPU_MAX = 1023;
 
+/** Prefixes of all access lists together (`limits.accessPrefixes`). */
+export const ACCESS_PREFIXES_MAX = 1 << 24;
+
+/** Token buckets of sources (`limits.sources`). */
+export const SOURCES_MAX = 1 << 24;
+
 /** Flow index entries looked at before an insert gives up: two buckets of eight. */
 export const INDEX_BUCKET_ENTRIES = 8;
 
@@ -59,6 +65,33 @@ export const ICMP_ERROR_BYTES_MAX = 576;
 
 /** How long what a router has told of a path's MTU is believed (RFC 1191 section 6.3). */
 export const PATH_MTU_LIFETIME_MS = 600_000;
+
+/**
+ * Datagrams in fragments that a worker follows at once (flow/fragments.ts): 64 bytes and a bitmap of
+ * 1 KiB each, 4.3 MiB.
+ */
+export const FRAGMENT_ENTRIES = 4096;
+
+/** Entries of one set of that table: all that a search looks at. */
+export const FRAGMENT_WAYS = 8;
+
+/**
+ * Datagrams in fragments that a worker begins to follow: tokens added a second, and the most that
+ * gather. It is what a flood of fragments can cost, and it gives an entry 400 ms before it has to
+ * make room, which is long between two fragments of one datagram.
+ */
+export const FRAGMENT_TOKENS_PER_SECOND = 10_000;
+export const FRAGMENT_TOKENS_BURST = 4096;
+
+/** How long a datagram's fragments are followed: as long as Linux puts one together (ip_frag_time). */
+export const FRAGMENT_TIMEOUT_MS = 30_000;
+
+/** Copies of fragments that came before the first one of their datagram, in all and of one datagram. */
+export const FRAGMENTS_HELD_MAX = 256;
+export const FRAGMENTS_HELD_OF_DATAGRAM_MAX = 64;
+
+/** How long such a copy waits: fragments that overtake one another do so within milliseconds. */
+export const FRAGMENT_HELD_MS = 2000;
 
 /** Drop samples taken per millisecond: a flood of bad frames must not pay for copies. */
 export const DROP_SAMPLES_PER_TICK = 2;

@@ -34,6 +34,7 @@ const SERVICE_KEYS = [
   "existingFlows",
   "noBackend",
   "ping",
+  "access",
   "health",
 ] as const satisfies readonly (keyof ServiceDefinition)[];
 

@@ -30,6 +30,7 @@ import { type AdminServer, claimAdminSocket } from "./admin/server.ts";
 import { checkHost } from "./config/host-check.ts";
 import { startCrew } from "./crew.ts";
 import { createHostParts, type HostParts } from "./host-side.ts";
+import { regionSizeOf } from "./region-size.ts";
 import { startWorker, type WorkerHandle } from "./worker-host.ts";
 import type { WorkerOptions } from "./worker-protocol.ts";
 
@@ -82,11 +83,7 @@ export async function layGround(
   const { device } = definition;
   const admin = await claimAdminSocket(definition.admin.socket);
   undo.push(() => admin.close());
-  const size: RegionSize = {
-    flowCapacity: definition.flows.capacity,
-    ...definition.limits,
-    workers: device.workers,
-  };
+  const size = regionSizeOf(definition);
   const region = openState(definition, size, devices.mapper, log);
   undo.push(() => {
     region.markClean();

@@ -21,12 +21,13 @@ import {
   C_PASSED,
   C_RECEIVED,
   C_RECEIVED_BYTES,
+  C_REFUSED,
   C_REPLIED,
   C_RST_SENT,
   C_SENT,
   C_SENT_BYTES,
 } from "../datapath/counters.ts";
-import { DROP_REASONS } from "../datapath/verdict.ts";
+import { DROP_REASONS, REFUSAL_NAMES } from "../datapath/verdict.ts";
 
 /** States that a backend can show, so that a dashboard sees each of them at 0 or 1. */
 export const BACKEND_STATES = [
@@ -171,6 +172,16 @@ function addFrames({ counter, gauge }: Declarations, source: MetricsSource): voi
       add(source.counter(C_DROPS + index), { reason });
     });
   });
+  counter(
+    "flows_refused_total",
+    "New flows that access lists or limits refused, dropped or reset.",
+    ["reason"],
+    (add) => {
+      REFUSAL_NAMES.forEach((reason, index) => {
+        add(source.counter(C_REFUSED + index), { reason });
+      });
+    },
+  );
   plain("rst_sent_total", "TCP resets made by the gateway.", C_RST_SENT);
   plain("icmp_errors_sent_total", "ICMP errors made by the gateway.", C_ICMP_ERRORS_SENT);
   plain(

@@ -52,6 +52,7 @@ import {
   NO_BACKEND_SORRY,
   OUT_OF_STATE_ADOPT,
   OUT_OF_STATE_RESET,
+  S_ADMISSION,
   S_BACKENDS_COUNT,
   S_BACKENDS_FIRST,
   S_MODE,
@@ -70,6 +71,7 @@ import { add16, difference32 } from "../wire/checksum.ts";
 import { sourceMacHigh, sourceMacLow } from "../wire/ethernet.ts";
 import { ICMP_CODE_PORT_UNREACHABLE, ICMP_UNREACHABLE } from "../wire/icmp.ts";
 import { TCP_ACK, TCP_RST, TCP_SYN, tcpFlags } from "../wire/tcp.ts";
+import { ADMITTED, type Admission } from "./admit.ts";
 import { type Context, R_BANK, R_SERVICES, R_TICK } from "./context.ts";
 import { C_FLOWS_CREATED, C_FLOWS_EVICTED } from "./counters.ts";
 import type { Flows } from "./flows.ts";
@@ -112,6 +114,7 @@ export interface Balancer {
 export function createBalancer(
   context: Context,
   flows: Flows,
+  admission: Admission,
   reply: Reply,
   countersAt: number,
 ): Balancer {
@@ -175,6 +178,10 @@ export function createBalancer(
         state = STATE_SYN_RECV;
         adopted = FLAG_ADOPTED;
       }
+    }
+    if (i32[serviceWord + S_ADMISSION] !== 0) {
+      const admitted = admission.admit(rxWord, ipAt, protocol, client, vip, serviceWord, service);
+      if (admitted !== ADMITTED) return countDrop(service, admitted);
     }
     if (i32[H_NODE_DRAINED] !== 0) return countDrop(service, DROPPED | (DROP_NODE_DRAINING << 8));
 

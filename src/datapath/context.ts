@@ -74,6 +74,15 @@ export const R_HANDED = 25;
 export const R_REFUSED = 44;
 /** Tick of the last look through the backend slots for a path MTU. */
 export const R_PATH_MTU_TICK = 45;
+/** The flow that process.ts has sent a frame on by: row << 1 | direction. */
+export const R_FLOW = 50;
+/** Tick at which fragments that are held were last looked at. */
+export const R_HELD_TICK = 51;
+/** Token bucket of datagrams in fragments, in thousandths of a token, and the tick it was filled at. */
+export const R_FRAGMENT_TOKENS = 52;
+export const R_FRAGMENT_TOKENS_TICK = 53;
+/** First word of the access lists in use. */
+export const R_ACCESS = 56;
 export const REGISTER_COUNT = 64;
 
 /** @param device - its memory and batch must stay the same as long as it is open */

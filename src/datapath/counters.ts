@@ -39,6 +39,8 @@ export const C_ARP_REPLIES = 23;
 export const C_ECHO_REPLIES = 24;
 export const C_NATIVE_CALLS = 25;
 export const C_SENT = 26;
+/** New flows refused by admission, by what refused them, also where the answer was a RST: admit.ts. */
+export const C_REFUSED = 48;
 /** Drops by reason: C_DROPS + DROP_…. */
 export const C_DROPS = 64;
 

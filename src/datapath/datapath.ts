@@ -10,6 +10,7 @@ import {
   TX_TOO_BIG,
 } from "../device/device.ts";
 import {
+  BANK_ACCESS,
   BANK_ADDRESSES_AT,
   BANK_ADDRESSES_MASK,
   BANK_INTERVALS_AT,
@@ -24,10 +25,12 @@ import {
   W_HOPS_TAKEN,
 } from "../state/layout.ts";
 import { createAddresses } from "./addresses.ts";
+import { createAdmission } from "./admit.ts";
 import { createArp } from "./arp.ts";
 import { createBalancer } from "./balance.ts";
 import {
   createContext,
+  R_ACCESS,
   R_ADDRESSES,
   R_ADDRESSES_MASK,
   R_BANK,
@@ -49,6 +52,7 @@ import {
   C_FORWARDED,
   C_HANDED_IN,
   C_HANDED_OUT,
+  C_HELD,
   C_NATIVE_CALLS,
   C_ORIGINATED,
   C_ORIGINATED_LOST,
@@ -63,12 +67,12 @@ import { createEncapsulator } from "./encapsulate.ts";
 import { createExpiry } from "./expiry.ts";
 import { createFastLane, NOT_FAST } from "./fast-lane.ts";
 import { createFlows } from "./flows.ts";
-import { createFragmenter } from "./fragment.ts";
+import { createFragmenter } from "./fragmenter.ts";
 import { createHandover } from "./handover.ts";
 import { createHops } from "./hops.ts";
 import { createIcmp } from "./icmp.ts";
 import { createMssClamp } from "./mss.ts";
-import { createOutput, ORIGINATED } from "./output.ts";
+import { createOutput, ORIGINATED, RELEASED } from "./output.ts";
 import { createOwners } from "./owners.ts";
 import { createPartialChecksums } from "./partial.ts";
 import { createProcessor } from "./process.ts";
@@ -86,6 +90,7 @@ import {
   DROPPED,
   FORWARDED,
   HANDED_OVER,
+  HELD,
   PASSED,
   REPLIED,
 } from "./verdict.ts";
@@ -154,7 +159,8 @@ export function createDatapath(options: DatapathOptions): Datapath {
   const encapsulator = createEncapsulator(context, output, reply, fragmenter, segmenter);
   const flows = createFlows(context, hops, output, reply, bucket, encapsulator, counters);
   const translator = createTranslator(context, output, reply, fragmenter);
-  const balancer = createBalancer(context, flows, reply, counters);
+  const admission = createAdmission(context, reply, counters);
+  const balancer = createBalancer(context, flows, admission, reply, counters);
   const arp = createArp(context, addresses, output, counters);
   const tunnelErrors = createTunnelErrors(context, hops, output, reply, bucket, encapsulator);
   const icmp = createIcmp(
@@ -211,6 +217,7 @@ export function createDatapath(options: DatapathOptions): Datapath {
       registers[R_ADDRESSES] = bank + (i32[bank + BANK_ADDRESSES_AT]! >> 2);
       registers[R_ADDRESSES_MASK] = i32[bank + BANK_ADDRESSES_MASK]!;
       registers[R_INTERVALS] = bank + (i32[bank + BANK_INTERVALS_AT]! >> 2);
+      registers[R_ACCESS] = layout.access[i32[bank + BANK_ACCESS]! & 1]!.at >> 2;
     }
     Atomics.store(i32, bankTaken, number);
   }
@@ -242,6 +249,10 @@ export function createDatapath(options: DatapathOptions): Datapath {
     let refusedBytes = 0;
     for (let word = 0; word < count * DESCRIPTOR_WORDS; word += DESCRIPTOR_WORDS) {
       const isOurs = tx[word + D_USER] === ORIGINATED;
+      if (tx[word + D_USER]! <= RELEASED) {
+        refusedBytes += settleReleased(word);
+        continue;
+      }
       if (tx[word + D_RESULT] === TX_SENT) {
         if (isOurs) add(C_ORIGINATED, 1);
         continue;
@@ -253,17 +264,35 @@ export function createDatapath(options: DatapathOptions): Datapath {
     return refusedBytes;
   }
 
+  /** A fragment that was held gets its verdict here. @returns bytes that were refused */
+  function settleReleased(word: number): number {
+    const result = tx[word + D_RESULT]!;
+    if (result === TX_SENT) {
+      add(C_FORWARDED + RELEASED - tx[word + D_USER]!, 1);
+      return 0;
+    }
+    add(C_DROPPED, 1);
+    add(C_DROPS + reasonOf(result), 1);
+    return tx[word + D_BYTES]!;
+  }
+
+  function reasonOf(result: number): number {
+    if (result === TX_FULL) return DROP_TX_FULL;
+    return result === TX_TOO_BIG ? DROP_TOO_BIG : DROP_TX_FAILED;
+  }
+
   function refuse(rxWord: number, result: number): void {
-    let reason = DROP_TX_FAILED;
-    if (result === TX_FULL) reason = DROP_TX_FULL;
-    else if (result === TX_TOO_BIG) reason = DROP_TOO_BIG;
-    rx[rxWord + D_USER] = DROPPED | (reason << 8);
+    rx[rxWord + D_USER] = DROPPED | (reasonOf(result) << 8);
   }
 
   /** Count the verdicts, where not every frame was forwarded. */
   function settleReceived(count: number): void {
     for (let word = 0; word < count * DESCRIPTOR_WORDS; word += DESCRIPTOR_WORDS) {
       const verdict = rx[word + D_USER]!;
+      if (verdict === HELD) {
+        add(C_HELD, 1);
+        continue;
+      }
       add(C_FORWARDED + (verdict & 0xff), 1);
       if ((verdict & 0xff) !== DROPPED) continue;
       add(C_DROPS + (verdict >>> 8), 1);
@@ -334,6 +363,7 @@ export function createDatapath(options: DatapathOptions): Datapath {
       others |= verdict;
     }
     if (registers[R_BANK] !== 0) {
+      processor.endBatch();
       expiry.run();
       if (device.linkHeaderBytes !== 0 && worker === 0) arp.announce();
     }

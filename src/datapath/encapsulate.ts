@@ -69,7 +69,7 @@ import {
   R_SERVICES,
   R_TICK,
 } from "./context.ts";
-import type { Fragmenter } from "./fragment.ts";
+import type { Fragmenter } from "./fragmenter.ts";
 import { ORIGINATED, type Output } from "./output.ts";
 import type { Reply } from "./reply.ts";
 import type { Segmenter } from "./segment.ts";
@@ -130,6 +130,7 @@ export function createEncapsulator(
   const bytes = new Uint8Array(device.memory);
   const slots = layout.backendSlots.at >> 2;
   const { headroomBytes } = device;
+  const sparesEnd = device.spareAt + device.spareCount * device.spareBytes;
 
   function slotWord(flowWord: number): number {
     return slots + backendSlotOf(i32[flowWord + F_BACKEND]!) * BACKEND_SLOT_WORDS;
@@ -291,6 +292,11 @@ export function createEncapsulator(
     rx[rxWord + D_CSUM] = 0;
   }
 
+  /** A copy that was held (fragments.ts): what is listed must not be sent before it, nor its spare. */
+  function isSpare(at: number): boolean {
+    return at >= device.spareAt && at < sparesEnd;
+  }
+
   function forward(rxWord: number, ipAt: number, l4At: number, flowWord: number): number {
     if (modeOf(i32[flowWord + F_STATE]!) === MODE_DSR) {
       return forwardDirect(rxWord, ipAt, l4At, flowWord);
@@ -303,7 +309,7 @@ export function createEncapsulator(
     finishChecksum(rxWord, ipAt, length);
     if (mtu !== 0 && before + length > mtu) return tooBig(rxWord, ipAt, length, flowWord, mtu);
     const outerAt = ipAt - before;
-    if (before <= headroomBytes && ipAt === rx[rxWord + D_AT]! + link) {
+    if (before <= headroomBytes || isSpare(ipAt)) {
       writeOuter(ipAt, length, flowWord);
       setLink(outerAt, flowWord);
       rx[rxWord + D_AT] = outerAt - link;
@@ -393,7 +399,7 @@ export function createEncapsulator(
     if (mustRefuse(ipAt, length, flowWord)) {
       return refuse(rxWord, ipAt, flowWord, mtu - overhead(flowWord));
     }
-    return fragmentOuter(rxWord, ipAt, length, flowWord, mtu, 0)
+    return fragmentOuter(rxWord, ipAt, length, flowWord, mtu, isSpare(ipAt))
       ? FORWARDED
       : DROPPED | (DROP_TOO_BIG << 8);
   }
@@ -402,7 +408,7 @@ export function createEncapsulator(
    * Send the packet encapsulated, in fragments of the outer packet; the verdict hangs on the last.
    *
    * @param user - rxWord, or ORIGINATED for all of them
-   * @param taken - spares that must stay as they are besides
+   * @param kept - the packet lies in a spare: none may be given back before the last piece
    * @returns false when the spares do not suffice: the receiver needs all fragments or none
    */
   function fragmentOuter(
@@ -411,7 +417,7 @@ export function createEncapsulator(
     length: number,
     flowWord: number,
     mtu: number,
-    taken: number,
+    kept: boolean,
   ): boolean {
     const outerIpv6 = isOuterIpv6(flowWord);
     const gueBytes = modeOf(i32[flowWord + F_STATE]!) === MODE_GUE ? OUTER_UDP_BYTES : 0;
@@ -420,7 +426,7 @@ export function createEncapsulator(
     const payload = gueBytes + length;
     if (piece < 8) return false;
     const pieces = Math.ceil(payload / piece);
-    if (taken !== 0 ? output.sparesLeft() < pieces : !output.reserve(pieces)) return false;
+    if (kept ? output.sparesLeft() < pieces : !output.reserve(pieces)) return false;
     const hash = hashOf(flowWord);
     const id = reply.nextId();
     const protocol = gueBytes === 0 ? innerProtocol(innerAt) : PROTOCOL_UDP;
@@ -503,7 +509,7 @@ export function createEncapsulator(
       const scratch = output.takeSpare();
       const length = segmenter.write(index, scratch);
       const user = index === count - 1 ? rxWord : ORIGINATED;
-      if (!fragmentOuter(user, scratch, length, flowWord, mtu, 1)) {
+      if (!fragmentOuter(user, scratch, length, flowWord, mtu, true)) {
         return DROPPED | (DROP_TOO_BIG << 8);
       }
     }

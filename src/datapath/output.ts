@@ -1,3 +1,4 @@
+import { assert } from "../base/assert.ts";
 import { BATCH_FRAMES_MAX, OUT_FRAMES_MAX } from "../base/limits.ts";
 import {
   D_AT,
@@ -10,6 +11,7 @@ import {
   D_VNET,
   DESCRIPTOR_WORDS,
   FROM_SPARE,
+  HEADROOM_BYTES,
   TX_FAILED,
 } from "../device/device.ts";
 import { HT_INTERFACES } from "../state/hop-table.ts";
@@ -20,10 +22,17 @@ import { type Context, R_HOPS, R_SPARES, R_TX_COUNT } from "./context.ts";
 export const ORIGINATED = -1;
 
 /**
- * Bytes before the IP header in a spare: the link header, and enough before it that the IP header
- * is 4-byte aligned and a device can put its own header there.
+ * D_USER of a frame that was a held copy is RELEASED - its verdict: nothing received in this batch
+ * hangs on it, and it is counted when it is sent.
  */
-const SPARE_HEADROOM = 32;
+export const RELEASED = -2;
+
+/**
+ * Bytes before the IP header in a spare: the link header, and enough before it that the IP header
+ * is 4-byte aligned and the outer header of a tunnel has room.
+ */
+const SPARE_HEADROOM = 64;
+assert(SPARE_HEADROOM >= HEADROOM_BYTES + 14, "a spare has the headroom of a received frame");
 
 /** The list of frames to send. */
 export interface Output {

@@ -26,6 +26,13 @@ export interface Owners {
     destination: number,
     ports: number,
   ): number;
+  /**
+   * The keeper of a datagram that comes in fragments: by addresses alone, since only the first one
+   * has ports. The kernel's steering agrees (addon/steering.cc).
+   */
+  ofFragment(flags: number, source: number, destination: number): number;
+  /** The worker for a first fragment, whoever it was that handed it on. */
+  ofFirst(flags: number, source: number, destination: number, ports: number): number;
   /** The same for an ICMP error: addresses and ports of the packet that it quotes. */
   ofQuote(rxWord: number, source: number, destination: number, ports: number): number;
 }
@@ -37,8 +44,7 @@ export function createOwners(context: Context, addresses: Addresses): Owners {
   function client(rxWord: number, address: number, port: number): number {
     // Only one worker can own it: who was handed it is that one, or they do not agree on a bank.
     if (rx[rxWord + D_RESULT] !== 0) return worker;
-    const mask = i32[H_OWNER_PORT_MASK]!;
-    return ownerOfClient(i32[H_SECRET]!, i32[H_SECRET + 1]!, address, port, mask, workers);
+    return byClient(address, port);
   }
 
   function snatPort(rxWord: number, port: number): number {
@@ -69,5 +75,20 @@ export function createOwners(context: Context, addresses: Addresses): Owners {
     return client(rxWord, source, ports >>> 16);
   }
 
-  return { ofPacket, ofQuote };
+  function byClient(address: number, port: number): number {
+    const mask = i32[H_OWNER_PORT_MASK]!;
+    return ownerOfClient(i32[H_SECRET]!, i32[H_SECRET + 1]!, address, port, mask, workers);
+  }
+
+  function ofFragment(flags: number, source: number, destination: number): number {
+    return ofFirst(flags, source, destination, 0);
+  }
+
+  function ofFirst(flags: number, source: number, destination: number, ports: number): number {
+    if ((flags & A_IS_VIP) !== 0) return byClient(source, ports >>> 16);
+    if ((flags & A_IS_SNAT) !== 0) return ownerOfSnatPort(ports & 0xffff, workers);
+    return byClient(destination, ports & 0xffff);
+  }
+
+  return { ofPacket, ofFragment, ofFirst, ofQuote };
 }

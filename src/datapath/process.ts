@@ -98,10 +98,11 @@ import { checkUdp, UDP_OK } from "../wire/udp.ts";
 import type { Addresses } from "./addresses.ts";
 import type { Arp } from "./arp.ts";
 import { type Balancer, OPENED } from "./balance.ts";
-import { type Context, R_HOPS, R_TICK } from "./context.ts";
+import { type Context, R_FLOW, R_HOPS, R_TICK } from "./context.ts";
 import { C_FLOWS_RESET } from "./counters.ts";
 import type { Encapsulator } from "./encapsulate.ts";
 import type { Flows } from "./flows.ts";
+import { createFragmentPath } from "./fragments.ts";
 import type { Handover } from "./handover.ts";
 import { HOP_FOUND, type Hops } from "./hops.ts";
 import type { Icmp } from "./icmp.ts";
@@ -112,7 +113,6 @@ import type { PartialChecksums } from "./partial.ts";
 import type { Translator } from "./translate.ts";
 import {
   DROP_BACKEND_GONE,
-  DROP_FRAGMENT_NOT_SUPPORTED,
   DROP_FRAME_TOO_SHORT,
   DROP_IPV4_CHECKSUM_WRONG,
   DROP_IPV4_HEADER_MALFORMED,
@@ -144,6 +144,8 @@ import {
 export interface Processor {
   /** @returns verdict | drop reason << 8 */
   process(rxWord: number): number;
+  /** Once a batch, after its frames: what waits and can go on, or has waited long enough. */
+  endBatch(): void;
 }
 
 const BACKEND_RUN_DOUBLES = BACKEND_RUN_BYTES >> 3;
@@ -173,6 +175,17 @@ export function createProcessor(
   const { worker, workers } = layout;
   const backendRuns = layout.backendRuns.at >> 3;
   const serviceRuns = layout.serviceRuns.at >> 3;
+
+  const fragments = createFragmentPath(
+    context,
+    addresses,
+    owners,
+    handover,
+    flows,
+    output,
+    { transport: processTransport, follow: send, pass },
+    countersAt,
+  );
 
   function drop(reason: number): number {
     return DROPPED | (reason << 8);
@@ -223,7 +236,7 @@ export function createProcessor(
   function processIpv4(rxWord: number, ipAt: number, bytes: number): number {
     const checked = checkIpv4(view, ipAt, bytes);
     if (checked !== IPV4_OK) return malformedIpv4(rxWord, ipAt, bytes, checked);
-    if (isFragment(view, ipAt)) return processFragment(rxWord, ipAt);
+    if (isFragment(view, ipAt)) return fragments.process(rxWord, ipAt);
     const protocol = ipv4Protocol(view, ipAt);
     const headerBytes = ipv4HeaderBytes(view, ipAt);
     const l4At = ipAt + headerBytes;
@@ -312,6 +325,7 @@ export function createProcessor(
         if (protocol === PROTOCOL_TCP && isOneWay(i32[table.word(row) + F_STATE]!)) {
           noteSequence(table.word(row), ipAt, l4At);
         }
+        registers[R_FLOW] = (row << 1) | ORIGINAL;
         return sendOriginal(rxWord, ipAt, protocol, row);
       }
       if ((flags & A_IS_HOST) === 0) return drop(DROP_NO_SERVICE);
@@ -380,9 +394,14 @@ export function createProcessor(
       if (next !== state) flows.enter(flowWord, backend, next);
       else i32[flowWord + F_EXPIRES] = (registers[R_TICK]! + flows.timeoutMs(backend, next)) | 0;
     }
-    return direction === ORIGINAL
-      ? sendOriginal(rxWord, ipAt, protocol, row)
-      : sendReply(rxWord, ipAt, protocol, flowWord);
+    registers[R_FLOW] = reference;
+    return send(rxWord, ipAt, protocol, reference);
+  }
+
+  function send(rxWord: number, ipAt: number, protocol: number, reference: number): number {
+    return (reference & 1) === ORIGINAL
+      ? sendOriginal(rxWord, ipAt, protocol, reference >> 1)
+      : sendReply(rxWord, ipAt, protocol, table.word(reference >> 1));
   }
 
   /**
@@ -428,7 +447,9 @@ export function createProcessor(
     if (hop !== HOP_FOUND) return drop(hop);
     const bytes = ipv4TotalBytes(view, ipAt);
     const l4At = ipAt + ipv4HeaderBytes(view, ipAt);
-    if (protocol === PROTOCOL_TCP) mss.clamp(rxWord, l4At, flowWord, IPV4_HEADER_BYTES);
+    if (protocol === PROTOCOL_TCP && !isLaterFragment(view, ipAt)) {
+      mss.clamp(rxWord, l4At, flowWord, IPV4_HEADER_BYTES);
+    }
     const verdict = isOneWay(i32[flowWord + F_STATE]!)
       ? encapsulator.forward(rxWord, ipAt, l4At, flowWord)
       : translator.forward(rxWord, ipAt, flowWord, ORIGINAL, protocol);
@@ -443,7 +464,7 @@ export function createProcessor(
     if (hop !== HOP_FOUND) return drop(hop);
     const slot = backendSlotOf(i32[flowWord + F_BACKEND]!);
     const bytes = ipv4TotalBytes(view, ipAt);
-    if (protocol === PROTOCOL_TCP) {
+    if (protocol === PROTOCOL_TCP && !isLaterFragment(view, ipAt)) {
       mss.clamp(rxWord, ipAt + ipv4HeaderBytes(view, ipAt), flowWord, IPV4_HEADER_BYTES);
     }
     const verdict = translator.forward(rxWord, ipAt, flowWord, REPLY, protocol);
@@ -490,26 +511,6 @@ export function createProcessor(
     return ours ? drop(DROP_NO_SERVICE) : pass(rxWord);
   }
 
-  /** Fragments are not balanced yet. A later one has no ports: only its address says whose it is. */
-  function processFragment(rxWord: number, ipAt: number): number {
-    if (isOwned(ipAt)) return drop(DROP_FRAGMENT_NOT_SUPPORTED);
-    const protocol = ipv4Protocol(view, ipAt);
-    if (!isLaterFragment(view, ipAt) && (protocol === PROTOCOL_TCP || protocol === PROTOCOL_UDP)) {
-      const headerBytes = ipv4HeaderBytes(view, ipAt);
-      if (ipv4TotalBytes(view, ipAt) - headerBytes >= 4) {
-        const ports = tcpPorts(view, ipAt + headerBytes);
-        const found = table.find(
-          protocol,
-          ipv4Source(view, ipAt),
-          ipv4Destination(view, ipAt),
-          ports,
-        );
-        if (found >= 0) return drop(DROP_FRAGMENT_NOT_SUPPORTED);
-      }
-    }
-    return pass(rxWord);
-  }
-
   function isOwned(ipAt: number): boolean {
     const entry = addresses.find(ipv4Destination(view, ipAt));
     return entry >= 0 && (i32[entry + A_FLAGS]! & (A_IS_VIP | A_IS_SNAT)) !== 0;
@@ -536,7 +537,7 @@ export function createProcessor(
     return malformed(rxWord, ipAt, reason);
   }
 
-  return { process };
+  return { process, endBatch: fragments.run };
 }
 
 /** The answer of processFlow when the packet must be looked at as one without a flow. */

@@ -23,6 +23,7 @@ import {
   ipv4HeaderBytes,
   ipv4TotalBytes,
   ipv4Ttl,
+  isLaterFragment,
   setIpv4Destination,
   setIpv4Source,
   updateIpv4HeaderChecksum,
@@ -36,7 +37,7 @@ import {
   R_OUT_MAC_LOW,
   R_OUT_MTU,
 } from "./context.ts";
-import type { Fragmenter } from "./fragment.ts";
+import type { Fragmenter } from "./fragmenter.ts";
 import type { Output } from "./output.ts";
 import type { Reply } from "./reply.ts";
 import { FORWARDED } from "./verdict.ts";
@@ -65,6 +66,20 @@ export function createTranslator(
   fragmenter: Fragmenter,
 ): Translator {
   const { i32, link, registers, rx, view } = context;
+
+  /** A later fragment has the addresses alone: ports and checksum are the first one's. */
+  function rewriteLater(ipAt: number, flowWord: number, direction: number): void {
+    const addresses = i32[flowWord + F_DELTA]! >>> 16;
+    if (direction === ORIGINAL) {
+      setIpv4Source(view, ipAt, i32[flowWord + F_REPLY_ADDR]!);
+      setIpv4Destination(view, ipAt, i32[flowWord + F_BACKEND_ADDR]!);
+      updateIpv4HeaderChecksum(view, ipAt, addresses);
+    } else {
+      setIpv4Source(view, ipAt, i32[flowWord + F_VIP_ADDR]!);
+      setIpv4Destination(view, ipAt, i32[flowWord + F_CLIENT_ADDR]!);
+      updateIpv4HeaderChecksum(view, ipAt, addresses ^ 0xffff);
+    }
+  }
 
   /**
    * Addresses, ports and the two checksums. The whole difference was computed when the flow was
@@ -137,14 +152,18 @@ export function createTranslator(
     if (!fits && fragmenter.mustRefuse(ipAt, vnet, protocol)) {
       return fragmenter.refuse(rxWord, ipAt, errorSource(flowWord, direction), mtu);
     }
-    rewrite(
-      ipAt,
-      ipAt + headerBytes,
-      flowWord,
-      direction,
-      protocol,
-      (vnet & VNET_F_NEEDS_CSUM) !== 0,
-    );
+    if (isLaterFragment(view, ipAt)) {
+      rewriteLater(ipAt, flowWord, direction);
+    } else {
+      rewrite(
+        ipAt,
+        ipAt + headerBytes,
+        flowWord,
+        direction,
+        protocol,
+        (vnet & VNET_F_NEEDS_CSUM) !== 0,
+      );
+    }
     if (link !== 0) decrementTtl(view, ipAt);
     const egress = registers[R_OUT_INTERFACE]!;
     output.setLink(ipAt, egress, registers[R_OUT_MAC_HIGH]!, registers[R_OUT_MAC_LOW]!);

@@ -17,6 +17,11 @@ export const CONSUMED = 3;
 export const DROPPED = 4;
 /** Copied to the worker that owns its flow, which gives it a verdict. */
 export const HANDED_OVER = 5;
+/**
+ * A fragment that waits, as a copy, for the first one of its datagram (C_HELD, not one of the
+ * verdicts below): it gets its verdict when that has come, or when its time is over.
+ */
+export const HELD = 6;
 export const VERDICT_NAMES = [
   "forwarded",
   "replied",
@@ -74,6 +79,17 @@ export const DROP_REASONS = [
   "not_ours",
   // Between workers
   "handover_full",
+  // Fragments
+  "fragment_malformed",
+  "fragment_tiny",
+  "fragment_overlap",
+  "fragment_duplicate",
+  "fragment_rate_limited",
+  "fragment_table_full",
+  "fragment_timeout",
+  "fragment_refused",
+  // Admission
+  "access_denied",
 ] as const;
 export type DropReason = (typeof DROP_REASONS)[number];
 
@@ -122,3 +138,16 @@ export const DROP_TX_FULL = reason("tx_full");
 export const DROP_TX_FAILED = reason("tx_failed");
 export const DROP_NOT_OURS = reason("not_ours");
 export const DROP_HANDOVER_FULL = reason("handover_full");
+export const DROP_FRAGMENT_MALFORMED = reason("fragment_malformed");
+export const DROP_FRAGMENT_TINY = reason("fragment_tiny");
+export const DROP_FRAGMENT_OVERLAP = reason("fragment_overlap");
+export const DROP_FRAGMENT_DUPLICATE = reason("fragment_duplicate");
+export const DROP_FRAGMENT_RATE_LIMITED = reason("fragment_rate_limited");
+export const DROP_FRAGMENT_TABLE_FULL = reason("fragment_table_full");
+export const DROP_FRAGMENT_TIMEOUT = reason("fragment_timeout");
+export const DROP_FRAGMENT_REFUSED = reason("fragment_refused");
+export const DROP_ACCESS_DENIED = reason("access_denied");
+
+/** Refusals, in the order of their counters: C_REFUSED + REFUSED_…. */
+export const REFUSED_ACCESS = 0;
+export const REFUSAL_NAMES = ["access"] as const;

@@ -6,6 +6,7 @@ import { reasonOf } from "../base/log.ts";
 import type { Guard } from "./guard.ts";
 import {
   compileGuard,
+  GUARD_BACKEND,
   GUARD_HOST,
   GUARD_VIP,
   GUARD_WHOLE,
@@ -34,6 +35,7 @@ const ADDRESS_SETS: readonly (readonly [name: string, flag: number])[] = [
   ["whole", GUARD_WHOLE],
   ["vips", GUARD_VIP],
   ["hosts", GUARD_HOST],
+  ["backends", GUARD_BACKEND],
 ];
 const PORT_SETS: readonly (readonly [name: string, kind: number])[] = [
   ["vip_ports", PORTS_OF_VIP],
@@ -261,6 +263,11 @@ function tableCommands(table: string, interfaces: readonly string[], owned: bool
     rule("ether type vlan accept"),
     rule("meta protocol != ip accept"),
     rule("ip daddr @whole drop"),
+    // A later fragment has no ports; from a backend it may follow a reply.
+    rule(
+      "ip frag-off & 0x1fff != 0 meta l4proto { tcp, udp } ip daddr != @hosts " +
+        "ip saddr @backends drop",
+    ),
     rule("ip frag-off & 0x1fff != 0 accept"),
     rule("ip daddr @vips icmp type echo-request drop"),
     rule("meta l4proto { tcp, udp } ip daddr . meta l4proto . th dport @vip_ports drop"),

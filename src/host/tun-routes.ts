@@ -19,6 +19,10 @@ import {
  *   VIP/32, SNAT/32          a route in the main table, to the device
  *   replies of nat backends  `ip rule from ADDRESS ipproto P sport N` to a table of our own, whose
  *                            only route is the device; port 0 (any): without sport; and their ICMP
+ *   fragments of UDP         have no ports where the kernel looks, nor has the first one: what of such
+ *                            a backend has a source port jumps over one more rule, and the rest,
+ *                            which is fragments, goes to the table; the gateway writes back what is
+ *                            not a reply
  *   what the gateway writes  back into the kernel comes in on the device and must not meet those
  *                            rules again: a rule above them jumps over them (`iif DEVICE goto`), to
  *                            a rule that does nothing, so that the host's other rules still count
@@ -32,10 +36,15 @@ import {
  * next process brings the device again or `headgate cleanup` removes them.
  */
 
-/** Preference of the jump, of the rules, and of the jump's goal: before all ordinary rules. */
+/**
+ * Preference of the jump, of the rules, of those for fragments, and of the jumps' goal: before all
+ * ordinary rules.
+ */
 export const RULE_JUMP_PREFERENCE = 4699;
 export const RULE_PREFERENCE = 4700;
-export const RULE_GOAL_PREFERENCE = 4701;
+export const RULE_PORTS_PREFERENCE = 4701;
+export const RULE_FRAGMENTS_PREFERENCE = 4702;
+export const RULE_GOAL_PREFERENCE = 4703;
 
 /** Marks our rules and routes; a number that iproute2's rt_protos gives to nobody. */
 export const ROUTE_PROTOCOL = 147;
@@ -46,6 +55,9 @@ export const TABLES = 1000;
 
 /** Device number N has the address N + 1 of 169.254.64.0/22 (link-local, RFC 3927), as a /32. */
 const DEVICE_ADDRESS_BASE = 0xa9fe4001 | 0;
+
+/** The highest port that a rule's range may end at (include/net/fib_rules.h). */
+const PORT_LAST = 65_534;
 
 const PROTOCOL_NAMES: Readonly<Record<number, string>> = { 6: "tcp", 17: "udp" };
 
@@ -156,7 +168,7 @@ export async function createTunRoutes(options: TunRouteOptions): Promise<TunRout
    * another process left are part of it: they go in the first update, when the new ones are there,
    * so that no reply meets the time between.
    */
-  const made = await leftoverRules(table);
+  const made = await leftoverRules(table, device);
   let closed = false;
 
   async function update(entries: TunRouteEntries): Promise<void> {
@@ -216,8 +228,28 @@ function commandsFor(
       `pref ${RULE_PREFERENCE} from ${formatIpv4(address)} ipproto ${name} ` +
       `${port === 0 ? "" : `sport ${port} `}lookup ${table} protocol ${ROUTE_PROTOCOL}`;
     commands.set(`rule add ${rule}`, `rule del ${rule}`);
+    // Segments of TCP are not cut: their ends keep them within the path's MTU.
+    if (port === 0 || name !== "udp") continue;
+    for (const each of fragmentRules(formatIpv4(address), name, device, table)) {
+      commands.set(`rule add ${each}`, `rule del ${each}`);
+    }
   }
   return commands;
+}
+
+/**
+ * Two rules for the fragments of a backend's replies. The jump's range ends at a port that says whose
+ * it is: two devices with one backend may not have the same rule, and what lies above the range only
+ * takes the way through the device.
+ */
+function fragmentRules(address: string, protocol: string, device: string, table: number): string[] {
+  const from = `from ${address} ipproto ${protocol}`;
+  const last = PORT_LAST - deviceNumber(device);
+  return [
+    `pref ${RULE_PORTS_PREFERENCE} ${from} sport 1-${last} goto ${RULE_GOAL_PREFERENCE} ` +
+      `protocol ${ROUTE_PROTOCOL}`,
+    `pref ${RULE_FRAGMENTS_PREFERENCE} ${from} lookup ${table} protocol ${ROUTE_PROTOCOL}`,
+  ];
 }
 
 /** Run a batch whose every command has to succeed. */
@@ -314,11 +346,12 @@ async function refuseHostAddresses(entries: TunRouteEntries): Promise<void> {
 }
 
 /** The rules for replies that lead to our table, as the commands that make and remove them. */
-async function leftoverRules(table: number): Promise<Map<string, string>> {
+async function leftoverRules(table: number, device: string): Promise<Map<string, string>> {
   const rules = (await ipJson(["rule", "show"])).filter(
     (rule) =>
       textOf(rule, "protocol") === String(ROUTE_PROTOCOL) &&
-      textOf(rule, "table") === String(table),
+      (textOf(rule, "table") === String(table) ||
+        numberOf(rule, "sport_end") === PORT_LAST - deviceNumber(device)),
   );
   return new Map(
     rules.map((rule) => {
@@ -342,6 +375,9 @@ function ruleText(rule: IpObject): string {
   if (source !== "" && source !== "all") words.push(`from ${source}`);
   for (const key of ["iif", "ipproto"]) {
     if (textOf(rule, key) !== "") words.push(`${key} ${textOf(rule, key)}`);
+  }
+  if (numberOf(rule, "sport_end") !== 0) {
+    words.push(`sport ${numberOf(rule, "sport_start")}-${numberOf(rule, "sport_end")}`);
   }
   if (numberOf(rule, "sport") !== 0) words.push(`sport ${numberOf(rule, "sport")}`);
   if (textOf(rule, "table") !== "") words.push(`lookup ${textOf(rule, "table")}`);

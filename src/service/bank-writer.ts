@@ -31,6 +31,8 @@ import {
   type RegionLayout,
   type RegionViews,
 } from "../state/layout.ts";
+import { type AccessBuffers, createAccessBuffers, type PlacedAccess } from "./access-buffers.ts";
+import { writeAdmission } from "./admission-words.ts";
 import { V_USED } from "./backend-slots.ts";
 import {
   A_ADDRESS,
@@ -43,6 +45,7 @@ import {
   A_USED,
   ADDRESS_WORDS,
   addressHash,
+  BANK_ACCESS,
   BANK_ADDRESSES_AT,
   BANK_ADDRESSES_MASK,
   BANK_ANNOUNCE,
@@ -181,10 +184,13 @@ export function writeBank(
   // All but the hash slots, of which only those of a service are read.
   views.i32.fill(0, place.bank, place.bank + (place.hashSlotsAt >> 2));
   keepRemoved(views, place, assignment);
-  const services = writeServices(views, place, lists, seed);
+  const access = keptAccess(views).place(assignment);
+  if (access === null) throw tooManyPrefixes(views, assignment);
+  const services = writeServices(views, place, lists, seed, access);
   const known = knownAddresses(definition, assignment, isAlive, hostAddresses);
   const intervals = writeAddresses(views.i32, place, known);
   writeHeader(views, place, definition, assignment.services.length, seed);
+  views.i32[place.bank + BANK_ACCESS] = access.which;
   return {
     services: assignment.services.length,
     backends: services.entries,
@@ -263,6 +269,7 @@ function writeServices(
   place: Place,
   lists: ReadonlyMap<AssignedService, readonly Eligible[]>,
   seed: number,
+  access: PlacedAccess,
 ): { entries: number; hashSlots: number } {
   const { i32, u16 } = views;
   const { bank, size } = place;
@@ -279,6 +286,7 @@ function writeServices(
     }
     const word = bank + (place.servicesAt >> 2) + service.slot * SERVICE_WORDS;
     writeService(i32, word, service, list);
+    writeAdmission(i32, word, service, access.tables.get(service.slot));
     i32[word + S_BACKENDS_FIRST] = entries;
     i32[word + S_HASH_FIRST] = hashSlots;
     i32[word + S_HASH_SIZE] = table.length;
@@ -342,6 +350,13 @@ function writeAddresses(
 
 function tooSmall(key: string, needed: number, got: number): HeadgateError {
   const message = `${key}: expected room for ${needed} table entries, got ${got}; raise it and restart`;
+  return new HeadgateError("HEADGATE_CONFIG", message, EXIT.configuration);
+}
+
+function tooManyPrefixes(views: RegionViews, { services }: SlotAssignment): HeadgateError {
+  const needed = services.reduce((sum, one) => sum + (one.definition.access.rules?.count ?? 0), 0);
+  const got = views.layout.size.accessPrefixes ?? 0;
+  const message = `limits.accessPrefixes: expected room for ${needed} prefixes, got ${got}; raise it and restart`;
   return new HeadgateError("HEADGATE_CONFIG", message, EXIT.configuration);
 }
 
@@ -444,6 +459,14 @@ function keepRemoved(
 
 /** One a region: a writer has no state but the tables it has built. */
 const hashTablesOf = new WeakMap<RegionViews, HashTables>();
+
+const accessBuffersOf = new WeakMap<RegionViews, AccessBuffers>();
+
+function keptAccess(views: RegionViews): AccessBuffers {
+  const buffers = accessBuffersOf.get(views) ?? createAccessBuffers(views);
+  accessBuffersOf.set(views, buffers);
+  return buffers;
+}
 
 function keptTables(views: RegionViews): HashTables {
   const tables = hashTablesOf.get(views) ?? createHashTables(views);

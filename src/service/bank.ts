@@ -41,6 +41,8 @@ export const BANK_GUE_PORT = 21;
 export const BANK_GUE_CHECKSUM = 22;
 export const GUE_CHECKSUM_IPV4 = 1;
 export const GUE_CHECKSUM_IPV6 = 2;
+/** Which buffer holds the access lists (0, 1): admission/access-table.ts. */
+export const BANK_ACCESS = 32;
 /** SNAT addresses, BANK_SNAT_COUNT words, at most SNAT_ADDRESSES_MAX (256). */
 export const BANK_SNAT_ADDRESSES = 256;
 
@@ -105,6 +107,27 @@ export const S_TIMEOUTS = 16;
 export const S_MSS = 32;
 /** `mtu.tooBig`: TOO_BIG_…. */
 export const S_TOO_BIG = 33;
+/** Admission, 48-63: ADMIT_… of what the service has; 0: nothing is asked. */
+export const S_ADMISSION = 48;
+/** Words of its IPv4 and IPv6 access tables, from the start of the buffer. */
+export const S_ACCESS_4 = 49;
+export const S_ACCESS_6 = 50;
+/** Flows at once and packets a second of one worker; 0: no limit. */
+export const S_LIMIT_CONNECTIONS = 51;
+export const S_LIMIT_PACKETS = 52;
+/** New flows of one source: a second (in thousandths), at once; bits of an address that count. */
+export const S_SOURCE_RATE = 53;
+export const S_SOURCE_BURST = 54;
+export const S_SOURCE_BITS = 55; // IPv4 | IPv6 << 8
+/** Flows at once of one backend and one worker; 0: no limit. */
+export const S_LIMIT_BACKEND = 56;
+/** SYN proxy: SYN_PROXY_…, and what the gateway's SYN-ACK says (0 or -1: learnt). */
+export const S_SYN_PROXY = 57;
+export const S_SYN_MSS = 58;
+export const S_SYN_WINDOW_SCALE = 59; // -2: never; -1: learnt
+export const S_SYN_OPTIONS = 60; // SYN_OPTION_…
+/** auto: half-open flows of one worker that begin it. */
+export const S_SYN_HALF_OPEN = 61;
 export const SERVICE_WORDS = 64;
 
 export const MSS_AUTO = -1;
@@ -113,6 +136,24 @@ export const MSS_AUTO = -1;
 export const TOO_BIG_ICMP = 0;
 /** Fragments of the outer packet, whatever the inner one says. */
 export const TOO_BIG_FRAGMENT = 1;
+
+/** S_ADMISSION. */
+export const ADMIT_ACCESS = 1;
+export const ADMIT_LIMITS = 2;
+export const ADMIT_PACKETS = 4;
+export const ADMIT_SYN_PROXY = 8;
+/** A refusal is a RST or port unreachable, not a drop: of access lists, and of limits. */
+export const ADMIT_ACCESS_RESETS = 16;
+export const ADMIT_LIMITS_RESET = 32;
+
+export const SYN_PROXY_OFF = 0;
+export const SYN_PROXY_AUTO = 1;
+export const SYN_PROXY_ON = 2;
+/** S_SYN_OPTIONS: learn them from the backends, or what is said. */
+export const SYN_OPTION_SACK = 1;
+export const SYN_OPTION_TIMESTAMPS = 2;
+export const SYN_OPTION_LEARN_SACK = 4;
+export const SYN_OPTION_LEARN_TIMESTAMPS = 8;
 
 export const OUT_OF_STATE_ADOPT = 0;
 export const OUT_OF_STATE_RESET = 1;

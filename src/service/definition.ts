@@ -1,4 +1,5 @@
 import type { Address } from "../base/address.ts";
+import type { AccessRules } from "./access-rules.ts";
 import type { SchedulerName } from "./bank.ts";
 
 /**
@@ -54,6 +55,18 @@ export interface HealthDefinition {
   readonly status: readonly PortRange[];
 }
 
+/** What a service's access lists are, and what they mean together. */
+export interface AccessDefinition {
+  /** Prefixes of the configuration, as text; null: no allow list. */
+  readonly allow: readonly string[] | null;
+  readonly allowFile: string | null;
+  readonly deny: readonly string[];
+  readonly denyFile: string | null;
+  readonly refuse: "drop" | "reset";
+  /** All of it, files included; null: everybody is admitted. */
+  readonly rules: AccessRules | null;
+}
+
 export interface BackendDefinition {
   readonly address: Address;
   /** 0: the packet's own port. */
@@ -89,6 +102,7 @@ export interface ServiceDefinition {
     readonly sorry: { readonly address: Address; readonly port: number } | null;
   };
   readonly ping: "always" | "healthy" | "never";
+  readonly access: AccessDefinition;
   readonly health: HealthDefinition | null;
   readonly backends: readonly BackendDefinition[];
 }
@@ -128,6 +142,7 @@ export interface GatewayDefinition {
     readonly services: number;
     readonly backends: number;
     readonly hashSlots: number;
+    readonly accessPrefixes: number;
   };
   readonly hash: { readonly seed: string };
   readonly shutdown: { readonly mode: "keep" | "drain"; readonly timeoutMs: number };

@@ -1,6 +1,8 @@
 import { StateError } from "../base/errors.ts";
-import { WORKERS_MAX } from "../base/limits.ts";
+import { ACCESS_PREFIXES_MAX, SOURCES_MAX, WORKERS_MAX } from "../base/limits.ts";
 import {
+  ACCESS_PREFIX_BYTES,
+  ADMISSION_RUN_BYTES,
   BACKEND_RUN_BYTES,
   BACKEND_SLOT_BYTES,
   BANK_ADDRESS_BYTES,
@@ -9,6 +11,7 @@ import {
   BANK_SERVICE_BYTES,
   BUCKET_BYTES,
   FLOW_BYTES,
+  H_ACCESS_PREFIXES,
   H_BACKENDS,
   H_BYTES_HIGH,
   H_BYTES_LOW,
@@ -18,6 +21,8 @@ import {
   H_MAGIC,
   H_READY,
   H_SERVICES,
+  H_SOURCES,
+  H_SPLICES,
   H_VERSION,
   H_WORKERS,
   HEADER_WORDS,
@@ -33,6 +38,8 @@ import {
   SERVICE_RUN_BYTES,
   SERVICE_SLOT_BYTES,
   type Section,
+  SOURCE_SET_BYTES,
+  SPLICE_BYTES,
   WORKER_WORDS,
 } from "./layout.ts";
 
@@ -62,6 +69,9 @@ export function writeHeader(words: Int32Array, layout: RegionLayout): void {
   words[H_BACKENDS] = layout.backends;
   words[H_HASH_SLOTS] = layout.hashSlots;
   words[H_WORKERS] = layout.workers;
+  words[H_ACCESS_PREFIXES] = layout.size.accessPrefixes ?? 0;
+  words[H_SOURCES] = layout.size.sources ?? 0;
+  words[H_SPLICES] = layout.size.splices ?? 0;
 }
 
 /** What a file holds. */
@@ -109,6 +119,9 @@ function checkHeader(words: Int32Array, bytes: number): Found {
     backends: words[H_BACKENDS]!,
     hashSlots: words[H_HASH_SLOTS]!,
     workers: words[H_WORKERS]!,
+    accessPrefixes: words[H_ACCESS_PREFIXES]!,
+    sources: words[H_SOURCES]!,
+    splices: words[H_SPLICES]!,
   };
   const within = (value: number, most: number): boolean => value >= 1 && value <= most;
   const isPossible =
@@ -117,7 +130,12 @@ function checkHeader(words: Int32Array, bytes: number): Found {
     within(size.services, SLOTS_MAX) &&
     within(size.backends, SLOTS_MAX) &&
     within(size.hashSlots, HASH_SLOTS_MAX) &&
-    within(size.workers, WORKERS_MAX);
+    within(size.workers, WORKERS_MAX) &&
+    size.accessPrefixes >= 0 &&
+    size.accessPrefixes <= ACCESS_PREFIXES_MAX &&
+    size.sources >= 0 &&
+    size.sources <= SOURCES_MAX &&
+    (size.splices === 0 || size.splices === 1);
   if (!isPossible) return { kind: "damaged", reason: "its header names impossible sizes" };
   const layout = planRegion(size);
   if (words[H_LAYOUT_HASH] !== layoutHash(layout)) {
@@ -144,6 +162,7 @@ export function layoutHash(layout: RegionLayout): number {
     layout.serviceKeys,
     ...layout.hops,
     ...layout.banks,
+    ...layout.access,
     layout.handover,
     ...layout.shards.flatMap((shard) => [
       shard.workerHeader,
@@ -153,6 +172,9 @@ export function layoutHash(layout: RegionLayout): number {
       shard.backendRuns,
       shard.serviceRuns,
       shard.counters,
+      shard.admissionRuns,
+      shard.sources,
+      shard.splices,
       shard.samples,
     ]),
   ];
@@ -166,6 +188,10 @@ export function layoutHash(layout: RegionLayout): number {
     SERVICE_SLOT_BYTES,
     BACKEND_RUN_BYTES,
     SERVICE_RUN_BYTES,
+    ADMISSION_RUN_BYTES,
+    SOURCE_SET_BYTES,
+    SPLICE_BYTES,
+    ACCESS_PREFIX_BYTES,
     KEY_BYTES,
     SAMPLE_BYTES,
     HOP_BYTES,
@@ -177,7 +203,7 @@ export function layoutHash(layout: RegionLayout): number {
     HEADER_WORDS,
     WORKER_WORDS,
     layout.handoverBytes,
-    ...layout.shards.map(({ flowBuckets }) => flowBuckets),
+    ...layout.shards.flatMap(({ flowBuckets, sourceSets }) => [flowBuckets, sourceSets]),
     ...sections.flatMap(({ at, bytes }) => [at, bytes]),
   ];
   let hash = 0x811c9dc5 | 0;

@@ -17,15 +17,15 @@ import {
  * 2^53) so that JavaScript adds to them without allocating.
  *
  *   header | backendSlots | backendKeys | serviceSlots | serviceKeys | hops x 2 | bank x 2
- *          | handover rings | shard of worker 0 | shard of worker 1 | ...
+ *          | access lists x 2 | handover rings | shard of worker 0 | shard of worker 1 | ...
  *   shard: workerHeader | flows | flowIndex | flowFree | backendRuns | serviceRuns | counters
- *          | samples
+ *          | admissionRuns | sources | splices | samples
  *
  * Who writes what:
  *   worker    its own shard (but the OTHERS words of backendRuns), and the handover rings that it
  *             sends into
- *   control   all else: header, keys, slots, and the one of two banks and of two hop tables that is
- *             not in use
+ *   control   all else: header, keys, slots, and the one of two banks, of two hop tables and of two
+ *             buffers of access lists that is not in use
  *
  * Every section begins on a page, so no two workers write one cache line, nor two that a processor
  * fetches together.
@@ -51,6 +51,15 @@ export const SERVICE_SLOT_BYTES = 128;
 export const BACKEND_RUN_BYTES = 64;
 /** What one worker counts of one service slot, its schedulers' state included: a cache line. */
 export const SERVICE_RUN_BYTES = 64;
+/** What one worker knows of a service's limits and SYN cookies. See admission/admission-run.ts. */
+export const ADMISSION_RUN_BYTES = 128;
+/** Four token buckets of sources: a cache line. See admission/source-limits.ts. */
+export const SOURCE_SET_BYTES = 64;
+/** Splice of one flow. See admission/splice.ts. */
+export const SPLICE_BYTES = 32;
+/** Words of the access lists: a prefix, and a service. See admission/access-table.ts. */
+export const ACCESS_PREFIX_BYTES = 32;
+export const ACCESS_SERVICE_BYTES = 64;
 /** Counters of a worker: 256 doubles. See datapath/counters.ts. */
 export const COUNTERS_BYTES = 2048;
 /** One sample: 32 bytes of description and the first bytes of the frame. */
@@ -71,6 +80,12 @@ export interface RegionSize {
   readonly hashSlots: number;
   /** 1..WORKERS_MAX */
   readonly workers: number;
+  /** Prefixes of all access lists together; left out: none fit. */
+  readonly accessPrefixes?: number;
+  /** Token buckets of sources, of all workers together; left out: none. */
+  readonly sources?: number;
+  /** 1: flows have room for a splice (`synProxy`). */
+  readonly splices?: number;
 }
 
 export interface Section {
@@ -98,6 +113,13 @@ export interface Shard {
   /** A row of SERVICE_RUN_BYTES a service slot. */
   readonly serviceRuns: Section;
   readonly counters: Section;
+  /** A row of ADMISSION_RUN_BYTES a service slot. */
+  readonly admissionRuns: Section;
+  /** Sets of token buckets; sourceSets of them, a power of two, or none. */
+  readonly sources: Section;
+  readonly sourceSets: number;
+  /** A row of SPLICE_BYTES a flow, or nothing. */
+  readonly splices: Section;
   readonly samples: Section;
 }
 
@@ -118,6 +140,8 @@ export interface RegionLayout {
   readonly hops: readonly [Section, Section];
   /** Two banks of planned services. See service/bank.ts. */
   readonly banks: readonly [Section, Section];
+  /** Two buffers of access lists. See admission/access-table.ts. */
+  readonly access: readonly [Section, Section];
   /** A ring of handoverBytes for every ordered pair of workers; none for one worker. */
   readonly handover: Section;
   readonly handoverBytes: number;
@@ -181,6 +205,11 @@ export const H_ANNOUNCE_REQUESTED = 25;
  * process with another number of workers made them.
  */
 export const H_FLOWS_SCATTERED = 26;
+/** The words from here on are the file's again: what it has room for beside the above. */
+export const H_RUN_WORDS_END = 56;
+export const H_ACCESS_PREFIXES = 57;
+export const H_SOURCES = 58;
+export const H_SPLICES = 59;
 export const HEADER_WORDS = 64;
 
 /** Words of a worker's header page, relative to Shard.workerWord. */
@@ -290,6 +319,8 @@ function planShard(size: RegionSize, worker: number, take: Take): Shard {
   // Two index entries a flow in buckets of eight, at most half full: 32 bytes a flow.
   const flowBuckets = powerOfTwoAtLeast(Math.max(2, Math.ceil((flowCapacity * 4) / 8)));
   const workerHeader = take(WORKER_WORDS * 4);
+  const sources = Math.ceil((size.sources ?? 0) / size.workers);
+  const sourceSets = sources === 0 ? 0 : powerOfTwoAtLeast(Math.ceil(sources / 4));
   return {
     worker,
     workerWord: workerHeader.at >> 2,
@@ -302,6 +333,10 @@ function planShard(size: RegionSize, worker: number, take: Take): Shard {
     backendRuns: take(size.backends * BACKEND_RUN_BYTES),
     serviceRuns: take(size.services * SERVICE_RUN_BYTES),
     counters: take(COUNTERS_BYTES),
+    admissionRuns: take(size.services * ADMISSION_RUN_BYTES),
+    sourceSets,
+    sources: take(sourceSets * SOURCE_SET_BYTES),
+    splices: take((size.splices ?? 0) === 0 ? 0 : flowCapacity * SPLICE_BYTES),
     samples: take(DROP_SAMPLES * SAMPLE_BYTES),
   };
 }
@@ -313,6 +348,9 @@ function planShard(size: RegionSize, worker: number, take: Take): Shard {
  */
 export function planRegion(size: RegionSize): RegionLayout {
   const { services, backends, hashSlots, workers } = size;
+  const accessPrefixes = size.accessPrefixes ?? 0;
+  const sources = size.sources ?? 0;
+  const splices = size.splices ?? 0;
   assert(size.flowCapacity >= 1 && size.flowCapacity <= 1 << 24, "flow capacity is 1..2^24");
   assert(backends >= 1 && backends <= BACKENDS_MAX, "a flow's word holds every slot number");
   assert(workers >= 1 && workers <= WORKERS_MAX, "there are 1..WORKERS_MAX workers");
@@ -326,7 +364,16 @@ export function planRegion(size: RegionSize): RegionLayout {
   const handoverBytes = handoverRingBytes(workers);
   const layout = {
     // Exactly these: whoever compares sizes compares all that there is.
-    size: { flowCapacity: size.flowCapacity, services, backends, hashSlots, workers },
+    size: {
+      flowCapacity: size.flowCapacity,
+      services,
+      backends,
+      hashSlots,
+      workers,
+      accessPrefixes,
+      sources,
+      splices,
+    },
     services,
     backends,
     hashSlots,
@@ -338,6 +385,7 @@ export function planRegion(size: RegionSize): RegionLayout {
     serviceKeys: take(services * KEY_BYTES),
     hops: [take(hopBytes), take(hopBytes)] as const,
     banks: [take(bankBytes(size)), take(bankBytes(size))] as const,
+    access: [take(accessBytes(size)), take(accessBytes(size))] as const,
     handoverBytes,
     handover: take(workers * (workers - 1) * handoverBytes),
     shards: Array.from({ length: workers }, (_, worker) => planShard(size, worker, take)),
@@ -349,6 +397,13 @@ export function planRegion(size: RegionSize): RegionLayout {
 export function hopTableBytes(size: Pick<RegionSize, "backends">): number {
   const routes = ROUTES_MAX * (ROUTE_BYTES + ROUTE6_BYTES);
   return PAGE_BYTES + (size.backends + HOPS_MAX) * HOP_BYTES + routes;
+}
+
+/** Bytes of one buffer of access lists; none where no prefix fits. */
+export function accessBytes(size: RegionSize): number {
+  const prefixes = size.accessPrefixes ?? 0;
+  if (prefixes === 0) return 0;
+  return prefixes * ACCESS_PREFIX_BYTES + size.services * ACCESS_SERVICE_BYTES;
 }
 
 /** Smallest power of two that is at least `count`; `count` in 1..2^30. */

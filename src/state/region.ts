@@ -11,9 +11,9 @@ import {
   H_READY,
   H_RUN,
   H_RUN_WORDS,
+  H_RUN_WORDS_END,
   H_SECRET,
   H_STARTED_TICK,
-  HEADER_WORDS,
   MAGIC,
   planRegion,
   type RegionSize,
@@ -218,7 +218,10 @@ function isSameSize(a: RegionSize, b: RegionSize): boolean {
     a.services === b.services &&
     a.backends === b.backends &&
     a.hashSlots === b.hashSlots &&
-    a.workers === b.workers
+    a.workers === b.workers &&
+    (a.accessPrefixes ?? 0) === (b.accessPrefixes ?? 0) &&
+    (a.sources ?? 0) === (b.sources ?? 0) &&
+    (a.splices ?? 0) === (b.splices ?? 0)
   );
 }
 
@@ -319,7 +322,7 @@ function makeRegion(held: Held, options: RegionOptions, old: RegionViews | null)
 
 /** Words of the headers that belong to the process that was. */
 function clearRunWords({ i32, layout }: RegionViews): void {
-  i32.fill(0, H_RUN_WORDS, HEADER_WORDS);
+  i32.fill(0, H_RUN_WORDS, H_RUN_WORDS_END);
   for (const { workerWord } of layout.shards) i32.fill(0, workerWord, workerWord + WORKER_WORDS);
   i32.fill(0, layout.handover.at >> 2, (layout.handover.at + layout.handover.bytes) >> 2);
 }

@@ -38,6 +38,17 @@ export function checkUdp(view: DataView, at: number, l4Bytes: number): number {
   return length < UDP_HEADER_BYTES || length > l4Bytes ? UDP_MALFORMED : UDP_OK;
 }
 
+/**
+ * Check the header of a datagram that comes in fragments: its length says more than is here.
+ *
+ * @param l4Bytes - bytes of the first fragment
+ * @returns UDP_OK or UDP_MALFORMED
+ */
+export function checkUdpFirst(view: DataView, at: number, l4Bytes: number): number {
+  if (l4Bytes < UDP_HEADER_BYTES) return UDP_MALFORMED;
+  return view.getUint16(at + LENGTH) < UDP_HEADER_BYTES ? UDP_MALFORMED : UDP_OK;
+}
+
 /** Source port << 16 | destination port, int32. */
 export function udpPorts(view: DataView, at: number): number {
   return view.getInt32(at);

@@ -12,7 +12,16 @@ test("sections of a region follow one another without a gap or an overlap", () =
       fc.integer({ min: 1, max: 1 << 22 }),
       fc.integer({ min: 1, max: 16 }),
       (flowCapacity, services, backends, hashSlots, workers) => {
-        const layout = planRegion({ flowCapacity, services, backends, hashSlots, workers });
+        const layout = planRegion({
+          flowCapacity,
+          services,
+          backends,
+          hashSlots,
+          workers,
+          accessPrefixes: hashSlots & 0xffff,
+          sources: backends,
+          splices: workers & 1,
+        });
         const sections = [
           layout.header,
           layout.backendSlots,
@@ -21,6 +30,7 @@ test("sections of a region follow one another without a gap or an overlap", () =
           layout.serviceKeys,
           ...layout.hops,
           ...layout.banks,
+          ...layout.access,
           layout.handover,
           ...layout.shards.flatMap((shard) => [
             shard.workerHeader,
@@ -30,6 +40,9 @@ test("sections of a region follow one another without a gap or an overlap", () =
             shard.backendRuns,
             shard.serviceRuns,
             shard.counters,
+            shard.admissionRuns,
+            shard.sources,
+            shard.splices,
             shard.samples,
           ]),
         ];

@@ -153,34 +153,37 @@ const CASES = [
   { mode: "gue", headroomBytes: 0, checksum: "computed" },
 ] as const;
 
-/** Digs the inner packet out with scapy, has it compute outer lengths and checksums, and compares. */
+/**
+ * scapy reads the outer headers and computes their lengths and checksums; what is behind them must be
+ * the inner packet. (It is not asked to read the inner one: that is tshark's, and scapy is slow.)
+ */
 const SCAPY = `
 import sys
-from scapy.all import Ether, IP, UDP, rdpcap, bind_layers
-bad = 0
-seen = 0
-for frame, line in zip(rdpcap(sys.argv[1]), open(sys.argv[2])):
+from scapy.layers.inet import IP, UDP, in4_chksum
+from scapy.utils import RawPcapReader, checksum
+bad = seen = 0
+for (frame, _), line in zip(RawPcapReader(sys.argv[1]), open(sys.argv[2])):
     inner = bytes.fromhex(line.strip())
-    outer = frame[IP]
-    behind = bytes(outer.payload.payload) if outer.proto == 17 else bytes(outer)[20:]
-    ok = behind == inner and outer.tos == inner[1] and outer.len == len(bytes(outer))
-    made = outer.copy()
-    del made.chksum
-    ok = ok and IP(bytes(made)[:20]).chksum == outer.chksum
+    raw = frame[14:]
+    outer = IP(raw[:20])
+    ok = outer.ihl == 5 and outer.tos == inner[1] and outer.len == len(raw)
+    ok = ok and checksum(raw[:10] + bytes(2) + raw[12:20]) == outer.chksum
+    behind = raw[20:]
     if outer.proto == 17:
-        ok = ok and outer[UDP].len == 8 + len(inner)
-        if outer[UDP].chksum != 0:
-            again = IP(bytes(outer))
-            del again[UDP].chksum
-            ok = ok and IP(bytes(again))[UDP].chksum == outer[UDP].chksum
+        udp = UDP(behind[:8])
+        ok = ok and udp.len == len(behind)
+        if udp.chksum != 0:
+            made = in4_chksum(17, outer, behind[:6] + bytes(2) + behind[8:])
+            ok = ok and (made or 0xffff) == udp.chksum
+        behind = behind[8:]
     seen += 1
-    bad += not ok
+    bad += not (ok and behind == inner)
 print(seen, bad)
 `;
 
-async function decode(folder: string, name: string, sent: readonly Sent[]): Promise<void> {
-  const pcap = path.join(folder, `${name}.pcap`);
-  const hex = path.join(folder, `${name}.hex`);
+async function decode(folder: string, sent: readonly Sent[]): Promise<void> {
+  const pcap = path.join(folder, "sent.pcap");
+  const hex = path.join(folder, "sent.hex");
   writePcap(
     pcap,
     sent.map(({ frame }) => frame),
@@ -189,7 +192,7 @@ async function decode(folder: string, name: string, sent: readonly Sent[]): Prom
   writeFileSync(hex, sent.map(({ inner }) => `${Buffer.from(inner).toString("hex")}\n`).join(""));
   const script = path.join(folder, "decode.py");
   writeFileSync(script, SCAPY);
-  const scapy = await run(["/usr/bin/python3", script, pcap, hex], { timeoutMs: 120_000 });
+  const scapy = await run(["/usr/bin/python3", script, pcap, hex], { timeoutMs: 300_000 });
   assert.equal(scapy.stdout.trim(), `${sent.length} 0`, "scapy: packets, failures");
   await decodeWithTshark(pcap, sent);
 }
@@ -200,28 +203,24 @@ async function decodeWithTshark(pcap: string, sent: readonly Sent[]): Promise<vo
     [
       ...["tshark", "-n", "-r", pcap, "-T", "fields", "-E", "separator=;", "-E", "occurrence=a"],
       ...["-o", "ip.check_checksum:TRUE", "-o", "udp.check_checksum:TRUE"],
-      ...["-o", "ip.defragment:FALSE", "-d", "udp.port==6080,ip", "--disable-all-protocols"],
-      // Random ports and data are nobody's protocol.
-      ...["frame", "eth", "ip", "ipip", "udp", "tcp"].flatMap((it) => ["--enable-protocol", it]),
-      ...["ip.checksum.status", "ip.dsfield", "ip.len", "ip.src", "_ws.malformed"].flatMap(
-        (field) => ["-e", field],
-      ),
+      ...["-o", "ip.defragment:FALSE", "-d", "udp.port==6080,ip"],
+      ...["ip.checksum.status", "ip.dsfield", "ip.len", "ip.src"].flatMap((field) => ["-e", field]),
     ],
-    { timeoutMs: 120_000 },
+    { timeoutMs: 300_000 },
   );
   const lines = stdout.split("\n").filter((line) => line !== "");
   assert.equal(lines.length, sent.length);
   let failures = 0;
   for (const [index, line] of lines.entries()) {
-    const [status, tos, lengths, sources, malformed] = line.split(";").map((it) => it.split(","));
+    // Behind the inner header random ports and data may look like one more tunnel.
+    const [status, tos, lengths, sources] = line.split(";").map((it) => it.split(","));
     const { inner, frame } = sent[index]!;
     const ok =
-      status?.join() === "1,1" &&
+      status?.slice(0, 2).join() === "1,1" &&
       tos?.[0] === tos?.[1] &&
       Number(lengths?.[0]) === frame.length - 14 &&
       Number(lengths?.[1]) === inner.length &&
-      sources?.[1] === [...inner.subarray(12, 16)].join(".") &&
-      malformed?.[0] === "";
+      sources?.[1] === [...inner.subarray(12, 16)].join(".");
     if (!ok && failures++ === 0) console.log(line);
   }
   assert.equal(failures, 0, "tshark's failures");
@@ -230,18 +229,18 @@ async function decodeWithTshark(pcap: string, sent: readonly Sent[]): Promise<vo
 test("10,000 random packets: inner byte-identical, outer right, by tshark and scapy too", async (t) => {
   const folder = mkdtempSync(path.join(tmpdir(), "headgate-encapsulate-"));
   t.after(() => rmSync(folder, { recursive: true, force: true }));
-  await Promise.all(
-    CASES.map(async ({ mode, headroomBytes, checksum }, index) => {
-      const gateway = createMemoryGateway({
-        yaml: yaml(mode, "", checksum),
-        size: { flowCapacity: 16_384 },
-        headroomBytes,
-      });
-      const sent = sendRandom(gateway, mode, PACKETS, checksum === "computed");
-      gateway.close();
-      await decode(folder, `${index}`, sent);
-    }),
-  );
+  const all = CASES.flatMap(({ mode, headroomBytes, checksum }) => {
+    const gateway = createMemoryGateway({
+      yaml: yaml(mode, "", checksum),
+      size: { flowCapacity: 16_384 },
+      headroomBytes,
+    });
+    const sent = sendRandom(gateway, mode, PACKETS, checksum === "computed");
+    gateway.close();
+    return sent;
+  });
+  assert.equal(all.length, 10_000);
+  await decode(folder, all);
 });
 
 test("dsr: both MACs, and not a byte of the packet", () => {

@@ -271,7 +271,7 @@ export const tcpSender = (address: string, port: number, bytes: number): string 
   const block = randomBytes(1 << 20);
   const hash = createHash("sha256");
   let left = ${bytes};
-  const socket = require("node:net").connect(${port}, "${address}");
+  let socket;
   const write = () => {
     while (left > 0) {
       const part = block.subarray(0, Math.min(left, block.length));
@@ -281,6 +281,17 @@ export const tcpSender = (address: string, port: number, bytes: number): string 
     }
     socket.end();
   };
-  socket.once("connect", write);
-  socket.resume();
-  socket.once("close", () => console.log(${bytes} + " " + hash.digest("hex")));`;
+  const open = () => {
+    socket = require("node:net").connect(${port}, "${address}");
+    // The receiver may not be there yet.
+    socket.once("error", (error) => {
+      if (error.code !== "ECONNREFUSED") throw error;
+      setTimeout(open, 100);
+    });
+    socket.once("connect", () => {
+      write();
+      socket.resume();
+      socket.once("close", () => console.log(${bytes} + " " + hash.digest("hex")));
+    });
+  };
+  setTimeout(open, 300);`;

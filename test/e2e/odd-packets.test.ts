@@ -55,11 +55,11 @@ const ODD: readonly (readonly [reason: string, packet: Uint8Array])[] = [
     ),
   ],
   ["icmp_type_not_handled", ip(1, changed(icmpEcho(), 0, 13), {})],
-  ["fragment_not_supported", tcpPacket({ ...TCP, flags: SYN, ip: { fragmentWord: 0x2000 } })],
-  [
-    "fragment_not_supported",
-    ip(17, udpDatagram({ ...UDP, data: [1, 2, 3] }), { fragmentWord: 100 }),
-  ],
+  ["fragment_not_supported", ip(47, new Uint8Array(24), { fragmentWord: 100 })],
+  ["fragment_malformed", ip(17, udpDatagram({ ...UDP, data: [1] }), { fragmentWord: 0x2000 })],
+  ["fragment_tiny", ip(6, new Uint8Array(16), { fragmentWord: 0x2000 })],
+  ["fragment_tiny", ip(6, new Uint8Array(16), { fragmentWord: 1 })],
+  ["fragment_timeout", ip(17, new Uint8Array(16), { fragmentWord: 100 })],
   [
     "ipv4_options_source_route",
     tcpPacket({ ...TCP, flags: SYN, ip: { options: [131, 7, 4, 10, 0, 0, 1, 0] } }),
@@ -102,14 +102,10 @@ for (const device of ["packet", "tun", "xdp"] as const) {
         ],
       }),
     );
-    // A later fragment and a source route never reach a TUN: the kernel puts the one together, and
-    // refuses the other.
+    // A source route never reaches a TUN: the kernel refuses it.
     const odd = ODD.filter(
       ([reason, packet]) =>
-        device !== "tun" ||
-        (reason !== "ipv4_options_source_route" &&
-          reason !== "fragment_not_supported" &&
-          packet.length > 0),
+        device !== "tun" || (reason !== "ipv4_options_source_route" && packet.length > 0),
     );
     const packets = odd.map(([reason, packet]) =>
       Buffer.from(reason === "icmp_type_not_handled" ? withIcmpChecksum(packet) : packet).toString(

@@ -15,6 +15,7 @@ import { openTun } from "../../src/device/tun.ts";
 import { createWake } from "../../src/device/wake.ts";
 import { ownerOfClient, ownerOfSnatPort } from "../../src/flow/owner.ts";
 import { createSteering, type Steering } from "../../src/host/steering.ts";
+import { withFragmentWord } from "../support/fragments.ts";
 import {
   addressNumber,
   arpPacket,
@@ -55,6 +56,9 @@ function randomPacket(random: Random, number: number, workers: number, portMask:
   const l4 = (source: string | number, sourcePort: number, to: string | number, toPort: number) =>
     make({ source, sourcePort, destination: to, destinationPort: toPort, ip: ipFields });
   const byClient = ownerOfClient(KEY[0], KEY[1], client, clientPort, portMask, workers);
+  // Fragments go by their addresses alone: as if the port were 0.
+  const byAddress = ownerOfClient(KEY[0], KEY[1], client, 0, portMask, workers);
+  const fragmentOf = withFragmentWord;
   const bySnat = ownerOfSnatPort(snatPort, workers);
   const quoted = (source: string | number, quote: Uint8Array): Uint8Array =>
     ipv4Packet({
@@ -75,7 +79,16 @@ function randomPacket(random: Random, number: number, workers: number, portMask:
     ["error about SNAT", () => quoted(SNAT, l4(SNAT, snatPort, BACKEND, 80)), bySnat],
     ["echo", () => other(1, icmpEcho()), 0],
     ["other protocol", () => other(47, new Uint8Array(20)), 0],
-    ["later fragment", () => other(17, new Uint8Array(20), 0x00b9), 0],
+    ["later fragment", () => other(17, new Uint8Array(20), 0x00b9), byAddress],
+    ["first fragment", () => fragmentOf(l4(client, clientPort, VIP, 80), 0x2000), byAddress],
+    ["first fragment of a reply", () => fragmentOf(l4(BACKEND, 80, client, 9), 0x2000), byAddress],
+    ["fragment to SNAT", () => fragmentOf(l4(BACKEND, 8080, SNAT, snatPort), 0x2000), 0],
+    [
+      "error about a first fragment",
+      () => quoted(VIP, fragmentOf(l4(VIP, 80, client, clientPort), 0x2000)),
+      byClient,
+    ],
+    ["later fragment, other protocol", () => other(47, new Uint8Array(20), 0x00b9), 0],
   ];
   const [kind, build, owner] = kinds[random.below(kinds.length)]!;
   return { kind, packet: build(), owner };

@@ -305,6 +305,20 @@ export const ROWS: readonly Row[] = [
     from: "backend",
     packet: laterFragment(BACKEND_ANY, CLIENT),
     reaction: "forward",
+    owned: true,
+  },
+  {
+    name: "later fragment from a client to another client",
+    from: "client",
+    packet: laterFragment(CLIENT, BACKEND_ANY),
+    reaction: "forward",
+    owned: false,
+  },
+  {
+    name: "later fragment from a backend to the host",
+    from: "backend",
+    packet: laterFragment(BACKEND_ANY, HOST_VIP),
+    reaction: ["Ip", "ReasmReqds"],
     owned: false,
   },
   {

@@ -1,4 +1,12 @@
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
 import { request } from "node:http";
 import { tmpdir } from "node:os";
 import path from "node:path";
@@ -74,6 +82,12 @@ export function labProgram(name: string): string {
 /** The gateway's program: HEADGATE_MAIN, or that of this build. */
 export function gatewayProgram(): string {
   return process.env["HEADGATE_MAIN"] ?? path.join(DIST, "src/main.js");
+}
+
+/** Node's flags that the program's first line names: it runs here as it does when called by its name. */
+function gatewayFlags(): string[] {
+  const [line = ""] = readFileSync(gatewayProgram(), "utf8").split("\n", 1);
+  return line.split(" ").filter((word) => word.startsWith("--"));
 }
 
 /** Environment with which `lab/*.sh` use this build. */
@@ -578,7 +592,7 @@ export function createLab(options: LabOptions): Lab {
     async startGateway(config, how = {}) {
       const configFile = path.join(directory, "headgate.yaml");
       writeFileSync(configFile, config);
-      const argv = [process.execPath, "--enable-source-maps", ...(how.nodeFlags ?? [])];
+      const argv = [process.execPath, ...gatewayFlags(), ...(how.nodeFlags ?? [])];
       argv.push(gatewayProgram(), "run", "-c", configFile);
       const child = lab.spawn("gateway", how.pins === true ? withPins(argv) : argv, {
         name: "headgate",

@@ -1,5 +1,11 @@
 import { parseConfig } from "../../src/control/config/load.ts";
-import { C_DROPS, C_FORWARDED, C_HANDED_IN, C_RECEIVED } from "../../src/datapath/counters.ts";
+import {
+  C_DROPS,
+  C_FORWARDED,
+  C_HANDED_IN,
+  C_HELD,
+  C_RECEIVED,
+} from "../../src/datapath/counters.ts";
 import { createDatapath, type Datapath } from "../../src/datapath/datapath.ts";
 import { DROP_REASONS, VERDICT_NAMES } from "../../src/datapath/verdict.ts";
 import type { DeviceInterface, FrameDevice } from "../../src/device/device.ts";
@@ -52,8 +58,8 @@ export interface MemoryGateway {
   /** Sums over the workers by name: received, the verdicts, every drop reason that is not 0. */
   counters(): Record<string, number>;
   /**
-   * The conservation law, for each worker: received + handed in = sum of verdicts, and dropped = sum
-   * of the reasons.
+   * The conservation law, for each worker: received + handed in = sum of verdicts + held, and
+   * dropped = sum of the reasons.
    */
   checkLaw(): void;
   close(): void;
@@ -102,6 +108,9 @@ export function createMemoryGateway(options: MemoryGatewayOptions): MemoryGatewa
     services: 32,
     backends: 256,
     hashSlots: 262144,
+    accessPrefixes: 256,
+    sources: 1024,
+    splices: 1,
     workers: 1,
     ...options.size,
   };
@@ -171,6 +180,7 @@ export function createMemoryGateway(options: MemoryGatewayOptions): MemoryGatewa
     });
     if (layout.workers > 1) all["handed_in"] = sum(C_HANDED_IN);
     else delete all["handed_over"];
+    if (sum(C_HELD) !== 0) all["held"] = sum(C_HELD);
     DROP_REASONS.forEach((name, index) => {
       const count = sum(C_DROPS + index);
       if (count !== 0) all[name] = count;
@@ -184,7 +194,7 @@ export function createMemoryGateway(options: MemoryGatewayOptions): MemoryGatewa
       const verdicts = VERDICT_NAMES.reduce((sum, name) => sum + (all[name] ?? 0), 0);
       const drops = DROP_REASONS.reduce((sum, name) => sum + (all[name] ?? 0), 0);
       const came = all["received"]! + (all["handed_in"] ?? 0);
-      if (came !== verdicts || all["dropped"] !== drops) {
+      if (came !== verdicts + (all["held"] ?? 0) || all["dropped"] !== drops) {
         throw new Error(`worker ${shard.worker} breaks the verdict law: ${JSON.stringify(all)}`);
       }
     }

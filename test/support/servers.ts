@@ -205,6 +205,8 @@ export async function udpProbe(
     readonly count: number;
     readonly sockets?: number;
     readonly family?: 4 | 6;
+    /** Bytes of data, in turns. */
+    readonly sizes?: readonly number[];
   },
 ): Promise<ProbeReport> {
   const { stdout, stderr, code } = await lab.exec(
@@ -218,6 +220,7 @@ export async function udpProbe(
       String(options.count),
       "--sockets",
       String(options.sockets ?? 10),
+      ...(options.sizes === undefined ? [] : ["--sizes", options.sizes.join(",")]),
     ],
     { check: false, timeoutMs: 120_000 },
   );

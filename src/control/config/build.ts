@@ -6,6 +6,8 @@ import type {
   PortRange,
   ServiceDefinition,
 } from "../../service/definition.ts";
+import { buildAccess } from "./access-lists.ts";
+import { whole } from "./fields.ts";
 import type { FileValues, ServiceValues } from "./schema.ts";
 
 /**
@@ -43,6 +45,7 @@ export function buildDefinition(values: FileValues, file: string): GatewayDefini
       services: limits.services,
       backends: limits.backends,
       hashSlots: limits.hashSlots,
+      accessPrefixes: limits.accessPrefixes,
     },
     hash: { seed: values.hash.seed },
     shutdown: { mode: shutdown.mode, timeoutMs: shutdown.timeout },
@@ -89,6 +92,7 @@ function buildService(values: ServiceValues): ServiceDefinition {
       sorry: sorryServer(values),
     },
     ping: values.ping,
+    access: buildAccess(values),
     health: buildHealth(values, ports),
     backends: values.backends.map((backend) => ({
       address: backend.address ?? NO_ADDRESS,
@@ -155,9 +159,4 @@ export function checkTimeout(health: {
   readonly interval: number;
 }): number {
   return health.timeout ?? Math.min(1000, health.interval);
-}
-
-/** A list without the holes of wrong entries. */
-export function whole<T>(list: readonly (T | undefined)[]): T[] {
-  return list.filter((item): item is T => item !== undefined);
 }

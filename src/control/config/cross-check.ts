@@ -1,5 +1,6 @@
 import type { ConfigProblem } from "../../base/errors.ts";
 import type { Address } from "../../service/definition.ts";
+import { accessFiles } from "./access-lists.ts";
 import { canAdopt, checkedPort, checkTimeout } from "./build.ts";
 import { formatDuration } from "./duration.ts";
 import { checkLimits } from "./limits-check.ts";
@@ -55,6 +56,7 @@ export function crossCheck(reading: Reading, problems: ConfigProblem[]): void {
   for (const service of services) {
     checkService(check, service);
     checkHealth(check, service);
+    checkAccess(check, service);
     checkBackends(check, service);
     checkMode(check, service);
   }
@@ -215,6 +217,15 @@ function checkBackends({ reading, report }: CrossCheck, service: CheckedService)
       `expected no ${JSON.stringify(key)} for action ${action}, got one (only for sorry)`,
     );
   }
+}
+
+/** The files of access lists are part of the configuration: what is wrong in them is wrong here. */
+function checkAccess({ reading, report }: CrossCheck, { path, values }: CheckedService): void {
+  const at = [...path, "access"];
+  if (reading.isBad(at)) return;
+  const files = accessFiles(values);
+  if (files.allow.problem !== null) report([...at, "allowFile"], files.allow.problem);
+  if (files.deny.problem !== null) report([...at, "denyFile"], files.deny.problem);
 }
 
 /** Addresses that one host has cannot be those of another, nor of the gateway's own traffic. */

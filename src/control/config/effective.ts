@@ -1,4 +1,5 @@
 import type {
+  AccessDefinition,
   Address,
   GatewayDefinition,
   HealthDefinition,
@@ -113,8 +114,20 @@ function effectiveService(service: ServiceDefinition): Record<string, unknown> {
     existingFlows: { ...rules, deadline: formatDuration(deadlineMs) },
     noBackend: sorry === null ? { action } : { action, ...effectiveTarget(sorry) },
     ping: service.ping,
+    access: effectiveAccess(service.access),
     health: service.health === null ? "none" : effectiveHealth(service.health),
     backends: service.backends.map((it) => ({ ...effectiveTarget(it), weight: it.weight })),
+  };
+}
+
+function effectiveAccess(access: AccessDefinition): Record<string, unknown> {
+  const { allow, allowFile, deny, denyFile, refuse } = access;
+  return {
+    ...(allow === null ? {} : { allow: [...allow] }),
+    ...(allowFile === null ? {} : { allowFile }),
+    deny: [...deny],
+    ...(denyFile === null ? {} : { denyFile }),
+    refuse,
   };
 }
 

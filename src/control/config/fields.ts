@@ -242,3 +242,8 @@ export function findingsOf(error: z.ZodError): Finding[] {
     return [{ path, message: issue.message, atKey }];
   });
 }
+
+/** A list without the holes of wrong entries. */
+export function whole<T>(list: readonly (T | undefined)[]): T[] {
+  return list.filter((item): item is T => item !== undefined);
+}

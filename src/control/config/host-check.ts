@@ -7,6 +7,7 @@ import { requirePrivileges } from "../../host/privileges.ts";
 import type { Address, GatewayDefinition } from "../../service/definition.ts";
 import { planRegion } from "../../state/layout.ts";
 import { defaultStateFile } from "../../state/region.ts";
+import { regionSizeOf } from "../region-size.ts";
 import { problemOf } from "./load.ts";
 import type { KeyPath } from "./source.ts";
 
@@ -87,12 +88,7 @@ function checkInterfaces(definition: GatewayDefinition, facts: HostFacts, report
 
 function checkRoom(definition: GatewayDefinition, facts: HostFacts, report: Report): void {
   const { stateFile } = facts;
-  const { device, flows, limits } = definition;
-  const { bytes } = planRegion({
-    flowCapacity: flows.capacity,
-    ...limits,
-    workers: device.workers,
-  });
+  const { bytes } = planRegion(regionSizeOf(definition));
   if (!stateFile.isTmpfs) {
     const message = `expected a file on tmpfs, got ${stateFile.path}, which is on another file system`;
     report(["flows", "stateFile"], message);

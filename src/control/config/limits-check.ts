@@ -2,6 +2,7 @@ import { SNAT_ADDRESSES_MAX } from "../../base/limits.ts";
 import { sourceHashSize } from "../../scheduler/source-hash-table.ts";
 import type { PortRange } from "../../service/definition.ts";
 import { bankSize, VIP_INTERVALS_PER_SERVICE } from "../../state/layout.ts";
+import { accessPrefixes } from "./access-lists.ts";
 import type { CheckedService, CrossCheck } from "./cross-check.ts";
 import { precisionOf } from "./overlap-check.ts";
 
@@ -35,6 +36,7 @@ export function checkLimits({ reading, services, report }: CrossCheck): void {
     { key: "services", path: "protocol", what: "service slots", need: protocolCount },
     { key: "backends", path: "backends", what: "backend slots", need: backendSlots },
     { key: "hashSlots", path: "scheduler", what: "table slots", need: tableSlots },
+    { key: "accessPrefixes", path: "access", what: "access prefixes", need: prefixCount },
   ] as const;
   for (const { key, path, what, need } of room) {
     const most = limits[key];
@@ -66,6 +68,10 @@ export function checkLimits({ reading, services, report }: CrossCheck): void {
 /** A service has a slot, a backend list and a table for each of its protocols. */
 function protocolCount({ values }: CheckedService): number {
   return values.protocol?.length ?? 1;
+}
+
+function prefixCount({ values }: CheckedService): number {
+  return accessPrefixes(values);
 }
 
 /** One for each protocol and backend, the sorry server included. */

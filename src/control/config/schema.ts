@@ -1,5 +1,6 @@
 import type { z } from "zod";
 import {
+  ACCESS_PREFIXES_MAX,
   BACKENDS_MAX,
   CPU_MAX,
   INTERFACES_MAX,
@@ -155,6 +156,11 @@ export const fileSchema = section(
           integer(256, 1 << 26),
           4_194_304,
           "Slots of all scheduler tables together",
+        ),
+        accessPrefixes: withDefault(
+          integer(1, ACCESS_PREFIXES_MAX),
+          131_072,
+          "Prefixes of all access lists together, once per protocol of their service; 64 bytes each",
         ),
       },
       "Room taken at start",

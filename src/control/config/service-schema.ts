@@ -1,9 +1,12 @@
+import { prefix } from "./access-lists.ts";
 import { list, optional, section, sectionOrWord, type ValueKind, withDefault } from "./fields.ts";
 import {
+  absolutePath,
   duration,
   fraction,
   hostAddress,
   integer,
+  listOf,
   numberRange,
   oneOrMany,
   port,
@@ -116,6 +119,34 @@ const backend = section(
   },
   "One backend",
   ["address"],
+);
+
+const refusal = words(["drop", "reset"]);
+
+/** Prefixes that stand in the configuration itself; more belong into a file. */
+const prefixes = listOf(prefix, { min: 0, max: 65_536, distinct: false });
+
+const access = section(
+  {
+    allow: optional(prefixes, "Prefixes of clients that are admitted", "everybody"),
+    allowFile: optional(
+      absolutePath("a file with one prefix a line", 4000),
+      "More of them; read again at every reload",
+      "none",
+    ),
+    deny: withDefault(prefixes, [], "Prefixes of clients that are refused"),
+    denyFile: optional(
+      absolutePath("a file with one prefix a line", 4000),
+      "More of them; read again at every reload",
+      "none",
+    ),
+    refuse: withDefault(
+      refusal,
+      "drop",
+      "What a new flow of a refused client gets; reset: RST, or port unreachable for UDP",
+    ),
+  },
+  "Who may open flows: the longest prefix decides; with an allow list, nobody else",
 );
 
 const affinity = sectionOrWord(
@@ -231,6 +262,7 @@ export function serviceKeys() {
       "healthy",
       "Answer ICMP echo to the VIP address; healthy: while a backend is up",
     ),
+    access,
     health,
     backends: list(backend, "The backends; may be empty", "required"),
   };

@@ -31,6 +31,17 @@ export const BAD_SERVICES: readonly BadConfig[] = [
     ],
   },
   {
+    name: "access: a prefix with bits behind it, one that is none, an unknown word",
+    given: one({
+      access: "{ allow: [10.0.0.1/8], deny: [10.0.0.0/33, '2001:db8::/32'], refuse: rst }",
+    }),
+    want: [
+      'gw.yaml:7:23: services[0].access.allow[0]: expected no bit behind the prefix (10.0.0.0/8), got "10.0.0.1/8"',
+      'gw.yaml:7:43: services[0].access.deny[0]: expected a prefix, such as 198.51.100.0/24 or 2001:db8::/32, got "10.0.0.0/33"',
+      'gw.yaml:7:82: services[0].access.refuse: expected drop or reset, got "rst"',
+    ],
+  },
+  {
     name: "A service: no backends",
     given: one({ backends: null }),
     want: ['gw.yaml:3:5: services[0]: expected the key "backends", got none'],

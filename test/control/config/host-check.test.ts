@@ -26,6 +26,7 @@ const BYTES = planRegion({
   backends: 8,
   hashSlots: 66_000,
   workers: 1,
+  accessPrefixes: 131_072,
 }).bytes;
 
 function facts(changes: Partial<HostFacts> = {}): HostFacts {

@@ -13,10 +13,10 @@ import { ICMP_CODE_FRAGMENTATION_NEEDED, ICMP_UNREACHABLE } from "../wire/icmp.t
 import {
   hasDontFragment,
   IPV4_MORE_FRAGMENTS,
+  IPV4_OFFSET_MASK,
   ipv4FragmentWord,
   ipv4HeaderBytes,
   ipv4TotalBytes,
-  isFragment,
 } from "../wire/ipv4.ts";
 import type { Context } from "./context.ts";
 import { ORIGINATED, type Output } from "./output.ts";
@@ -90,14 +90,18 @@ export function createFragmenter(context: Context, output: Output, reply: Reply)
     }
     const room = Math.min(mtu, output.spareBytes) - headerBytes;
     const payload = room & ~7;
-    // Fragments are not taken in, so what is split here was whole.
-    if (payload < 8 || isFragment(view, ipAt)) return DROPPED | (DROP_TOO_BIG << 8);
+    if (payload < 8) return DROPPED | (DROP_TOO_BIG << 8);
     completeChecksum(rxWord, ipAt, total);
     const pieces = Math.ceil((total - headerBytes) / payload);
     // The receiver cannot put a packet together that lacks a piece: all of them, or none.
     if (pieces - 1 > output.sparesLeft()) return DROPPED | (DROP_TOO_BIG << 8);
-    const flags = ipv4FragmentWord(view, ipAt) & 0xe000;
-    setFragment(ipAt, headerBytes, headerBytes + payload, flags | IPV4_MORE_FRAGMENTS);
+    // What is split can be a fragment itself (RFC 791 section 3.2): its pieces lie from its own
+    // offset on, and the last of them ends the datagram only if it did.
+    const word = ipv4FragmentWord(view, ipAt);
+    const flags = word & 0xc000;
+    const base = word & IPV4_OFFSET_MASK;
+    const lastMore = word & IPV4_MORE_FRAGMENTS;
+    setFragment(ipAt, headerBytes, headerBytes + payload, flags | IPV4_MORE_FRAGMENTS | base);
     rx[rxWord + D_BYTES] = link + headerBytes + payload;
     output.sendReceived(rxWord, egress);
     for (let offset = payload; offset < total - headerBytes; offset += payload) {
@@ -112,8 +116,9 @@ export function createFragmenter(context: Context, output: Output, reply: Reply)
         const from = ipAt + headerBytes + offset + index;
         view.setUint8(spare + headerBytes + index, view.getUint8(from));
       }
-      const more = left > payload ? IPV4_MORE_FRAGMENTS : 0;
-      setFragment(spare, headerBytes, headerBytes + bytes, flags | more | (offset >>> 3));
+      const more = left > payload ? IPV4_MORE_FRAGMENTS : lastMore;
+      const place = base + (offset >>> 3);
+      setFragment(spare, headerBytes, headerBytes + bytes, flags | more | place);
       output.sendSpare(spare, headerBytes + bytes, egress, ORIGINATED);
     }
     return FORWARDED;

@@ -1,0 +1,473 @@
+import {
+  FRAGMENT_TOKENS_BURST,
+  FRAGMENT_TOKENS_PER_SECOND,
+  FRAGMENTS_HELD_MAX,
+  FRAGMENTS_HELD_OF_DATAGRAM_MAX,
+} from "../base/limits.ts";
+import {
+  D_FROM,
+  D_RESULT,
+  D_USER,
+  D_VNET,
+  DESCRIPTOR_WORDS,
+  FROM_SPARE,
+  VNET_F_DATA_VALID,
+} from "../device/device.ts";
+import {
+  F_BACKEND_ADDR,
+  F_BACKEND_REPLY_PORTS,
+  F_CLIENT_ADDR,
+  F_CLIENT_VIP_PORTS,
+  F_CREATED,
+  F_REPLY_ADDR,
+  F_STATE,
+  F_VIP_ADDR,
+  ORIGINAL,
+  PROTOCOL_TCP,
+  PROTOCOL_UDP,
+  STATE_FREE,
+} from "../flow/flow-record.ts";
+import {
+  COVER_NEW,
+  COVER_OVERLAP,
+  createFragmentTable,
+  FRAGMENT_AWAY,
+  FRAGMENT_FLOW,
+  FRAGMENT_OVERLAPPED,
+  FRAGMENT_PASSED,
+  FRAGMENT_REFUSED,
+  FRAGMENT_WAITING,
+  X_CREATED,
+  X_HELD_COUNT,
+  X_PORTS,
+  X_REFERENCE,
+  X_STATE,
+} from "../flow/fragments.ts";
+import {
+  A_FLAGS,
+  A_IS_BACKEND,
+  A_IS_HOST,
+  A_IS_SNAT,
+  A_IS_VIP,
+  A_TCP_COUNT,
+  A_UDP_COUNT,
+} from "../service/bank.ts";
+import { H_SECRET } from "../state/layout.ts";
+import {
+  IPV4_MORE_FRAGMENTS,
+  IPV4_OFFSET_MASK,
+  ipv4Destination,
+  ipv4FragmentWord,
+  ipv4HeaderBytes,
+  ipv4Id,
+  ipv4Protocol,
+  ipv4Source,
+  ipv4TotalBytes,
+} from "../wire/ipv4.ts";
+import { checkTcp, TCP_HEADER_BYTES, TCP_MALFORMED, TCP_OK, tcpPorts } from "../wire/tcp.ts";
+import { checkUdpFirst, UDP_HEADER_BYTES, UDP_OK } from "../wire/udp.ts";
+import type { Addresses } from "./addresses.ts";
+import {
+  type Context,
+  R_FLOW,
+  R_FRAGMENT_TOKENS,
+  R_FRAGMENT_TOKENS_TICK,
+  R_HELD_TICK,
+  R_TICK,
+  R_TX_COUNT,
+} from "./context.ts";
+import { C_DROPPED, C_DROPS, C_FORWARDED, C_HELD } from "./counters.ts";
+import type { Flows } from "./flows.ts";
+import type { Handover } from "./handover.ts";
+import { createHeldFragments } from "./held-fragments.ts";
+import { type Output, RELEASED } from "./output.ts";
+import type { Owners } from "./owners.ts";
+import {
+  DROP_BACKEND_GONE,
+  DROP_FRAGMENT_DUPLICATE,
+  DROP_FRAGMENT_MALFORMED,
+  DROP_FRAGMENT_NOT_SUPPORTED,
+  DROP_FRAGMENT_OVERLAP,
+  DROP_FRAGMENT_RATE_LIMITED,
+  DROP_FRAGMENT_REFUSED,
+  DROP_FRAGMENT_TABLE_FULL,
+  DROP_FRAGMENT_TIMEOUT,
+  DROP_FRAGMENT_TINY,
+  DROP_NOT_OURS,
+  DROP_TCP_FLAGS_INVALID,
+  DROP_TCP_HEADER_MALFORMED,
+  DROP_UDP_HEADER_MALFORMED,
+  DROP_VNET_HEADER_INVALID,
+  DROPPED,
+  FORWARDED,
+  HELD,
+  PASSED,
+} from "./verdict.ts";
+
+/**
+ * Fragments of TCP and UDP (docs/fragments.md).
+ *
+ * The first fragment has the ports: it is handled as a whole packet is, and what becomes of it is
+ * noted under source, destination, protocol and identification (flow/fragments.ts). Those behind it
+ * follow, with their addresses changed and nothing else: ports and the transport checksum are in the
+ * first one alone, and the checksum of the whole takes the same difference as ever. One that comes
+ * before the first waits as a copy, for a while (RFC 4787 REQ-14).
+ *
+ * With several workers the fragments of a datagram meet at one that their addresses say, its keeper
+ * (Owners.ofFragment): it has the table and the copies, and hands all of them on to the worker that
+ * the first one's ports say, in the order in which they came.
+ */
+export interface FragmentPath {
+  /** A fragment with a checked IPv4 header. @returns its verdict */
+  process(rxWord: number, ipAt: number): number;
+  /** Once a batch: copies that can go on or whose time is over. */
+  run(): void;
+}
+
+/** What fragments need of process.ts. */
+export interface WholePackets {
+  /** Handle a packet as if it were whole; R_FLOW is its flow when it is FORWARDED. */
+  transport(rxWord: number, ipAt: number, l4At: number, protocol: number): number;
+  /** Send a packet by flow R_FLOW. */
+  follow(rxWord: number, ipAt: number, protocol: number, flow: number): number;
+  pass(rxWord: number): number;
+}
+
+/** Bytes of payload that an IPv4 packet of the largest length can have. */
+const PAYLOAD_MAX = 65_535 - 20;
+
+const V_KEEPER = 0;
+const V_OURS = 1;
+
+export function createFragmentPath(
+  context: Context,
+  addresses: Addresses,
+  owners: Owners,
+  handover: Handover,
+  flows: Flows,
+  output: Output,
+  whole: WholePackets,
+  countersAt: number,
+): FragmentPath {
+  const { f64, i32, layout, link, registers, rx, table, tx, view } = context;
+  const { worker, workers } = layout;
+  const fragments = createFragmentTable(i32[H_SECRET]!, i32[H_SECRET + 1]!);
+  const { words } = fragments;
+  const held = createHeldFragments(context, output.spareBytes);
+  const burst = FRAGMENT_TOKENS_BURST * 1000;
+  registers[R_FRAGMENT_TOKENS] = burst;
+  const saved = new Int32Array(DESCRIPTOR_WORDS);
+  /** About the frame at hand: is this worker the keeper, is the packet one that the guard owns. */
+  const now = new Int32Array(2);
+  forgetFormer();
+
+  /** Copies that a process before this one held are lost. */
+  function forgetFormer(): void {
+    const lost = f64[countersAt + C_HELD]!;
+    if (lost === 0) return;
+    add(C_HELD, -lost);
+    add(C_DROPPED, lost);
+    add(C_DROPS + DROP_FRAGMENT_TIMEOUT, lost);
+  }
+
+  function add(counter: number, amount: number): void {
+    f64[countersAt + counter] = f64[countersAt + counter]! + amount;
+  }
+
+  function drop(reason: number): number {
+    return DROPPED | (reason << 8);
+  }
+
+  function takeToken(): boolean {
+    const tick = registers[R_TICK]!;
+    const elapsed = (tick - registers[R_FRAGMENT_TOKENS_TICK]!) | 0;
+    if (elapsed !== 0) {
+      registers[R_FRAGMENT_TOKENS_TICK] = tick;
+      const isLong = elapsed < 0 || elapsed > 1000;
+      const gained = isLong ? burst : elapsed * FRAGMENT_TOKENS_PER_SECOND;
+      registers[R_FRAGMENT_TOKENS] = Math.min(registers[R_FRAGMENT_TOKENS]! + gained, burst);
+    }
+    const tokens = registers[R_FRAGMENT_TOKENS]!;
+    if (tokens < 1000) return false;
+    registers[R_FRAGMENT_TOKENS] = tokens - 1000;
+    return true;
+  }
+
+  function isBackend(source: number, protocol: number): boolean {
+    const entry = addresses.find(source);
+    if (entry < 0 || (i32[entry + A_FLAGS]! & A_IS_BACKEND) === 0) return false;
+    return i32[entry + (protocol === PROTOCOL_TCP ? A_TCP_COUNT : A_UDP_COUNT)] !== 0;
+  }
+
+  function process(rxWord: number, ipAt: number): number {
+    const protocol = ipv4Protocol(view, ipAt);
+    const source = ipv4Source(view, ipAt);
+    const destination = ipv4Destination(view, ipAt);
+    const to = addresses.find(destination);
+    const flags = to < 0 ? 0 : i32[to + A_FLAGS]!;
+    const isTo = (flags & (A_IS_VIP | A_IS_SNAT)) !== 0;
+    if (protocol !== PROTOCOL_TCP && protocol !== PROTOCOL_UDP) {
+      // An echo request in fragments would have to be put together to be answered.
+      const isHost = (flags & A_IS_HOST) !== 0;
+      return isTo && !isHost ? drop(DROP_FRAGMENT_NOT_SUPPORTED) : whole.pass(rxWord);
+    }
+    const isFrom = !isTo && (flags & A_IS_HOST) === 0 && isBackend(source, protocol);
+    now[V_OURS] = isTo || isFrom ? 1 : 0;
+    const word = ipv4FragmentWord(view, ipAt);
+    const payload = ipv4TotalBytes(view, ipAt) - ipv4HeaderBytes(view, ipAt);
+    const reason = faultOf(rxWord, protocol, word, payload);
+    if (reason !== 0) return now[V_OURS] === 0 ? whole.pass(rxWord) : drop(reason);
+    now[V_KEEPER] = 1;
+    if (workers !== 1 && now[V_OURS] !== 0) {
+      const keeper = owners.ofFragment(flags, source, destination);
+      if (keeper !== worker) {
+        // Whom the keeper hands a fragment has its flow.
+        if (rx[rxWord + D_RESULT] === 0) return handover.send(rxWord, keeper);
+        now[V_KEEPER] = 0;
+      }
+    }
+    const entry = fragments.find(
+      protocol,
+      source,
+      destination,
+      ipv4Id(view, ipAt),
+      registers[R_TICK]!,
+    );
+    return (word & IPV4_OFFSET_MASK) === 0
+      ? processFirst(rxWord, ipAt, protocol, source, destination, payload, flags, entry)
+      : processLater(rxWord, ipAt, protocol, source, destination, payload, word, entry);
+  }
+
+  /** 0, or the reason for which no fragment of an honest sender is like this one. */
+  function faultOf(rxWord: number, protocol: number, word: number, payload: number): number {
+    const offset = (word & IPV4_OFFSET_MASK) * 8;
+    const hasMore = (word & IPV4_MORE_FRAGMENTS) !== 0;
+    if (payload === 0 || offset + payload > PAYLOAD_MAX) return DROP_FRAGMENT_MALFORMED;
+    // RFC 791 section 3.2: all but the last are multiples of eight bytes.
+    if (hasMore && (payload & 7) !== 0) return DROP_FRAGMENT_MALFORMED;
+    // RFC 3128, RFC 1858 section 4.2: it would lie over the flags of the first one's header.
+    if (protocol === PROTOCOL_TCP && offset === 8) return DROP_FRAGMENT_TINY;
+    // A sender that leaves a checksum to its device does not send in fragments.
+    if ((rx[rxWord + D_VNET]! & ~VNET_F_DATA_VALID) !== 0) return DROP_VNET_HEADER_INVALID;
+    return 0;
+  }
+
+  /** 0, or what is wrong with the transport header that the first fragment must have whole. */
+  function faultOfFirst(l4At: number, protocol: number, payload: number): number {
+    if (protocol === PROTOCOL_UDP) {
+      if (payload < UDP_HEADER_BYTES) return DROP_FRAGMENT_TINY;
+      return checkUdpFirst(view, l4At, payload) === UDP_OK ? 0 : DROP_UDP_HEADER_MALFORMED;
+    }
+    // RFC 1858 section 4.1, and more: nothing is decided on half a header.
+    if (payload < TCP_HEADER_BYTES) return DROP_FRAGMENT_TINY;
+    if ((view.getUint8(l4At + 12) >>> 4) * 4 > payload) return DROP_FRAGMENT_TINY;
+    const tcp = checkTcp(view, l4At, payload);
+    if (tcp === TCP_OK) return 0;
+    return tcp === TCP_MALFORMED ? DROP_TCP_HEADER_MALFORMED : DROP_TCP_FLAGS_INVALID;
+  }
+
+  /** An entry for a datagram that has none. @returns its first word, or -1: too many begin */
+  function begin(protocol: number, source: number, destination: number, id: number): number {
+    if (now[V_KEEPER] !== 0 && !takeToken()) return -1;
+    const tick = registers[R_TICK]!;
+    const entry = fragments.choose(protocol, source, destination, id, tick);
+    discard(entry, DROP_FRAGMENT_TABLE_FULL);
+    fragments.begin(entry, protocol, source, destination, id, tick);
+    return entry;
+  }
+
+  function processFirst(
+    rxWord: number,
+    ipAt: number,
+    protocol: number,
+    source: number,
+    destination: number,
+    payload: number,
+    flags: number,
+    found: number,
+  ): number {
+    const l4At = ipAt + ipv4HeaderBytes(view, ipAt);
+    const fault = faultOfFirst(l4At, protocol, payload);
+    if (fault !== 0) return now[V_OURS] === 0 ? whole.pass(rxWord) : drop(fault);
+    const ports = tcpPorts(view, l4At);
+    // A reply of a backend that the configuration no longer has: its flow alone knows of it.
+    if (now[V_OURS] === 0 && table.find(protocol, source, destination, ports) < 0) {
+      return whole.pass(rxWord);
+    }
+    const id = ipv4Id(view, ipAt);
+    const entry = found >= 0 ? found : begin(protocol, source, destination, id);
+    if (entry < 0) return drop(DROP_FRAGMENT_RATE_LIMITED);
+    const covered = cover(entry, 0, payload, false);
+    if (covered !== 0) return covered;
+    if (workers !== 1 && now[V_KEEPER] !== 0 && now[V_OURS] !== 0) {
+      const owner = owners.ofFirst(flags, source, destination, ports);
+      if (owner !== worker) {
+        words[entry + X_STATE] = FRAGMENT_AWAY;
+        words[entry + X_REFERENCE] = owner;
+        const handed = handover.send(rxWord, owner);
+        release(entry);
+        return handed;
+      }
+    }
+    const verdict = whole.transport(rxWord, ipAt, l4At, protocol);
+    if (verdict === FORWARDED) {
+      const flow = registers[R_FLOW]!;
+      words[entry + X_STATE] = FRAGMENT_FLOW;
+      words[entry + X_REFERENCE] = flow;
+      words[entry + X_CREATED] = i32[table.word(flow >> 1) + F_CREATED]!;
+      words[entry + X_PORTS] = ports;
+    } else {
+      words[entry + X_STATE] = verdict === PASSED ? FRAGMENT_PASSED : FRAGMENT_REFUSED;
+    }
+    release(entry);
+    return verdict;
+  }
+
+  function processLater(
+    rxWord: number,
+    ipAt: number,
+    protocol: number,
+    source: number,
+    destination: number,
+    payload: number,
+    word: number,
+    found: number,
+  ): number {
+    let entry = found;
+    if (entry < 0) {
+      if (now[V_OURS] === 0) return whole.pass(rxWord);
+      if (now[V_KEEPER] === 0) return drop(DROP_FRAGMENT_REFUSED);
+      if (held.count() === FRAGMENTS_HELD_MAX) return drop(DROP_FRAGMENT_TABLE_FULL);
+      entry = begin(protocol, source, destination, ipv4Id(view, ipAt));
+      if (entry < 0) return drop(DROP_FRAGMENT_RATE_LIMITED);
+    }
+    const isLast = (word & IPV4_MORE_FRAGMENTS) === 0;
+    const covered = cover(entry, word & IPV4_OFFSET_MASK, payload, isLast);
+    if (covered !== 0) return covered;
+    if (words[entry + X_STATE] === FRAGMENT_WAITING) {
+      if (words[entry + X_HELD_COUNT]! >= FRAGMENTS_HELD_OF_DATAGRAM_MAX) {
+        return drop(DROP_FRAGMENT_TABLE_FULL);
+      }
+      return held.add(words, entry, rxWord) ? HELD : drop(DROP_FRAGMENT_TABLE_FULL);
+    }
+    const verdict = deliver(rxWord, ipAt, protocol, entry);
+    freeIfComplete(entry);
+    return verdict;
+  }
+
+  /** @returns 0, or the drop of a fragment that is not new; an overlap is the end of the datagram */
+  function cover(entry: number, first: number, payload: number, isLast: boolean): number {
+    if (words[entry + X_STATE] === FRAGMENT_OVERLAPPED) return drop(DROP_FRAGMENT_OVERLAP);
+    const covered = fragments.cover(entry, first, (payload + 7) >>> 3, isLast);
+    if (covered === COVER_NEW) return 0;
+    if (covered !== COVER_OVERLAP) return drop(DROP_FRAGMENT_DUPLICATE);
+    // RFC 5722 section 4: silently, with those that have come and those that will.
+    words[entry + X_STATE] = FRAGMENT_OVERLAPPED;
+    discard(entry, DROP_FRAGMENT_OVERLAP);
+    return drop(DROP_FRAGMENT_OVERLAP);
+  }
+
+  function freeIfComplete(entry: number): void {
+    if (words[entry + X_HELD_COUNT] === 0 && fragments.isComplete(entry)) fragments.free(entry);
+  }
+
+  /** The way of a later fragment whose first one has come. */
+  function deliver(rxWord: number, ipAt: number, protocol: number, entry: number): number {
+    const state = words[entry + X_STATE]!;
+    const reference = words[entry + X_REFERENCE]!;
+    if (state === FRAGMENT_AWAY) return handover.send(rxWord, reference);
+    if (state === FRAGMENT_PASSED) {
+      // The kernel's copy is gone where the guard takes every later fragment.
+      const isTaken = link !== 0 && now[V_OURS] !== 0 && !isToHost(ipAt);
+      return isTaken ? drop(DROP_NOT_OURS) : whole.pass(rxWord);
+    }
+    if (state !== FRAGMENT_FLOW) return drop(DROP_FRAGMENT_REFUSED);
+    const flowWord = table.word(reference >> 1);
+    if (!isSameFlow(flowWord, reference & 1, ipAt, entry)) return drop(DROP_FRAGMENT_REFUSED);
+    if (flows.mustEnd(flowWord, flows.backendWord(flowWord))) return drop(DROP_BACKEND_GONE);
+    return whole.follow(rxWord, ipAt, protocol, reference);
+  }
+
+  function isToHost(ipAt: number): boolean {
+    const entry = addresses.find(ipv4Destination(view, ipAt));
+    return entry >= 0 && (i32[entry + A_FLAGS]! & A_IS_HOST) !== 0;
+  }
+
+  /** The row has not become another flow's since. */
+  function isSameFlow(flowWord: number, direction: number, ipAt: number, entry: number): boolean {
+    const isOriginal = direction === ORIGINAL;
+    return (
+      (i32[flowWord + F_STATE]! & 0xff) !== STATE_FREE &&
+      i32[flowWord + F_CREATED] === words[entry + X_CREATED] &&
+      i32[flowWord + (isOriginal ? F_CLIENT_VIP_PORTS : F_BACKEND_REPLY_PORTS)] ===
+        words[entry + X_PORTS] &&
+      i32[flowWord + (isOriginal ? F_CLIENT_ADDR : F_BACKEND_ADDR)] === ipv4Source(view, ipAt) &&
+      i32[flowWord + (isOriginal ? F_VIP_ADDR : F_REPLY_ADDR)] === ipv4Destination(view, ipAt)
+    );
+  }
+
+  /** Send what an entry holds, as far as there are spares; the rest goes with the next batch. */
+  function release(entry: number): void {
+    for (let slot = held.oldest(words, entry); slot >= 0; slot = held.oldest(words, entry)) {
+      const ipAt = output.takeSpare();
+      if (ipAt < 0) return;
+      // Whoever sends a frame reads its descriptor: for a moment the first one is the copy's.
+      for (let word = 0; word < DESCRIPTOR_WORDS; word++) saved[word] = rx[word]!;
+      held.restore(slot, 0, ipAt);
+      held.dropOldest(words, entry);
+      const before = registers[R_TX_COUNT]!;
+      settle(deliver(0, ipAt, ipv4Protocol(view, ipAt), entry), before);
+      for (let word = 0; word < DESCRIPTOR_WORDS; word++) rx[word] = saved[word]!;
+    }
+    freeIfComplete(entry);
+  }
+
+  /** A copy has its verdict. One that is sent is counted with what the device says of it. */
+  function settle(verdict: number, before: number): void {
+    add(C_HELD, -1);
+    let isSent = false;
+    for (let index = before; index < registers[R_TX_COUNT]!; index++) {
+      const word = index * DESCRIPTOR_WORDS;
+      if (tx[word + D_USER] !== 0) continue;
+      tx[word + D_FROM] = FROM_SPARE;
+      tx[word + D_USER] = RELEASED - verdict;
+      isSent = true;
+    }
+    if (isSent) return;
+    add(C_FORWARDED + (verdict & 0xff), 1);
+    if ((verdict & 0xff) === DROPPED) add(C_DROPS + (verdict >>> 8), 1);
+  }
+
+  /** Drop all that an entry holds. */
+  function discard(entry: number, reason: number): void {
+    while (held.oldest(words, entry) >= 0) discardOldest(entry, reason);
+  }
+
+  function discardOldest(entry: number, reason: number): void {
+    held.dropOldest(words, entry);
+    add(C_HELD, -1);
+    add(C_DROPPED, 1);
+    add(C_DROPS + reason, 1);
+  }
+
+  function run(): void {
+    const tick = registers[R_TICK]!;
+    if (held.count() === 0 || registers[R_HELD_TICK] === tick) return;
+    registers[R_HELD_TICK] = tick;
+    now[V_OURS] = 1;
+    for (let slot = 0; slot < FRAGMENTS_HELD_MAX; slot++) {
+      const entry = held.entryOf(slot);
+      if (entry < 0) continue;
+      if (words[entry + X_STATE] !== FRAGMENT_WAITING) {
+        release(entry);
+        continue;
+      }
+      if (!held.isOver(slot)) continue;
+      // The list is in the order of time, so those before it are over too.
+      while (held.entryOf(slot) === entry) discardOldest(entry, DROP_FRAGMENT_TIMEOUT);
+      if (words[entry + X_HELD_COUNT] === 0) fragments.free(entry);
+    }
+  }
+
+  return { process, run };
+}
