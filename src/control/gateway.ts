@@ -285,6 +285,7 @@ function createAddressMemory(): (applied: Applied) => boolean {
     const now = new Set([
       ...definition.services.flatMap(({ vips }) => vips.map(({ value }) => value)),
       ...definition.snat.addresses.map(({ value }) => value),
+      ...(definition.tunnel.sourceIpv4 === null ? [] : [definition.tunnel.sourceIpv4.value]),
     ]);
     const isNew = [...now].some((address) => !known.has(address));
     known = now;

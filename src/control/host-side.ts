@@ -88,10 +88,28 @@ export async function createHostParts(options: HostOptions): Promise<HostParts> 
     return result;
   }
 
-  async function own(definition: GatewayDefinition, ownership: Ownership): Promise<void> {
+  /**
+   * Tunnel sources that are not the host's are the gateway's alone, as SNAT addresses are: errors about
+   * outer packets come to them. AF_PACKET sees those to an address of the host too, AF_XDP does not.
+   */
+  function tunnelSources({ tunnel }: GatewayDefinition): number[] {
+    const { sourceIpv4 } = tunnel;
+    if (sourceIpv4 === null) return [];
+    const isHosts = hosts.some(({ text }) => text === sourceIpv4.text);
+    if (isHosts && device.type === "xdp") {
+      const reason =
+        "path MTU towards ipip and gue backends is not learnt on xdp with such a source";
+      log.warn("tunnel_source_is_host_address", { address: sourceIpv4.text, reason });
+    }
+    return isHosts && device.type !== "tun" ? [] : [sourceIpv4.value];
+  }
+
+  async function own(definition: GatewayDefinition, wanted: Ownership): Promise<void> {
+    const snat = [...wanted.snat, ...tunnelSources(definition)];
+    const ownership = { ...wanted, snat };
     const text = JSON.stringify([ownership, hosts]);
     if (text === last?.text) {
-      last = { definition, ownership, text };
+      last = { definition, ownership: wanted, text };
       return;
     }
     options.steering?.update(
@@ -107,7 +125,7 @@ export async function createHostParts(options: HostOptions): Promise<HostParts> 
       snat: ownership.snat,
       backends: ownership.backends,
     });
-    last = { definition, ownership, text };
+    last = { definition, ownership: wanted, text };
   }
 
   /** Have the ways to all backends in the hop table, as far as they can be known in short time. */

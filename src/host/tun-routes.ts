@@ -332,7 +332,7 @@ async function refuseHostAddresses(entries: TunRouteEntries): Promise<void> {
   );
   for (const [what, addresses] of [
     ["VIP", entries.vips],
-    ["SNAT address", entries.snat],
+    ["SNAT address or tunnel source", entries.snat],
   ] as const) {
     for (const address of addresses) {
       const owner = hosts.get(address);

@@ -4,6 +4,8 @@ import { test } from "node:test";
 import type { Status } from "../../src/base/admin-types.ts";
 import {
   createLab,
+  LAB_BACKENDS,
+  LAB_SNAT,
   LAB_VIP,
   type Lab,
   type LabBackend,
@@ -12,6 +14,7 @@ import {
 } from "../support/lab.ts";
 import type { RunningProcess } from "../support/processes.ts";
 import { startNginx, writeContent } from "../support/servers.ts";
+import { waitFor } from "../support/wait.ts";
 
 /**
  * Goal: dsr, ipip and gue carry real TCP to real servers that hold the VIP and answer straight, with
@@ -55,6 +58,33 @@ async function startBackend(lab: Lab, node: LabBackend): Promise<RunningProcess>
   return decap;
 }
 
+/** On AF_PACKET the source may be the host's, elsewhere it is an address of the gateway's own. */
+function sourceOf(lab: Lab): string {
+  return lab.device === "packet" ? "10.20.0.1" : LAB_SNAT[3];
+}
+
+/** What a router between gateway and backends would say of an outer packet of GUE that was too large. */
+async function sayTooBig(lab: Lab, mtu: number): Promise<void> {
+  const script = `
+import socket, struct, sys
+def total(data):
+    value = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    while value > 0xffff: value = (value & 0xffff) + (value >> 16)
+    return ~value & 0xffff
+source, backends, mtu = sys.argv[1], sys.argv[2:-1], int(sys.argv[-1])
+out = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
+for backend in backends:
+    quote = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 1500, 1, 0x4000, 63, 17, 0,
+        socket.inet_aton(source), socket.inet_aton(backend)) + struct.pack("!HHHH", 50000, 6080, 1480, 0)
+    head = struct.pack("!BBHHH", 3, 4, 0, 0, mtu)
+    head = struct.pack("!BBHHH", 3, 4, total(head + quote), 0, mtu)
+    out.sendto(head + quote, (source, 0))
+    import time; time.sleep(0.05)
+`;
+  const argv = ["/usr/bin/python3", "-c", script, sourceOf(lab), LAB_BACKENDS.b1, LAB_BACKENDS.b2];
+  await lab.exec("b3", [...argv, `${mtu}`]);
+}
+
 function config(lab: Lab, mode: string): string {
   const common = { protocol: "tcp", backends: ["b1", "b2"] } as const;
   const parsed = JSON.parse(
@@ -62,13 +92,18 @@ function config(lab: Lab, mode: string): string {
       mode: "nat",
       services: [
         { ...common, name: "web", port: WEB, backendPort: WEB },
-        { ...common, name: "sink", port: SINK, backendPort: SINK },
+        {
+          ...common,
+          name: "sink",
+          protocol: ["tcp", "udp"] as const,
+          port: SINK,
+          backendPort: SINK,
+        },
       ],
     }),
   );
   for (const service of parsed.services) service.mode = mode;
-  // On TUN the source has to be an address of the gateway's own, elsewhere it may be the host's.
-  parsed.tunnel = { source: { ipv4: lab.device === "tun" ? "10.20.0.50" : "10.20.0.1" } };
+  parsed.tunnel = { source: { ipv4: sourceOf(lab) } };
   return JSON.stringify(parsed);
 }
 
@@ -113,6 +148,13 @@ for (const device of ["packet", "xdp", "tun"] as const) {
       assert.equal(address, "198.51.100.2", `${mode}: the server sees the client`);
       assert.equal(hash?.split(" ")[0], down, `${mode}: ${DOWN_BYTES} bytes over 1280`);
     }
+    await sayTooBig(lab, 1400);
+    lab.execSync("client", ["ip", "route", "flush", "cache"]);
+    const packets = `head -c 4000 /dev/zero | socat -u -b 1472 - UDP:${LAB_VIP}:${SINK},ip-mtu-discover=2`;
+    await waitFor("the client to hear of the tunnel's path", async () => {
+      await lab.exec("client", ["bash", "-c", packets], { check: false });
+      return lab.execSync("client", ["ip", "route", "get", LAB_VIP]).includes("mtu 1372");
+    });
     const status = await gateway.get<Status>("/api/v1/status");
     // AF_XDP has no GSO packets; elsewhere the uploads came in some, and left in segments of ours.
     if (device !== "xdp") assert.ok(status.frames.originated > 1000, JSON.stringify(status.frames));
