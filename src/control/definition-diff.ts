@@ -29,6 +29,8 @@ const SERVICE_KEYS = [
   "timeouts",
   "mtu",
   "mss",
+  "udp",
+  "quic",
   "outOfState",
   "onIdle",
   "existingFlows",
@@ -98,8 +100,11 @@ function diffBackends(
     now.add(text);
     const was = old.get(text);
     if (was === undefined) into.added.push(text);
-    else if (was.weight !== backend.weight) {
+    if (was !== undefined && was.weight !== backend.weight) {
       into.changed.push(`${text}: weight ${was.weight} -> ${backend.weight}`);
+    }
+    if (was !== undefined && was.serverId !== backend.serverId) {
+      into.changed.push(`${text}: serverId ${was.serverId} -> ${backend.serverId}`);
     }
   }
   for (const text of old.keys()) if (!now.has(text)) into.removed.push(text);

@@ -18,10 +18,12 @@ import {
   F_STATE,
   F_VIP_ADDR,
   FLAG_ADOPTED,
+  FLAG_BY_BACKEND,
   KEY_SLOW,
   MODE_DSR,
   MODE_FULL_NAT,
   PROTOCOL_TCP,
+  PROTOCOL_UDP,
   STATE_CLOSE,
   STATE_SYN_RECV,
   STATE_SYN_SENT,
@@ -58,7 +60,9 @@ import {
   S_MODE,
   S_NO_BACKEND,
   S_OUT_OF_STATE,
+  S_QUIC,
   S_SORRY_SLOT,
+  S_UDP_PER_PACKET,
   SERVICE_WORDS,
 } from "../service/bank.ts";
 import {
@@ -76,6 +80,7 @@ import { type Context, R_BANK, R_SERVICES, R_TICK } from "./context.ts";
 import { C_FLOWS_CREATED, C_FLOWS_EVICTED } from "./counters.ts";
 import type { Flows } from "./flows.ts";
 import type { Reply } from "./reply.ts";
+import type { UdpFlows } from "./udp.ts";
 import {
   DROP_FLOW_INDEX_FULL,
   DROP_FLOW_TABLE_FULL,
@@ -96,6 +101,7 @@ export interface Balancer {
    * Make a flow for it, or decide what happens instead.
    *
    * @param ports - source << 16 | destination
+   * @param flag - 0, or FLAG_BY_BACKEND: the client's tuple has a flow to another backend, which stays
    * @returns OPENED, with the row in `opened[0]`, or the packet's verdict
    */
   open(
@@ -107,6 +113,7 @@ export interface Balancer {
     vip: number,
     ports: number,
     service: number,
+    flag: number,
   ): number;
   readonly opened: Int32Array;
 }
@@ -116,6 +123,7 @@ export function createBalancer(
   flows: Flows,
   admission: Admission,
   reply: Reply,
+  udp: UdpFlows,
   countersAt: number,
 ): Balancer {
   const { f64, i32, layout, link, registers, rx, scheduler, snatPorts, table, view } = context;
@@ -160,24 +168,31 @@ export function createBalancer(
     vip: number,
     ports: number,
     service: number,
+    flag: number,
   ): number {
     const serviceWord = registers[R_SERVICES]! + service * SERVICE_WORDS;
     let state = STATE_UDP_ONE_WAY;
-    let adopted = 0;
     const mode = i32[serviceWord + S_MODE]!;
     const oneWay = mode >= MODE_DSR;
+    let flags = flag;
+    let slot = -1;
     if (protocol === PROTOCOL_TCP) {
-      const flags = tcpFlags(view, l4At);
+      const tcp = tcpFlags(view, l4At);
       state = oneWay ? ONE_WAY_FIRST_STATE : STATE_SYN_SENT;
-      if ((flags & (TCP_SYN | TCP_ACK | TCP_RST)) !== TCP_SYN) {
+      if ((tcp & (TCP_SYN | TCP_ACK | TCP_RST)) !== TCP_SYN) {
         const policy = i32[serviceWord + S_OUT_OF_STATE]!;
-        const adopts = policy === OUT_OF_STATE_ADOPT && (flags & (TCP_SYN | TCP_RST)) === 0;
-        if (!adopts) return countDrop(service, outOfState(rxWord, ipAt, flags, policy));
+        const adopts = policy === OUT_OF_STATE_ADOPT && (tcp & (TCP_SYN | TCP_RST)) === 0;
+        if (!adopts) return countDrop(service, outOfState(rxWord, ipAt, tcp, policy));
         // Not established before the client has sent once more: a flood of stray segments then fills
         // the table with flows that go soon, and that may be evicted.
         state = STATE_SYN_RECV;
-        adopted = FLAG_ADOPTED;
+        flags = FLAG_ADOPTED;
       }
+    } else {
+      slot = udp.quicSlot(rxWord, l4At, serviceWord);
+      if (i32[serviceWord + S_UDP_PER_PACKET] !== 0) flags = FLAG_BY_BACKEND;
+      // Whatever its connection ID may change is not for the fast lane.
+      if (flags !== 0 || i32[serviceWord + S_QUIC] !== 0) flags |= KEY_SLOW << 8;
     }
     if (i32[serviceWord + S_ADMISSION] !== 0) {
       const admitted = admission.admit(rxWord, ipAt, protocol, client, vip, serviceWord, service);
@@ -185,18 +200,20 @@ export function createBalancer(
     }
     if (i32[H_NODE_DRAINED] !== 0) return countDrop(service, DROPPED | (DROP_NODE_DRAINING << 8));
 
-    const bank = registers[R_BANK]!;
-    const entry = scheduler.pick(
-      bank,
-      serviceWord,
-      service,
-      client,
-      ports >>> 16,
-      vip,
-      ports & 0xffff,
-      protocol,
-    );
-    let slot = entry === NO_BACKEND ? -1 : i32[entry + E_SLOT]!;
+    let entry = NO_BACKEND;
+    if (slot < 0) {
+      entry = scheduler.pick(
+        registers[R_BANK]!,
+        serviceWord,
+        service,
+        client,
+        ports >>> 16,
+        vip,
+        ports & 0xffff,
+        protocol,
+      );
+      if (entry !== NO_BACKEND) slot = i32[entry + E_SLOT]!;
+    }
     if (slot < 0) {
       const policy = i32[serviceWord + S_NO_BACKEND]!;
       if (policy === NO_BACKEND_SORRY) slot = i32[serviceWord + S_SORRY_SLOT]!;
@@ -215,7 +232,7 @@ export function createBalancer(
         ? 0xffff
         : (sourceMacLow(view, rx[rxWord + D_AT]!) << 16) | rx[rxWord + D_INTERFACE]!;
     const key = oneWay ? protocol | KEY_SLOW : protocol;
-    draft[F_STATE] = state | (key << 8) | (mode << 16) | adopted;
+    draft[F_STATE] = state | (key << 8) | (mode << 16) | flags;
 
     let failure = insert(slot, serviceWord, service, client, ports, protocol);
     if (failure === INSERT_REPLY_TAKEN && entry !== NO_BACKEND) {
@@ -273,6 +290,12 @@ export function createBalancer(
     const address = i32[backend + B_ADDRESS]!;
     const ownPort = i32[backend + B_PORT]!;
     const port = ownPort === 0 ? ports & 0xffff : ownPort;
+    const backendAndGeneration = backendWordOf(slot, i32[backend + B_GENERATION]!);
+    if ((draft[F_STATE]! & FLAG_BY_BACKEND) !== 0) {
+      const vip = draft[F_VIP_ADDR]!;
+      const row = table.findByBackend(protocol, client, vip, ports, backendAndGeneration);
+      if (row >= 0) return again(row, backend, serviceWord);
+    }
     let replyAddress = client;
     let replyPort = ports >>> 16;
     if (i32[serviceWord + S_MODE] === MODE_FULL_NAT) {
@@ -294,7 +317,7 @@ export function createBalancer(
       replyPort = snatPorts.result[1]!;
     }
     const replyPorts = (port << 16) | replyPort;
-    draft[F_BACKEND] = backendWordOf(slot, i32[backend + B_GENERATION]!);
+    draft[F_BACKEND] = backendAndGeneration;
     draft[F_BACKEND_ADDR] = address;
     draft[F_REPLY_ADDR] = replyAddress;
     draft[F_BACKEND_REPLY_PORTS] = replyPorts;
@@ -328,7 +351,20 @@ export function createBalancer(
     return row;
   }
 
-  /** A flow that only waits for stray segments gives its reply tuple up to a new one. */
+  /** The client's flow to this backend is there. One datagram more waits for an answer. */
+  function again(row: number, backend: number, serviceWord: number): number {
+    const flowWord = table.word(row);
+    const state = i32[flowWord + F_STATE]! & 0xff;
+    const isPerPacket = i32[serviceWord + S_UDP_PER_PACKET] !== 0;
+    flows.enter(flowWord, backend, isPerPacket ? STATE_UDP_ONE_WAY : state);
+    opened[0] = row;
+    return row;
+  }
+
+  /**
+   * A flow that only waits for stray segments gives its reply tuple up to a new one; and so does one
+   * of this client's tuple that was found by another key than the new one will be.
+   */
   function freeClosing(
     protocol: number,
     backendAddress: number,
@@ -337,8 +373,15 @@ export function createBalancer(
   ): boolean {
     const holder = table.find(protocol, backendAddress, replyAddress, replyPorts);
     if (holder < 0) return false;
-    const state = i32[table.word(holder >> 1) + F_STATE]! & 0xff;
-    if (state !== STATE_TIME_WAIT && state !== STATE_CLOSE) return false;
+    const flowWord = table.word(holder >> 1);
+    const state = i32[flowWord + F_STATE]! & 0xff;
+    const isSame =
+      protocol === PROTOCOL_UDP &&
+      i32[flowWord + F_CLIENT_ADDR] === draft[F_CLIENT_ADDR] &&
+      i32[flowWord + F_VIP_ADDR] === draft[F_VIP_ADDR] &&
+      i32[flowWord + F_CLIENT_VIP_PORTS] === draft[F_CLIENT_VIP_PORTS] &&
+      ((i32[flowWord + F_STATE]! ^ draft[F_STATE]!) & FLAG_BY_BACKEND) !== 0;
+    if (!isSame && state !== STATE_TIME_WAIT && state !== STATE_CLOSE) return false;
     flows.close(holder >> 1);
     return true;
   }

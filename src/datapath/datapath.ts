@@ -82,6 +82,7 @@ import { createSegmenter } from "./segment.ts";
 import { createTokenBucket } from "./token-bucket.ts";
 import { createTranslator } from "./translate.ts";
 import { createTunnelErrors } from "./tunnel-errors.ts";
+import { createUdpFlows } from "./udp.ts";
 import {
   CONSUMED,
   DROP_TOO_BIG,
@@ -160,7 +161,8 @@ export function createDatapath(options: DatapathOptions): Datapath {
   const flows = createFlows(context, hops, output, reply, bucket, encapsulator, counters);
   const translator = createTranslator(context, output, reply, fragmenter);
   const admission = createAdmission(context, reply, counters);
-  const balancer = createBalancer(context, flows, admission, reply, counters);
+  const udp = createUdpFlows(context);
+  const balancer = createBalancer(context, flows, admission, reply, udp, counters);
   const arp = createArp(context, addresses, output, counters);
   const tunnelErrors = createTunnelErrors(context, hops, output, reply, bucket, encapsulator);
   const icmp = createIcmp(
@@ -189,12 +191,13 @@ export function createDatapath(options: DatapathOptions): Datapath {
     translator,
     encapsulator,
     mss,
+    udp,
     output,
     partial,
     counters,
   );
   const fastLane = createFastLane(context, output, partial);
-  const expiry = createExpiry(context, flows, output, counters);
+  const expiry = createExpiry(context, flows, udp, output, counters);
   const samples = createSamples(context);
 
   function takePublished(): void {

@@ -72,6 +72,8 @@ export interface BackendDefinition {
   /** 0: the packet's own port. */
   readonly port: number;
   readonly weight: number;
+  /** QUIC server ID in hex; null: none. */
+  readonly serverId: string | null;
 }
 
 export interface ServiceDefinition {
@@ -88,6 +90,14 @@ export interface ServiceDefinition {
   readonly mtu: { readonly tooBig: "icmp" | "fragment" };
   /** Largest TCP segment that a SYN may ask for; auto: what the path takes. */
   readonly mss: "off" | "auto" | number;
+  readonly udp: {
+    /** Every datagram of a client is scheduled by itself. */
+    readonly perPacket: boolean;
+    /** Null: a flow may be as old as it gets. */
+    readonly maxAgeMs: number | null;
+  };
+  /** Routing by connection ID; null: off. */
+  readonly quic: { readonly serverIdBytes: number; readonly configRotation: number } | null;
   readonly outOfState: "adopt" | "reset" | "drop";
   readonly onIdle: "reset" | "silent";
   readonly existingFlows: {

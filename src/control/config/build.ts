@@ -78,6 +78,11 @@ function buildService(values: ServiceValues): ServiceDefinition {
     timeouts: values.timeouts,
     mtu: { tooBig: values.mtu.tooBig },
     mss: values.mss,
+    udp: {
+      perPacket: values.udp.perPacket,
+      maxAgeMs: values.udp.maxAge === "off" ? null : values.udp.maxAge,
+    },
+    quic: values.quic === undefined || values.quic === "off" ? null : values.quic,
     outOfState: values.outOfState ?? (canAdopt(values) ? "adopt" : "reset"),
     onIdle: values.onIdle,
     existingFlows: {
@@ -98,6 +103,7 @@ function buildService(values: ServiceValues): ServiceDefinition {
       address: backend.address ?? NO_ADDRESS,
       port: backend.port ?? 0,
       weight: backend.weight,
+      serverId: backend.serverId ?? null,
     })),
   };
 }

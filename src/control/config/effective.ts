@@ -109,6 +109,11 @@ function effectiveService(service: ServiceDefinition): Record<string, unknown> {
     },
     mtu: { ...service.mtu },
     mss: service.mss,
+    udp: {
+      perPacket: service.udp.perPacket,
+      maxAge: service.udp.maxAgeMs === null ? "off" : formatDuration(service.udp.maxAgeMs),
+    },
+    quic: service.quic === null ? "off" : { ...service.quic },
     outOfState: service.outOfState,
     onIdle: service.onIdle,
     existingFlows: { ...rules, deadline: formatDuration(deadlineMs) },
@@ -116,7 +121,11 @@ function effectiveService(service: ServiceDefinition): Record<string, unknown> {
     ping: service.ping,
     access: effectiveAccess(service.access),
     health: service.health === null ? "none" : effectiveHealth(service.health),
-    backends: service.backends.map((it) => ({ ...effectiveTarget(it), weight: it.weight })),
+    backends: service.backends.map((it) => ({
+      ...effectiveTarget(it),
+      weight: it.weight,
+      ...(it.serverId === null ? {} : { serverId: it.serverId }),
+    })),
   };
 }
 

@@ -70,6 +70,8 @@ test("defaults are those of the design", () => {
       },
       mtu: { tooBig: "icmp" },
       mss: "off",
+      udp: { perPacket: false, maxAgeMs: null },
+      quic: null,
       outOfState: "adopt",
       onIdle: "reset",
       existingFlows: {
@@ -90,7 +92,7 @@ test("defaults are those of the design", () => {
         rules: null,
       },
       health: null,
-      backends: [{ address: addressOf4(0x0a14000b), port: 8080, weight: 1 }],
+      backends: [{ address: addressOf4(0x0a14000b), port: 8080, weight: 1, serverId: null }],
     },
   ]);
 });
