@@ -72,7 +72,7 @@ export const A_IS_HOST = 8;
  */
 export const A_IS_BACKEND = 16;
 /** The source of tunnels: errors about outer packets come to it. */
-export const A_IS_TUNNEL = 32;
+export const A_IS_TUNNEL = 64;
 
 /** Entry that a search for `address` starts at; the search ends at an entry whose flags are 0. */
 export function addressHash(address: number, mask: number): number {
