@@ -1,5 +1,5 @@
 import { setTimeout as pause } from "node:timers/promises";
-import { type Address, addressOf4, addressOf6 } from "../base/address.ts";
+import { type Address, addressOf4, addressOfWords } from "../base/address.ts";
 import { type Log, reasonOf } from "../base/log.ts";
 import type { DeviceInterface } from "../device/device.ts";
 import { createGuard, createSocketGuard, type Guard } from "../host/guard.ts";
@@ -17,8 +17,9 @@ import {
   W_HOP_REQUESTS,
 } from "../state/layout.ts";
 import { flowsUsed } from "../state/shards.ts";
+import { flowEndpoints, NO_FLOW_ENDPOINTS } from "./flow-endpoints.ts";
 import { createHopPublisher } from "./hop-publisher.ts";
-import { flowEndpoints, NO_FLOW_ENDPOINTS, type Ownership, ownershipOf } from "./ownership.ts";
+import { type Ownership, ownershipOf } from "./ownership.ts";
 import type { HostSide } from "./reconcile.ts";
 
 /** What the kernel has to know, by device type: a guard and next hops, or routes into the TUN. */
@@ -92,16 +93,16 @@ export async function createHostParts(options: HostOptions): Promise<HostParts> 
    * Tunnel sources that are not the host's are the gateway's alone, as SNAT addresses are: errors about
    * outer packets come to them. AF_PACKET sees those to an address of the host too, AF_XDP does not.
    */
-  function tunnelSources({ tunnel }: GatewayDefinition): number[] {
-    const { sourceIpv4 } = tunnel;
-    if (sourceIpv4 === null) return [];
-    const isHosts = hosts.some(({ text }) => text === sourceIpv4.text);
-    if (isHosts && device.type === "xdp") {
-      const reason =
-        "path MTU towards ipip and gue backends is not learnt on xdp with such a source";
-      log.warn("tunnel_source_is_host_address", { address: sourceIpv4.text, reason });
-    }
-    return isHosts && device.type !== "tun" ? [] : [sourceIpv4.value];
+  function tunnelSources({ tunnel }: GatewayDefinition): Address[] {
+    return [tunnel.sourceIpv4, tunnel.sourceIpv6].flatMap((source) => {
+      if (source === null) return [];
+      const isHosts = hosts.some(({ text }) => text === source.text);
+      if (isHosts && device.type === "xdp") {
+        const reason = "path MTU to ipip and gue backends is not learnt on xdp with such a source";
+        log.warn("tunnel_source_is_host_address", { address: source.text, reason });
+      }
+      return isHosts && device.type !== "tun" ? [] : [source];
+    });
   }
 
   async function own(definition: GatewayDefinition, wanted: Ownership): Promise<void> {
@@ -112,19 +113,9 @@ export async function createHostParts(options: HostOptions): Promise<HostParts> 
       last = { definition, ownership: wanted, text };
       return;
     }
-    options.steering?.update(
-      ownership.vips.map(({ address }) => address),
-      ownership.snat,
-    );
-    await guard?.update({
-      ...ownership,
-      hosts: hosts.filter(({ family }) => family === 4).map(({ value }) => value),
-    });
-    await tunRoutes?.update({
-      vips: [...new Set(ownership.vips.map(({ address }) => address))],
-      snat: ownership.snat,
-      backends: ownership.backends,
-    });
+    options.steering?.update(ownership.vips, ownership.snat);
+    await guard?.update({ ...ownership, hosts });
+    await tunRoutes?.update(ownership);
     last = { definition, ownership: wanted, text };
   }
 
@@ -286,9 +277,6 @@ function backendAddresses(views: RegionViews): Map<number, Address> {
   return addresses;
 }
 
-/** The address of four words; a mapped one is IPv4. */
 function addressAt(i32: Int32Array, at: number): Address {
-  const [w0, w1, w2, w3] = [i32[at]!, i32[at + 1]!, i32[at + 2]!, i32[at + 3]!];
-  const mapped = w0 === 0 && w1 === 0 && w2 === 0xffff;
-  return mapped ? addressOf4(w3) : addressOf6([w0, w1, w2, w3]);
+  return addressOfWords([i32[at]!, i32[at + 1]!, i32[at + 2]!, i32[at + 3]!]);
 }

@@ -1,4 +1,4 @@
-import { formatEndpoint, formatIpv4 } from "../base/address.ts";
+import type { Address } from "../base/address.ts";
 import type {
   BackendRow,
   DropList,
@@ -34,8 +34,12 @@ import {
   MODE_FULL_NAT,
   PROTOCOL_UDP,
   STATE_NAMES,
+  X_BACKEND,
+  X_CLIENT,
+  X_REPLY,
+  X_VIP,
 } from "../flow/flow-record.ts";
-import { type FlowFilter, type FlowSnapshot, listFlows } from "../flow/read-flows.ts";
+import { addressIn, type FlowFilter, type FlowSnapshot, listFlows } from "../flow/read-flows.ts";
 import {
   B_HEALTH,
   B_WEIGHT,
@@ -63,6 +67,7 @@ import {
   readBackendKey,
   usedBackendSlots,
 } from "../service/slots.ts";
+import { parseTarget } from "../service/target.ts";
 import { type RegionViews, W_FLOWS_USED } from "../state/layout.ts";
 import { counterTotal } from "../state/shards.ts";
 import type { FlowQuery } from "./admin/gateway-view.ts";
@@ -226,11 +231,12 @@ export function createReadings(options: ReadingsOptions): Readings {
       .map((slot) => ({ slot, key: readBackendKey(views, slot) }))
       .filter(({ key }) => key !== null && (query.service ?? key.service) === key.service);
     if (query.service !== null && slots.length === 0) requireService(query.service);
+    const endpoint = query.backend === null ? null : parseTarget(`any/${query.backend}`);
     const wanted = slots.filter(
       ({ key }) =>
-        query.backend === null ||
-        query.backend === key?.address ||
-        query.backend === `${key?.address}:${key?.port}`,
+        endpoint === null ||
+        (endpoint.address.text === key?.address &&
+          (endpoint.port === 0 || endpoint.port === key.port)),
     );
     return { ...client, backends: new Set(wanted.map(({ slot }) => slot)) };
   }
@@ -345,6 +351,11 @@ const FLAG_TEXTS: readonly (readonly [number, string])[] = [
   [FLAG_ADOPTED, "adopted"],
 ];
 
+/** A client may send from port 0. */
+function withPort({ family, text }: Address, port: number): string {
+  return family === 6 ? `[${text}]:${port}` : `${text}:${port}`;
+}
+
 function flowRow(flow: FlowSnapshot, service: string, tick: number): FlowRow {
   return {
     service,
@@ -352,10 +363,10 @@ function flowRow(flow: FlowSnapshot, service: string, tick: number): FlowRow {
     state: STATE_NAMES[flow.state] ?? "NONE",
     expiresInMs: Math.max(0, (flow.expires - tick) | 0),
     ageMs: Math.max(0, (tick - flow.created) | 0),
-    client: formatEndpoint(flow.client, flow.clientPort),
-    vip: formatEndpoint(flow.vip, flow.vipPort),
-    backend: `${formatIpv4(flow.backend)}:${flow.backendPort}`,
-    snat: flow.mode === MODE_FULL_NAT ? formatEndpoint(flow.replyAddress, flow.replyPort) : null,
+    client: withPort(addressIn(flow, X_CLIENT), flow.clientPort),
+    vip: withPort(addressIn(flow, X_VIP), flow.vipPort),
+    backend: withPort(addressIn(flow, X_BACKEND), flow.backendPort),
+    snat: flow.mode === MODE_FULL_NAT ? withPort(addressIn(flow, X_REPLY), flow.replyPort) : null,
     flags: FLAG_TEXTS.filter(([flag]) => (flow.flags & flag) !== 0).map(([, text]) => text),
   };
 }

@@ -1,4 +1,4 @@
-import type { GatewayDefinition } from "../service/definition.ts";
+import { type GatewayDefinition, needsIpv6 } from "../service/definition.ts";
 import type { RegionSize } from "../state/layout.ts";
 
 /** What sizes the region of a gateway that starts with this definition. */
@@ -11,5 +11,6 @@ export function regionSizeOf(definition: GatewayDefinition): RegionSize {
     hashSlots: limits.hashSlots,
     workers: device.workers,
     accessPrefixes: limits.accessPrefixes,
+    ipv6: needsIpv6(definition),
   };
 }

@@ -71,7 +71,10 @@ import { createFragmenter } from "./fragmenter.ts";
 import { createHandover } from "./handover.ts";
 import { createHops } from "./hops.ts";
 import { createIcmp } from "./icmp.ts";
+import { createIcmp6 } from "./icmp6.ts";
+import { createKeys6 } from "./keys6.ts";
 import { createMssClamp } from "./mss.ts";
+import { createNdp } from "./ndp.ts";
 import { createOutput, ORIGINATED, RELEASED } from "./output.ts";
 import { createOwners } from "./owners.ts";
 import { createPartialChecksums } from "./partial.ts";
@@ -81,6 +84,7 @@ import { createSamples } from "./samples.ts";
 import { createSegmenter } from "./segment.ts";
 import { createTokenBucket } from "./token-bucket.ts";
 import { createTranslator } from "./translate.ts";
+import { createTranslator6 } from "./translate6.ts";
 import { createTunnelErrors } from "./tunnel-errors.ts";
 import { createUdpFlows } from "./udp.ts";
 import {
@@ -163,7 +167,8 @@ export function createDatapath(options: DatapathOptions): Datapath {
   const admission = createAdmission(context, reply, counters);
   const udp = createUdpFlows(context);
   const balancer = createBalancer(context, flows, admission, reply, udp, counters);
-  const arp = createArp(context, addresses, output, counters);
+  const ndp = createNdp(context, addresses, output, counters);
+  const arp = createArp(context, addresses, output, ndp, counters);
   const tunnelErrors = createTunnelErrors(context, hops, output, reply, bucket, encapsulator);
   const icmp = createIcmp(
     context,
@@ -177,6 +182,21 @@ export function createDatapath(options: DatapathOptions): Datapath {
     counters,
   );
   const mss = createMssClamp(context, flows, encapsulator);
+  const keys6 = createKeys6(context);
+  const icmp6 = createIcmp6(
+    context,
+    addresses,
+    owners,
+    handover,
+    hops,
+    keys6,
+    ndp,
+    output,
+    encapsulator,
+    tunnelErrors,
+    counters,
+  );
+  const translator6 = createTranslator6(context, output, reply.six);
   const partial = createPartialChecksums(context);
   const processor = createProcessor(
     context,
@@ -194,6 +214,9 @@ export function createDatapath(options: DatapathOptions): Datapath {
     udp,
     output,
     partial,
+    icmp6,
+    keys6,
+    translator6,
     counters,
   );
   const fastLane = createFastLane(context, output, partial);

@@ -25,7 +25,7 @@ import {
   PROTOCOL_UDP,
   protocolOf,
 } from "../flow/flow-record.ts";
-import { B_PATH_MTU, B_PATH_MTU_UNTIL, B_SERVICE } from "../service/backend-slots.ts";
+import { B_ADDRESS6, B_PATH_MTU, B_PATH_MTU_UNTIL, B_SERVICE } from "../service/backend-slots.ts";
 import {
   BANK_GUE_CHECKSUM,
   BANK_GUE_PORT,
@@ -76,8 +76,6 @@ import type { Segmenter } from "./segment.ts";
 import { DROP_TOO_BIG, DROPPED, FORWARDED } from "./verdict.ts";
 
 const BACKEND_SLOT_WORDS = BACKEND_SLOT_BYTES >> 2;
-/** The four words of an IPv6 backend's address in its slot. */
-const B_ADDRESS_IPV6 = 16;
 /** The smallest MTU of an IPv6 path (RFC 8200 section 5). */
 const IPV6_MTU_MIN = 1280;
 /** The smallest MTU that IPv4 knows (RFC 791 section 3.2). */
@@ -194,7 +192,7 @@ export function createEncapsulator(
     const tos = innerTos(view, innerAt);
     if (isOuterIpv6(flowWord)) {
       const source = bank + BANK_TUNNEL_SOURCE_IPV6;
-      const destination = slotWord(flowWord) + B_ADDRESS_IPV6;
+      const destination = slotWord(flowWord) + B_ADDRESS6;
       writeOuterIpv6(view, at, payload, tos, hash, protocol, i32, source, destination);
     } else {
       writeOuterIpv4(
@@ -368,14 +366,14 @@ export function createEncapsulator(
 
   /** Tell the client what fits: RFC 1191 section 4, RFC 4443 section 3.2. */
   function refuse(rxWord: number, ipAt: number, flowWord: number, inside: number): number {
-    if (ipVersion(view, ipAt) === 6) return DROPPED | (DROP_TOO_BIG << 8);
+    const least = ipVersion(view, ipAt) === 6 ? IPV6_MTU_MIN : IPV4_MTU_MIN;
     return reply.answerIcmpError(
       rxWord,
       ipAt,
       i32[flowWord + F_VIP_ADDR]!,
       ICMP_UNREACHABLE,
       ICMP_CODE_FRAGMENTATION_NEEDED,
-      Math.max(inside, IPV4_MTU_MIN),
+      Math.max(inside, least),
     );
   }
 

@@ -15,14 +15,21 @@ import {
   GENERATION_MASK,
   generationOf,
   isOneWay,
+  KEY_IPV6,
+  originalKeyOf,
   PROTOCOL_TCP,
   protocolOf,
+  replyKeyOf,
   STATE_CLOSE_WAIT,
   STATE_ESTABLISHED,
   STATE_FIN_WAIT,
   STATE_LAST_ACK,
   STATE_SYN_RECV,
   STATE_UDP_REPLIED,
+  X_BACKEND,
+  X_CLIENT,
+  X_REPLY,
+  X_VIP,
 } from "../flow/flow-record.ts";
 import {
   B_DEADLINE,
@@ -190,6 +197,10 @@ export function createFlows(
       lost();
       return;
     }
+    if ((originalKeyOf(i32[flowWord + F_STATE]!) & KEY_IPV6) !== 0) {
+      originate(ipAt, writeToClient6(flowWord, ipAt, tcp));
+      return;
+    }
     const vip = i32[flowWord + F_VIP_ADDR]!;
     const client = i32[flowWord + F_CLIENT_ADDR]!;
     const ports = i32[flowWord + F_CLIENT_VIP_PORTS]!;
@@ -207,6 +218,23 @@ export function createFlows(
     originate(ipAt, bytes);
   }
 
+  function writeToClient6(flowWord: number, ipAt: number, tcp: boolean): number {
+    const extension = table.extensionOf(flowWord);
+    const ports = i32[flowWord + F_CLIENT_VIP_PORTS]!;
+    const back = (ports << 16) | (ports >>> 16);
+    const vip = extension + X_VIP;
+    const client = extension + X_CLIENT;
+    if (!tcp) return reply.six.writePortUnreachable(ipAt, vip, client, back);
+    return reply.six.writeReset(
+      ipAt,
+      vip,
+      client,
+      back,
+      i32[flowWord + F_ACK_ORIGINAL]!,
+      i32[flowWord + F_ACK_REPLY]!,
+    );
+  }
+
   function resetBackend(flowWord: number): void {
     const slot = backendSlotOf(i32[flowWord + F_BACKEND]!);
     const ipAt = hops.toBackend(slot) === HOP_FOUND ? output.takeSpare() : -1;
@@ -217,9 +245,23 @@ export function createFlows(
     const ports = i32[flowWord + F_BACKEND_REPLY_PORTS]!;
     // In a one-way flow the backend has the VIP, and the packet comes as the client's do.
     const oneWay = isOneWay(i32[flowWord + F_STATE]!);
+    const key = oneWay ? originalKeyOf : replyKeyOf;
+    if ((key(i32[flowWord + F_STATE]!) & KEY_IPV6) !== 0) {
+      const extension = table.extensionOf(flowWord);
+      const bytes6 = reply.six.writeReset(
+        ipAt + encapsulator.overhead(flowWord),
+        extension + (oneWay ? X_CLIENT : X_REPLY),
+        extension + (oneWay ? X_VIP : X_BACKEND),
+        (ports << 16) | (ports >>> 16),
+        i32[flowWord + F_ACK_REPLY]!,
+        i32[flowWord + F_ACK_ORIGINAL]!,
+      );
+      originate(ipAt, oneWay ? encapsulator.wrap(ipAt, flowWord) : bytes6);
+      return;
+    }
     const bytes = reply.writeReset(
       ipAt + encapsulator.overhead(flowWord),
-      i32[flowWord + F_REPLY_ADDR]!,
+      i32[flowWord + (oneWay ? F_CLIENT_ADDR : F_REPLY_ADDR)]!,
       i32[flowWord + (oneWay ? F_VIP_ADDR : F_BACKEND_ADDR)]!,
       (ports << 16) | (ports >>> 16),
       i32[flowWord + F_ACK_REPLY]!,

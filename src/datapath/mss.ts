@@ -31,7 +31,7 @@ export interface MssClamp {
   /**
    * Clamp the segment at `l4At`, if it is a SYN, before it is translated; its hop is in the registers.
    *
-   * @param ipBytes - IP header of the packet as it is received: 20 or 40
+   * @param ipBytes - IP header of the packet as it is received, extension headers included
    */
   clamp(rxWord: number, l4At: number, flowWord: number, ipBytes: number): void;
 }

@@ -35,6 +35,14 @@ export interface Owners {
   ofFirst(flags: number, source: number, destination: number, ports: number): number;
   /** The same for an ICMP error: addresses and ports of the packet that it quotes. */
   ofQuote(rxWord: number, source: number, destination: number, ports: number): number;
+  /** The same where the A_… flags of the quoted source are known; addresses as ownerOfClient() has them. */
+  ofQuoteFrom(
+    rxWord: number,
+    flags: number,
+    source: number,
+    destination: number,
+    ports: number,
+  ): number;
 }
 
 export function createOwners(context: Context, addresses: Addresses): Owners {
@@ -70,6 +78,16 @@ export function createOwners(context: Context, addresses: Addresses): Owners {
   function ofQuote(rxWord: number, source: number, destination: number, ports: number): number {
     const entry = addresses.find(source);
     const flags = entry < 0 ? 0 : i32[entry + A_FLAGS]!;
+    return ofQuoteFrom(rxWord, flags, source, destination, ports);
+  }
+
+  function ofQuoteFrom(
+    rxWord: number,
+    flags: number,
+    source: number,
+    destination: number,
+    ports: number,
+  ): number {
     if ((flags & A_IS_VIP) !== 0) return client(rxWord, destination, ports & 0xffff);
     if ((flags & A_IS_SNAT) !== 0) return snatPort(rxWord, ports >>> 16);
     return client(rxWord, source, ports >>> 16);
@@ -90,5 +108,5 @@ export function createOwners(context: Context, addresses: Addresses): Owners {
     return byClient(destination, ports & 0xffff);
   }
 
-  return { ofPacket, ofFragment, ofFirst, ofQuote };
+  return { ofPacket, ofFragment, ofFirst, ofQuote, ofQuoteFrom };
 }

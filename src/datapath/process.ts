@@ -26,6 +26,7 @@ import {
   FLAG_BY_BACKEND,
   FLAG_FIN_ORIGINAL,
   FLAG_FIN_REPLY,
+  hasExtension,
   isOneWay,
   ORIGINAL,
   PROTOCOL_ICMP,
@@ -65,7 +66,9 @@ import {
   ETHERNET_HEADER_BYTES,
   ETHERTYPE_ARP,
   ETHERTYPE_IPV4,
+  ETHERTYPE_IPV6,
   etherType,
+  MAC_IPV6_GROUP,
   sourceMacHigh,
   sourceMacLow,
 } from "../wire/ethernet.ts";
@@ -86,6 +89,7 @@ import {
   isFragment,
   isLaterFragment,
 } from "../wire/ipv4.ts";
+import { ipv6TotalBytes } from "../wire/ipv6.ts";
 import {
   checkTcp,
   TCP_ACK,
@@ -105,7 +109,7 @@ import { checkUdp, UDP_OK } from "../wire/udp.ts";
 import type { Addresses } from "./addresses.ts";
 import type { Arp } from "./arp.ts";
 import { type Balancer, OPENED } from "./balance.ts";
-import { type Context, R_FLOW, R_HOPS, R_TICK } from "./context.ts";
+import { type Context, R_FLOW, R_HOPS, R_IS_IPV6, R_L4_AT, R_TICK } from "./context.ts";
 import { C_FLOWS_RESET } from "./counters.ts";
 import type { Encapsulator } from "./encapsulate.ts";
 import type { Flows } from "./flows.ts";
@@ -113,11 +117,15 @@ import { createFragmentPath } from "./fragments.ts";
 import type { Handover } from "./handover.ts";
 import { HOP_FOUND, type Hops } from "./hops.ts";
 import type { Icmp } from "./icmp.ts";
+import type { Icmp6 } from "./icmp6.ts";
+import type { Keys6 } from "./keys6.ts";
 import type { MssClamp } from "./mss.ts";
 import type { Output } from "./output.ts";
 import type { Owners } from "./owners.ts";
 import type { PartialChecksums } from "./partial.ts";
+import { createProcessor6, FLOW_OVER } from "./process6.ts";
 import type { Translator } from "./translate.ts";
+import type { Translator6 } from "./translate6.ts";
 import type { UdpFlows } from "./udp.ts";
 import {
   DROP_BACKEND_GONE,
@@ -127,7 +135,6 @@ import {
   DROP_IPV4_LENGTH_WRONG,
   DROP_IPV4_OPTIONS_SOURCE_ROUTE,
   DROP_IPV4_SOURCE_INVALID,
-  DROP_IPV6_NOT_SUPPORTED,
   DROP_NO_SERVICE,
   DROP_NOT_OURS,
   DROP_OUT_OF_STATE,
@@ -175,6 +182,9 @@ export function createProcessor(
   udp: UdpFlows,
   output: Output,
   partial: PartialChecksums,
+  icmp6: Icmp6,
+  keys6: Keys6,
+  translator6: Translator6,
   countersAt: number,
 ): Processor {
   const { device, f64, i32, layout, link, registers, rx, table, view } = context;
@@ -219,6 +229,12 @@ export function createProcessor(
     if (registers[R_HOPS] === 0) return PASSED;
     const type = etherType(view, at);
     if (type === ETHERTYPE_ARP) return arp.process(rxWord);
+    const ipAt = at + ETHERNET_HEADER_BYTES;
+    const ipBytes = bytes - ETHERNET_HEADER_BYTES;
+    // Solicitations for addresses of ours come to a group of theirs (RFC 2464 section 7).
+    if (type === ETHERTYPE_IPV6 && destinationMacHigh(view, at) >>> 16 === MAC_IPV6_GROUP) {
+      return six.processGroup(rxWord, ipAt, ipBytes);
+    }
     // A bridge or a promiscuous interface shows frames for others: they are not ours to take.
     const own = registers[R_HOPS]! + HT_INTERFACES + 4 * rx[rxWord + D_INTERFACE]!;
     if (
@@ -227,8 +243,9 @@ export function createProcessor(
     ) {
       return PASSED;
     }
+    if (type === ETHERTYPE_IPV6) return six.process(rxWord, ipAt, ipBytes);
     if (type !== ETHERTYPE_IPV4) return PASSED;
-    return processIpv4(rxWord, at + ETHERNET_HEADER_BYTES, bytes - ETHERNET_HEADER_BYTES);
+    return processIpv4(rxWord, ipAt, ipBytes);
   }
 
   function processTun(rxWord: number): number {
@@ -236,8 +253,7 @@ export function createProcessor(
     const bytes = rx[rxWord + D_BYTES]!;
     if (bytes < 1) return drop(DROP_FRAME_TOO_SHORT);
     const version = view.getUint8(at) >>> 4;
-    // What the kernel says on its own account on a new device (router solicitations, MLD).
-    if (version === 6) return drop(DROP_IPV6_NOT_SUPPORTED);
+    if (version === 6) return six.process(rxWord, at, bytes);
     if (version !== 4) return drop(DROP_IPV4_HEADER_MALFORMED);
     return processIpv4(rxWord, at, bytes);
   }
@@ -268,7 +284,7 @@ export function createProcessor(
     }
     if (isXdp) partial.mark(rxWord, ipAt, l4At, l4Bytes, protocol);
     const vnet = rx[rxWord + D_VNET]!;
-    if (vnet !== 0 && !isVnetSane(rxWord, ipAt, l4At, l4Bytes, protocol, vnet)) {
+    if (vnet !== 0 && !isVnetSane(rxWord, ipAt, l4At, l4Bytes, protocol, vnet, VNET_GSO_TCPV4)) {
       return malformed(rxWord, ipAt, DROP_VNET_HEADER_INVALID);
     }
     return processTransport(rxWord, ipAt, l4At, protocol);
@@ -285,10 +301,11 @@ export function createProcessor(
     l4Bytes: number,
     protocol: number,
     vnet: number,
+    tcpGso: number,
   ): boolean {
     const gso = (vnet >>> 8) & 0xff & ~VNET_GSO_ECN;
     if (gso !== VNET_GSO_NONE) {
-      const expected = protocol === PROTOCOL_TCP ? VNET_GSO_TCPV4 : VNET_GSO_UDP_L4;
+      const expected = protocol === PROTOCOL_TCP ? tcpGso : VNET_GSO_UDP_L4;
       if (gso !== expected || vnet >>> 16 === 0) return false;
     }
     if ((vnet & VNET_F_NEEDS_CSUM) === 0) return true;
@@ -332,9 +349,6 @@ export function createProcessor(
         );
         if (verdict !== OPENED) return verdict;
         const row = balancer.opened[0]!;
-        if (protocol === PROTOCOL_TCP && isOneWay(i32[table.word(row) + F_STATE]!)) {
-          noteSequence(table.word(row), ipAt, l4At);
-        }
         registers[R_FLOW] = (row << 1) | ORIGINAL;
         return sendOriginal(rxWord, ipAt, protocol, row);
       }
@@ -402,7 +416,6 @@ export function createProcessor(
         const word = flowWord + (direction === ORIGINAL ? F_ACK_ORIGINAL : F_ACK_REPLY);
         i32[word] = tcpAcknowledgement(view, l4At);
       }
-      if (oneWay) noteSequence(flowWord, ipAt, l4At);
       if (next >= 0) {
         if (next !== state) flows.enter(flowWord, backend, next);
         else i32[flowWord + F_EXPIRES] = (registers[R_TICK]! + flows.timeoutMs(backend, next)) | 0;
@@ -425,6 +438,8 @@ export function createProcessor(
     flowWord: number,
     service: number,
   ): number {
+    // The addresses of an IPv6 packet were loaded when its flow was looked for.
+    registers[R_IS_IPV6] = view.getUint8(ipAt) >>> 4 === 6 ? 1 : 0;
     const verdict = balancer.open(
       rxWord,
       ipAt,
@@ -436,6 +451,7 @@ export function createProcessor(
       service,
       FLAG_BY_BACKEND,
     );
+    registers[R_IS_IPV6] = 0;
     if (verdict !== OPENED) return verdict;
     const row = balancer.opened[0]!;
     registers[R_FLOW] = (row << 1) | ORIGINAL;
@@ -503,13 +519,20 @@ export function createProcessor(
     const slot = backendSlotOf(i32[flowWord + F_BACKEND]!);
     const hop = hops.toBackend(slot);
     if (hop !== HOP_FOUND) return drop(hop);
-    const bytes = ipv4TotalBytes(view, ipAt);
-    const l4At = ipAt + ipv4HeaderBytes(view, ipAt);
-    if (protocol === PROTOCOL_TCP && !isLaterFragment(view, ipAt)) {
-      mss.clamp(rxWord, l4At, flowWord, IPV4_HEADER_BYTES);
+    const extended = hasExtension(i32[flowWord + F_STATE]!);
+    const bytes = extended ? packetBytes(ipAt) : ipv4TotalBytes(view, ipAt);
+    if (protocol === PROTOCOL_TCP) clamp(rxWord, ipAt, flowWord);
+    if (isOneWay(i32[flowWord + F_STATE]!)) {
+      const l4At = l4Of(ipAt);
+      if (protocol === PROTOCOL_TCP && hasHeader(ipAt)) noteSequence(flowWord, ipAt, l4At);
+      const verdict = encapsulator.forward(rxWord, ipAt, l4At, flowWord);
+      if (verdict === FORWARDED) {
+        count(flowWord, slot, bytes, BF_PACKETS_IN, BF_BYTES_IN, VF_PACKETS_IN, VF_BYTES_IN);
+      }
+      return verdict;
     }
-    const verdict = isOneWay(i32[flowWord + F_STATE]!)
-      ? encapsulator.forward(rxWord, ipAt, l4At, flowWord)
+    const verdict = extended
+      ? translator6.forward(rxWord, ipAt, flowWord, ORIGINAL, protocol)
       : translator.forward(rxWord, ipAt, flowWord, ORIGINAL, protocol);
     if (verdict === FORWARDED) {
       count(flowWord, slot, bytes, BF_PACKETS_IN, BF_BYTES_IN, VF_PACKETS_IN, VF_BYTES_IN);
@@ -521,15 +544,40 @@ export function createProcessor(
     const hop = hops.toClient(flowWord);
     if (hop !== HOP_FOUND) return drop(hop);
     const slot = backendSlotOf(i32[flowWord + F_BACKEND]!);
-    const bytes = ipv4TotalBytes(view, ipAt);
-    if (protocol === PROTOCOL_TCP && !isLaterFragment(view, ipAt)) {
-      mss.clamp(rxWord, ipAt + ipv4HeaderBytes(view, ipAt), flowWord, IPV4_HEADER_BYTES);
-    }
-    const verdict = translator.forward(rxWord, ipAt, flowWord, REPLY, protocol);
+    const extended = hasExtension(i32[flowWord + F_STATE]!);
+    const bytes = extended ? packetBytes(ipAt) : ipv4TotalBytes(view, ipAt);
+    if (protocol === PROTOCOL_TCP) clamp(rxWord, ipAt, flowWord);
+    const verdict = extended
+      ? translator6.forward(rxWord, ipAt, flowWord, REPLY, protocol)
+      : translator.forward(rxWord, ipAt, flowWord, REPLY, protocol);
     if (verdict === FORWARDED) {
       count(flowWord, slot, bytes, BF_PACKETS_OUT, BF_BYTES_OUT, VF_PACKETS_OUT, VF_BYTES_OUT);
     }
     return verdict;
+  }
+
+  /** Transport header of the packet at hand, of either family. */
+  function l4Of(ipAt: number): number {
+    const isSix = view.getUint8(ipAt) >>> 4 === 6;
+    return isSix ? registers[R_L4_AT]! : ipAt + ipv4HeaderBytes(view, ipAt);
+  }
+
+  /** False for a fragment that has no transport header. */
+  function hasHeader(ipAt: number): boolean {
+    return view.getUint8(ipAt) >>> 4 === 6 || !isLaterFragment(view, ipAt);
+  }
+
+  /** `mss`, before the packet is translated. */
+  function clamp(rxWord: number, ipAt: number, flowWord: number): void {
+    if (!hasHeader(ipAt)) return;
+    const l4At = l4Of(ipAt);
+    mss.clamp(rxWord, l4At, flowWord, l4At - ipAt);
+  }
+
+  /** Bytes of the IP packet, of either family. */
+  function packetBytes(ipAt: number): number {
+    const isSix = view.getUint8(ipAt) >>> 4 === 6;
+    return isSix ? ipv6TotalBytes(view, ipAt) : ipv4TotalBytes(view, ipAt);
   }
 
   function count(
@@ -595,8 +643,16 @@ export function createProcessor(
     return malformed(rxWord, ipAt, reason);
   }
 
+  const six = createProcessor6(
+    context,
+    addresses,
+    owners,
+    handover,
+    icmp6,
+    keys6,
+    balancer,
+    partial,
+    { pass, processFlow, sendOriginal, isVnetSane },
+  );
   return { process, endBatch: fragments.run };
 }
-
-/** The answer of processFlow when the packet must be looked at as one without a flow. */
-const FLOW_OVER = -1;

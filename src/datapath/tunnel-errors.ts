@@ -9,8 +9,14 @@ import {
   PROTOCOL_TCP,
   PROTOCOL_UDP,
 } from "../flow/flow-record.ts";
-import { B_ADDRESS, B_PATH_MTU, B_PATH_MTU_UNTIL, B_USED } from "../service/backend-slots.ts";
-import { BANK_GUE_PORT, BANK_TUNNEL_SOURCE } from "../service/bank.ts";
+import {
+  B_ADDRESS,
+  B_ADDRESS6,
+  B_PATH_MTU,
+  B_PATH_MTU_UNTIL,
+  B_USED,
+} from "../service/backend-slots.ts";
+import { BANK_GUE_PORT, BANK_TUNNEL_SOURCE, BANK_TUNNEL_SOURCE_IPV6 } from "../service/bank.ts";
 import { BACKEND_SLOT_BYTES } from "../state/layout.ts";
 import {
   checkQuote,
@@ -22,6 +28,7 @@ import {
   icmpType,
   isIcmpError,
 } from "../wire/icmp.ts";
+import { ICMP6_PACKET_TOO_BIG, icmp6Type, isIcmp6Error } from "../wire/icmpv6.ts";
 import {
   hasDontFragment,
   IPV4_HEADER_BYTES,
@@ -31,8 +38,17 @@ import {
   ipv4Source,
   ipv4TotalBytes,
 } from "../wire/ipv4.ts";
+import { IPV6_MTU_MIN } from "../wire/ipv6.ts";
 import { tcpPorts } from "../wire/tcp.ts";
-import { OUTER_UDP_BYTES, PROTOCOL_IPV4, PROTOCOL_IPV6 } from "../wire/tunnel.ts";
+import {
+  IPV6_FRAGMENT_HEADER_BYTES,
+  ipVersion,
+  NEXT_HEADER_FRAGMENT,
+  OUTER_IPV6_BYTES,
+  OUTER_UDP_BYTES,
+  PROTOCOL_IPV4,
+  PROTOCOL_IPV6,
+} from "../wire/tunnel.ts";
 import {
   type Context,
   R_BANK,
@@ -75,6 +91,10 @@ const PLATEAUS = Uint16Array.of(32_000, 17_914, 8166, 4352, 2002, 1492, 1006, PA
 export interface TunnelErrors {
   /** Whether the ICMP message is an error that quotes an outer packet of ours. */
   isAboutTunnel(ipAt: number, icmpAt: number, icmpBytes: number): boolean;
+  /** The same of ICMPv6. */
+  isAboutTunnel6(icmpAt: number, icmpBytes: number): boolean;
+  /** Packet too big of ICMPv6. @returns its verdict */
+  process6(icmpAt: number): number;
   /** @returns its verdict */
   process(ipAt: number, icmpAt: number, icmpBytes: number): number;
 }
@@ -116,13 +136,60 @@ export function createTunnelErrors(
     return Math.max(mtu, PATH_MTU_MIN);
   }
 
+  /** Whether the four words of the packet at `at` are those at `word`. */
+  function isAt(at: number, word: number): boolean {
+    for (let index = 0; index < 4; index++) {
+      if (view.getInt32(at + 4 * index) !== i32[word + index]) return false;
+    }
+    return true;
+  }
+
+  /** Where the payload of a quoted outer IPv6 packet begins: its fragment header is skipped. */
+  function payloadAt(quoteAt: number): number {
+    const isFragment = view.getUint8(quoteAt + 6) === NEXT_HEADER_FRAGMENT;
+    return quoteAt + OUTER_IPV6_BYTES + (isFragment ? IPV6_FRAGMENT_HEADER_BYTES : 0);
+  }
+
+  function isAboutTunnel6(icmpAt: number, icmpBytes: number): boolean {
+    const quoteAt = icmpAt + ICMP_HEADER_BYTES;
+    const least = OUTER_IPV6_BYTES + IPV6_FRAGMENT_HEADER_BYTES + 4;
+    if (!isIcmp6Error(icmp6Type(view, icmpAt)) || icmpBytes - ICMP_HEADER_BYTES < least)
+      return false;
+    if (ipVersion(view, quoteAt) !== 6) return false;
+    if (!isAt(quoteAt + 8, registers[R_BANK]! + BANK_TUNNEL_SOURCE_IPV6)) return false;
+    const next = view.getUint8(quoteAt + 6);
+    const protocol = next === NEXT_HEADER_FRAGMENT ? view.getUint8(quoteAt + 40) : next;
+    if (protocol === PROTOCOL_IPV4 || protocol === PROTOCOL_IPV6) return true;
+    const port = view.getUint16(payloadAt(quoteAt) + 2);
+    return protocol === PROTOCOL_UDP && port === i32[registers[R_BANK]! + BANK_GUE_PORT];
+  }
+
+  function process6(icmpAt: number): number {
+    if (icmp6Type(view, icmpAt) !== ICMP6_PACKET_TOO_BIG) return drop(DROP_ICMP_TYPE_NOT_HANDLED);
+    const quoteAt = icmpAt + ICMP_HEADER_BYTES;
+    const told = view.getInt32(icmpAt + 4);
+    const refused = OUTER_IPV6_BYTES + view.getUint16(quoteAt + 4);
+    if (told < 0 || told >= refused) return drop(DROP_ICMP_NO_FLOW);
+    if (registers[R_PATH_MTU_TICK] === registers[R_TICK]) return drop(DROP_REPLY_RATE_LIMITED);
+    registers[R_PATH_MTU_TICK] = registers[R_TICK]!;
+    // No link of IPv6 is narrower (RFC 8200 section 5; RFC 8201 section 4).
+    const mtu = Math.max(told, IPV6_MTU_MIN);
+    return learn(0, quoteAt + 24, mtu) === 0 ? drop(DROP_ICMP_NO_FLOW) : CONSUMED;
+  }
+
+  /** Whether the slot at `at` is of the backend with this IPv4 address, or, for 0, IPv6 address. */
+  function isSlotOf(at: number, backend: number, addressAt: number): boolean {
+    if (i32[at + B_USED] === 0 || i32[at + B_ADDRESS] !== backend) return false;
+    return backend !== 0 || isAt(addressAt, at + B_ADDRESS6);
+  }
+
   /** A word of each of the backend's slots, services share a path. @returns slots */
-  function learn(backend: number, mtu: number): number {
+  function learn(backend: number, addressAt: number, mtu: number): number {
     const tick = registers[R_TICK]!;
     let found = 0;
     const end = slots + layout.backends * BACKEND_SLOT_WORDS;
     for (let at = slots; at < end; at += BACKEND_SLOT_WORDS) {
-      if (i32[at + B_USED] === 0 || i32[at + B_ADDRESS] !== backend) continue;
+      if (!isSlotOf(at, backend, addressAt)) continue;
       found++;
       const before = i32[at + B_PATH_MTU]!;
       const isLive = before !== 0 && ((i32[at + B_PATH_MTU_UNTIL]! - tick) | 0) > 0;
@@ -146,7 +213,7 @@ export function createTunnelErrors(
     if (registers[R_PATH_MTU_TICK] === registers[R_TICK]) return drop(DROP_REPLY_RATE_LIMITED);
     registers[R_PATH_MTU_TICK] = registers[R_TICK]!;
     const backend = ipv4Destination(view, quoteAt);
-    if (learn(backend, mtu) === 0) return drop(DROP_ICMP_NO_FLOW);
+    if (learn(backend, 0, mtu) === 0) return drop(DROP_ICMP_NO_FLOW);
     relay(icmpAt, icmpBytes, backend, mtu);
     return CONSUMED;
   }
@@ -190,5 +257,5 @@ export function createTunnelErrors(
     output.sendSpare(spare, length, egress, ORIGINATED);
   }
 
-  return { isAboutTunnel, process };
+  return { isAboutTunnel, isAboutTunnel6, process, process6 };
 }

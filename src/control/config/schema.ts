@@ -10,10 +10,11 @@ import {
 import { jsonOf, list, optional, section, withDefault } from "./fields.ts";
 import {
   absolutePath,
+  addressOfFamily,
   addressRange,
+  autoOrBoolean,
   boolean,
   duration,
-  hostAddress,
   httpEndpoint,
   integer,
   listOf,
@@ -137,6 +138,11 @@ export const fileSchema = section(
           "evict",
           "evict: a half-open, then a closed flow makes room; established ones never do",
         ),
+        ipv6: withDefault(
+          autoOrBoolean,
+          "auto",
+          "Room for IPv6 flows, 64 bytes each more: auto takes it where an address of the configuration is IPv6",
+        ),
       },
       "The flow table",
     ),
@@ -223,12 +229,12 @@ export const fileSchema = section(
         source: section(
           {
             ipv4: optional(
-              hostAddress,
+              addressOfFamily(4),
               "Outer IPv4 source; on tun no address of the host",
               "required for ipip and gue with IPv4 backends",
             ),
             ipv6: optional(
-              hostAddress,
+              addressOfFamily(6),
               "Outer IPv6 source, likewise",
               "required for ipip and gue with IPv6 backends",
             ),
