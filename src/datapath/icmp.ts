@@ -188,6 +188,7 @@ export function createIcmp(
     }
     if (reference < 0) return ours ? DROPPED | (DROP_ICMP_NO_FLOW << 8) : PASSED;
     const flowWord = table.word(reference >> 1);
+    if (isOneWay(i32[flowWord + F_STATE]!)) return forwardError(rxWord, ipAt, icmpAt, flowWord);
     const toClient = (reference & 1) === REPLY;
     const receiver = toClient ? KEY_ORIGINAL_IPV6 : KEY_REPLY_IPV6;
     if (((i32[flowWord + F_STATE]! >>> 8) & receiver) !== 0) {
@@ -197,12 +198,6 @@ export function createIcmp(
       ? hops.toClient(flowWord)
       : hops.toBackend(backendSlotOf(i32[flowWord + F_BACKEND]!));
     if (hop !== HOP_FOUND) return DROPPED | (hop << 8);
-    if (isOneWay(i32[flowWord + F_STATE]!)) {
-      // What the backend sent straight to the client came from the VIP, and so the error is its own.
-      const verdict = encapsulator.forward(rxWord, ipAt, icmpAt, flowWord);
-      if (verdict === FORWARDED) countTranslated();
-      return verdict;
-    }
     if (link !== 0 && ipv4Ttl(view, ipAt) <= 1) return DROPPED | (DROP_TTL_EXPIRED << 8);
     translateQuote(quoteAt, quotedL4At, protocol, flowWord, toClient, icmpAt + icmpBytes);
     view.setUint16(icmpAt + 2, 0);
@@ -215,6 +210,15 @@ export function createIcmp(
     output.sendReceived(rxWord, egress);
     countTranslated();
     return FORWARDED;
+  }
+
+  /** What a one-way backend sent straight to the client came from the VIP: the error is its own. */
+  function forwardError(rxWord: number, ipAt: number, icmpAt: number, flowWord: number): number {
+    const hop = hops.toBackend(backendSlotOf(i32[flowWord + F_BACKEND]!));
+    if (hop !== HOP_FOUND) return DROPPED | (hop << 8);
+    const verdict = encapsulator.forward(rxWord, ipAt, icmpAt, flowWord);
+    if (verdict === FORWARDED) countTranslated();
+    return verdict;
   }
 
   function countTranslated(): void {
