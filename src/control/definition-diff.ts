@@ -37,6 +37,7 @@ const SERVICE_KEYS = [
   "noBackend",
   "ping",
   "access",
+  "synProxy",
   "health",
 ] as const satisfies readonly (keyof ServiceDefinition)[];
 

@@ -16,6 +16,7 @@ import { type AdminServer, readToken, serveTcp } from "./admin/server.ts";
 import { type BackendStories, createBackendStories } from "./backend-stories.ts";
 import { loadConfig } from "./config/load.ts";
 import { ipv6Problems, restartProblems } from "./config/restart-keys.ts";
+import { roomProblems } from "./config/room-keys.ts";
 import { type Devices, type Ground, hostProblems, layGround, type Undo, unwind } from "./ground.ts";
 import { createHealth, type Health } from "./health.ts";
 import { OTHERS_INTERVAL_MS, publishOthers } from "./others.ts";
@@ -98,6 +99,7 @@ async function compose(
     load: () => loadConfig(definition.file),
     restartProblems: (before, after) => [
       ...restartProblems(before, after),
+      ...roomProblems({ splices: views.layout.splices.bytes > 0 }, after),
       ...ipv6Problems(after, ground.region.views.layout.ipv6),
     ],
     hostProblems,

@@ -28,6 +28,7 @@ import { DROP_REASONS } from "../datapath/verdict.ts";
 import {
   FLAG_ACTIVE,
   FLAG_ADOPTED,
+  FLAG_BY_BACKEND,
   FLAG_FIN_ORIGINAL,
   FLAG_FIN_REPLY,
   FLAG_REPLIED,
@@ -349,6 +350,7 @@ const FLAG_TEXTS: readonly (readonly [number, string])[] = [
   [FLAG_FIN_ORIGINAL, "fin-original"],
   [FLAG_FIN_REPLY, "fin-reply"],
   [FLAG_ADOPTED, "adopted"],
+  [FLAG_BY_BACKEND, "by-backend"],
 ];
 
 /** A client may send from port 0. */

@@ -45,6 +45,7 @@ import {
   VF_DROPS,
 } from "../service/backend-slots.ts";
 import {
+  ADMIT_SYN_PROXY,
   BANK_BACKENDS_AT,
   BANK_EVICT,
   BANK_SNAT_ADDRESSES,
@@ -93,6 +94,7 @@ import { C_FLOWS_CREATED, C_FLOWS_EVICTED } from "./counters.ts";
 import { createDraft6 } from "./draft6.ts";
 import type { Flows } from "./flows.ts";
 import type { Reply } from "./reply.ts";
+import type { SynProxy } from "./syn-proxy.ts";
 import type { UdpFlows } from "./udp.ts";
 import {
   DROP_FLOW_INDEX_FULL,
@@ -136,6 +138,7 @@ export function createBalancer(
   context: Context,
   flows: Flows,
   admission: Admission,
+  synProxy: SynProxy,
   reply: Reply,
   udp: UdpFlows,
   countersAt: number,
@@ -184,6 +187,35 @@ export function createBalancer(
       : reply.answerIcmpError(rxWord, ipAt, vip, ICMP_UNREACHABLE, ICMP_CODE_PORT_UNREACHABLE, 0);
   }
 
+  /**
+   * What a segment without a flow is, in this order: a SYN, an ACK with a cookie of ours, or one for
+   * `outOfState`.
+   *
+   * @returns START_…, or a verdict
+   */
+  function startOf(
+    rxWord: number,
+    ipAt: number,
+    l4At: number,
+    serviceWord: number,
+    service: number,
+  ): number {
+    const flags = tcpFlags(view, l4At);
+    const kind = flags & (TCP_SYN | TCP_ACK | TCP_RST);
+    if (kind === TCP_SYN) return START_BEGINS;
+    if (
+      kind === TCP_ACK &&
+      registers[R_IS_IPV6] === 0 &&
+      (i32[serviceWord + S_ADMISSION]! & ADMIT_SYN_PROXY) !== 0 &&
+      synProxy.accepts(rxWord, ipAt, l4At, serviceWord, service)
+    ) {
+      return START_BRINGS_COOKIE;
+    }
+    const policy = i32[serviceWord + S_OUT_OF_STATE]!;
+    const adopts = policy === OUT_OF_STATE_ADOPT && (flags & (TCP_SYN | TCP_RST)) === 0;
+    return adopts ? START_ADOPTS : outOfState(rxWord, ipAt, flags, policy);
+  }
+
   function open(
     rxWord: number,
     ipAt: number,
@@ -196,34 +228,35 @@ export function createBalancer(
     flag: number,
   ): number {
     const serviceWord = registers[R_SERVICES]! + service * SERVICE_WORDS;
-    let state = STATE_UDP_ONE_WAY;
     const mode = i32[serviceWord + S_MODE]!;
     const oneWay = mode >= MODE_DSR;
+    const tcp = protocol === PROTOCOL_TCP;
+    const start = tcp ? startOf(rxWord, ipAt, l4At, serviceWord, service) : START_BEGINS;
+    if (start >= 0) return countDrop(service, start);
     let flags = flag;
     let slot = -1;
-    if (protocol === PROTOCOL_TCP) {
-      const tcp = tcpFlags(view, l4At);
-      state = oneWay ? ONE_WAY_FIRST_STATE : STATE_SYN_SENT;
-      if ((tcp & (TCP_SYN | TCP_ACK | TCP_RST)) !== TCP_SYN) {
-        const policy = i32[serviceWord + S_OUT_OF_STATE]!;
-        const adopts = policy === OUT_OF_STATE_ADOPT && (tcp & (TCP_SYN | TCP_RST)) === 0;
-        if (!adopts) return countDrop(service, outOfState(rxWord, ipAt, tcp, policy));
-        // Not established before the client has sent once more: a flood of stray segments then fills
-        // the table with flows that go soon, and that may be evicted.
-        state = STATE_SYN_RECV;
-        flags = FLAG_ADOPTED;
-      }
-    } else {
+    if (!tcp) {
       slot = udp.quicSlot(rxWord, l4At, serviceWord);
       if (i32[serviceWord + S_UDP_PER_PACKET] !== 0) flags = FLAG_BY_BACKEND;
       // Whatever its connection ID may change is not for the fast lane.
       if (flags !== 0 || i32[serviceWord + S_QUIC] !== 0) flags |= KEY_SLOW << 8;
     }
-    if (i32[serviceWord + S_ADMISSION] !== 0) {
+    const asks = i32[serviceWord + S_ADMISSION]!;
+    if (asks !== 0) {
       const admitted = admission.admit(rxWord, ipAt, protocol, client, vip, serviceWord, service);
       if (admitted !== ADMITTED) return countDrop(service, admitted);
     }
     if (i32[H_NODE_DRAINED] !== 0) return countDrop(service, DROPPED | (DROP_NODE_DRAINING << 8));
+    if (
+      (asks & ADMIT_SYN_PROXY) !== 0 &&
+      tcp &&
+      registers[R_IS_IPV6] === 0 &&
+      start === START_BEGINS &&
+      i32[serviceWord + S_BACKENDS_COUNT] !== 0 &&
+      synProxy.answers(serviceWord, service)
+    ) {
+      return synProxy.answer(rxWord, ipAt, l4At, serviceWord, service);
+    }
 
     const isIpv6 = registers[R_IS_IPV6] !== 0;
     let entry = NO_BACKEND;
@@ -257,14 +290,21 @@ export function createBalancer(
       link === 0
         ? 0xffff
         : (sourceMacLow(view, rx[rxWord + D_AT]!) << 16) | rx[rxWord + D_INTERFACE]!;
-    const key = oneWay ? protocol | KEY_SLOW : protocol;
-    draft[F_STATE] = state | (key << 8) | (mode << 16) | flags;
+    // An adopted flow is not established before the client has sent once more: a flood of stray
+    // segments then fills the table with flows that go soon, and that may be evicted.
+    const firstState = oneWay ? ONE_WAY_FIRST_STATE : STATE_SYN_SENT;
+    let word = STATE_UDP_ONE_WAY | flags;
+    if (tcp) word = start === START_ADOPTS ? STATE_SYN_RECV | FLAG_ADOPTED : firstState;
+    if (oneWay || start === START_BRINGS_COOKIE) word |= KEY_SLOW << 8;
+    draft[F_STATE] = word | (protocol << 8) | (mode << 16);
 
     let failure = insert(slot, serviceWord, service, client, ports, protocol);
     if (failure === INSERT_REPLY_TAKEN && entry !== NO_BACKEND) {
       failure = insertElsewhere(entry, serviceWord, service, client, ports, protocol);
     }
-    if (failure >= 0) return OPENED;
+    if (failure >= 0) {
+      return start === START_BRINGS_COOKIE ? synProxy.begin(l4At, opened[0]!) : OPENED;
+    }
     return countDrop(service, DROPPED | (dropOf(failure) << 8));
   }
 
@@ -424,6 +464,11 @@ export function createBalancer(
 
   return { open, opened };
 }
+
+/** How a packet without a flow begins one; no verdict is negative. */
+const START_BEGINS = -1;
+const START_ADOPTS = -2;
+const START_BRINGS_COOKIE = -3;
 
 /** Beside the INSERT_ codes of the flow table. */
 const SNAT_EXHAUSTED = -16;

@@ -82,6 +82,7 @@ import { createProcessor } from "./process.ts";
 import { createReply } from "./reply.ts";
 import { createSamples } from "./samples.ts";
 import { createSegmenter } from "./segment.ts";
+import { createSynProxy } from "./syn-proxy.ts";
 import { createTokenBucket } from "./token-bucket.ts";
 import { createTranslator } from "./translate.ts";
 import { createTranslator6 } from "./translate6.ts";
@@ -164,9 +165,10 @@ export function createDatapath(options: DatapathOptions): Datapath {
   const encapsulator = createEncapsulator(context, output, reply, fragmenter, segmenter);
   const flows = createFlows(context, hops, output, reply, bucket, encapsulator, counters);
   const translator = createTranslator(context, output, reply, fragmenter);
+  const synProxy = createSynProxy(context, hops, output, reply, flows, counters);
   const admission = createAdmission(context, reply, counters);
   const udp = createUdpFlows(context);
-  const balancer = createBalancer(context, flows, admission, reply, udp, counters);
+  const balancer = createBalancer(context, flows, admission, synProxy, reply, udp, counters);
   const ndp = createNdp(context, addresses, output, counters);
   const arp = createArp(context, addresses, output, ndp, counters);
   const tunnelErrors = createTunnelErrors(context, hops, output, reply, bucket, encapsulator);
@@ -208,6 +210,7 @@ export function createDatapath(options: DatapathOptions): Datapath {
     hops,
     flows,
     balancer,
+    synProxy,
     translator,
     encapsulator,
     mss,
@@ -220,7 +223,7 @@ export function createDatapath(options: DatapathOptions): Datapath {
     counters,
   );
   const fastLane = createFastLane(context, output, partial);
-  const expiry = createExpiry(context, flows, udp, output, counters);
+  const expiry = createExpiry(context, flows, synProxy, udp, output, counters);
   const samples = createSamples(context);
 
   function takePublished(): void {

@@ -1,3 +1,12 @@
+import { ADMISSION_RUN_WORDS, N_FLOWS, N_HALF_OPEN } from "../admission/admission-run.ts";
+import {
+  PHASE_MASK,
+  PHASE_OPENING,
+  PHASE_SPLICED,
+  SPLICE_WORDS,
+  X_PHASE,
+  X_SEQUENCE_DELTA,
+} from "../admission/splice.ts";
 import {
   backendSlotOf,
   F_ACK_ORIGINAL,
@@ -12,6 +21,7 @@ import {
   F_STATE,
   F_VIP_ADDR,
   FLAG_ACTIVE,
+  FLOW_WORDS,
   GENERATION_MASK,
   generationOf,
   isOneWay,
@@ -25,6 +35,7 @@ import {
   STATE_FIN_WAIT,
   STATE_LAST_ACK,
   STATE_SYN_RECV,
+  STATE_SYN_SENT,
   STATE_UDP_REPLIED,
   X_BACKEND,
   X_CLIENT,
@@ -61,8 +72,18 @@ import type { TokenBucket } from "./token-bucket.ts";
 
 const BACKEND_SLOT_WORDS = BACKEND_SLOT_BYTES >> 2;
 
+/** A TCP handshake that is not done. */
+function isHalfOpen(state: number): boolean {
+  return state === STATE_SYN_SENT || state === STATE_SYN_RECV;
+}
+
 /** What happens to a flow between its first and its last packet. */
 export interface Flows {
+  /**
+   * What the backend's sequence numbers have more than those that the client knows: not 0 where a SYN
+   * cookie began the flow.
+   */
+  sequenceDelta(flowWord: number): number;
   /** First word of the slot of the flow's backend. */
   backendWord(flowWord: number): number;
   /** True when the flow's backend is another one by now, or must give its flows up. */
@@ -99,6 +120,10 @@ export function createFlows(
   const { i32, f64, layout, registers, table } = context;
   const slots = layout.backendSlots.at >> 2;
   const runs = layout.backendRuns.at >> 2;
+  const admissionRuns = layout.admissionRuns.at >> 2;
+  const flowsWord = layout.flows.at >> 2;
+  const splices = layout.splices.at >> 2;
+  const hasSplices = layout.splices.bytes > 0;
 
   function backendWord(flowWord: number): number {
     return slots + backendSlotOf(i32[flowWord + F_BACKEND]!) * BACKEND_SLOT_WORDS;
@@ -107,6 +132,15 @@ export function createFlows(
   /** First word of what this worker counts of the flow's backend. */
   function runWord(flowWord: number): number {
     return runs + backendSlotOf(i32[flowWord + F_BACKEND]!) * BACKEND_RUN_WORDS;
+  }
+
+  /** First word of what admission counts of the flow's service. */
+  function admissionWord(backend: number): number {
+    return admissionRuns + i32[backend + B_SERVICE]! * ADMISSION_RUN_WORDS;
+  }
+
+  function spliceWord(flowWord: number): number {
+    return splices + ((flowWord - flowsWord) / FLOW_WORDS) * SPLICE_WORDS;
   }
 
   function mustEnd(flowWord: number, backend: number): boolean {
@@ -141,6 +175,10 @@ export function createFlows(
       next &= ~FLAG_ACTIVE;
       i32[run + R_ACTIVE] = i32[run + R_ACTIVE]! - 1;
     }
+    if (isHalfOpen(word & 0xff) !== isHalfOpen(state)) {
+      const admission = admissionWord(backend);
+      i32[admission + N_HALF_OPEN] = i32[admission + N_HALF_OPEN]! + (isHalfOpen(state) ? 1 : -1);
+    }
     i32[flowWord + F_STATE] = next;
     i32[flowWord + F_EXPIRES] = (registers[R_TICK]! + timeoutMs(backend, state)) | 0;
   }
@@ -150,6 +188,11 @@ export function createFlows(
     i32[run + R_FLOWS] = i32[run + R_FLOWS]! + 1;
     if ((i32[flowWord + F_STATE]! & FLAG_ACTIVE) !== 0) {
       i32[run + R_ACTIVE] = i32[run + R_ACTIVE]! + 1;
+    }
+    const admission = admissionWord(backendWord(flowWord));
+    i32[admission + N_FLOWS] = i32[admission + N_FLOWS]! + 1;
+    if (isHalfOpen(i32[flowWord + F_STATE]! & 0xff)) {
+      i32[admission + N_HALF_OPEN] = i32[admission + N_HALF_OPEN]! + 1;
     }
   }
 
@@ -166,7 +209,14 @@ export function createFlows(
       if ((i32[flowWord + F_STATE]! & FLAG_ACTIVE) !== 0) {
         i32[run + R_ACTIVE] = i32[run + R_ACTIVE]! - 1;
       }
+      const admission = admissionWord(backend);
+      i32[admission + N_FLOWS] = i32[admission + N_FLOWS]! - 1;
+      if (isHalfOpen(i32[flowWord + F_STATE]! & 0xff)) {
+        i32[admission + N_HALF_OPEN] = i32[admission + N_HALF_OPEN]! - 1;
+      }
     }
+    // The next flow of this row has none, whatever its process lives to write.
+    if (hasSplices) i32[spliceWord(flowWord) + X_PHASE] = 0;
     table.remove(row);
   }
 
@@ -218,6 +268,12 @@ export function createFlows(
     originate(ipAt, bytes);
   }
 
+  function sequenceDelta(flowWord: number): number {
+    if (!hasSplices) return 0;
+    const word = spliceWord(flowWord);
+    return i32[word + X_PHASE] === PHASE_SPLICED ? i32[word + X_SEQUENCE_DELTA]! : 0;
+  }
+
   function writeToClient6(flowWord: number, ipAt: number, tcp: boolean): number {
     const extension = table.extensionOf(flowWord);
     const ports = i32[flowWord + F_CLIENT_VIP_PORTS]!;
@@ -265,15 +321,20 @@ export function createFlows(
       i32[flowWord + (oneWay ? F_VIP_ADDR : F_BACKEND_ADDR)]!,
       (ports << 16) | (ports >>> 16),
       i32[flowWord + F_ACK_REPLY]!,
-      i32[flowWord + F_ACK_ORIGINAL]!,
+      (i32[flowWord + F_ACK_ORIGINAL]! + sequenceDelta(flowWord)) | 0,
     );
     originate(ipAt, oneWay ? encapsulator.wrap(ipAt, flowWord) : bytes);
+  }
+
+  /** The client has a connection already, by a SYN cookie. */
+  function isOpening(flowWord: number): boolean {
+    return hasSplices && (i32[spliceWord(flowWord) + X_PHASE]! & PHASE_MASK) === PHASE_OPENING;
   }
 
   function reset(flowWord: number): boolean {
     const word = i32[flowWord + F_STATE]!;
     const tcp = protocolOf(word) === PROTOCOL_TCP;
-    if (tcp && !isSynchronised(word & 0xff)) return true;
+    if (tcp && !isSynchronised(word & 0xff) && !isOpening(flowWord)) return true;
     if (!bucket.take()) return false;
     resetClient(flowWord, tcp);
     // One that has never answered has sent no number that a RST could carry.
@@ -281,5 +342,5 @@ export function createFlows(
     return true;
   }
 
-  return { backendWord, mustEnd, timeoutMs, enter, opened, close, reset };
+  return { backendWord, mustEnd, timeoutMs, enter, opened, close, reset, sequenceDelta };
 }

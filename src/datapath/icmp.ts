@@ -1,3 +1,4 @@
+import { PHASE_SPLICED, SPLICE_WORDS, X_PHASE, X_SEQUENCE_DELTA } from "../admission/splice.ts";
 import { D_BYTES, D_INTERFACE } from "../device/device.ts";
 import {
   backendSlotOf,
@@ -9,6 +10,7 @@ import {
   F_REPLY_ADDR,
   F_STATE,
   F_VIP_ADDR,
+  FLOW_WORDS,
   isOneWay,
   KEY_ORIGINAL_IPV6,
   KEY_REPLY_IPV6,
@@ -225,6 +227,13 @@ export function createIcmp(
     f64[countersAt + C_ICMP_ERRORS_TRANSLATED] = f64[countersAt + C_ICMP_ERRORS_TRANSLATED]! + 1;
   }
 
+  function sequenceDeltaOf(flowWord: number): number {
+    if (layout.splices.bytes === 0) return 0;
+    const row = (flowWord - (layout.flows.at >> 2)) / FLOW_WORDS;
+    const word = (layout.splices.at >> 2) + row * SPLICE_WORDS;
+    return i32[word + X_PHASE] === PHASE_SPLICED ? i32[word + X_SEQUENCE_DELTA]! : 0;
+  }
+
   /** The quote becomes what the receiver once sent, its checksums included as far as they are there. */
   function translateQuote(
     quoteAt: number,
@@ -246,6 +255,10 @@ export function createIcmp(
     setIpv4Destination(view, quoteAt, destination);
     updateIpv4HeaderChecksum(view, quoteAt, addressDelta);
     view.setInt32(l4At, ports);
+    // Of what the backend once sent, the client was shown other sequence numbers.
+    if (!toClient && protocol === PROTOCOL_TCP) {
+      view.setInt32(l4At + 4, (view.getInt32(l4At + 4) + sequenceDeltaOf(flowWord)) | 0);
+    }
     if (protocol === PROTOCOL_UDP) {
       const checksum = view.getUint16(l4At + 6);
       if (checksum === 0) return;

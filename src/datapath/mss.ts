@@ -11,7 +11,7 @@ import {
   tcpFlags,
   tcpHeaderBytes,
 } from "../wire/tcp.ts";
-import { clampMss, MSS_UNCHANGED } from "../wire/tcp-options.ts";
+import { clampMss, MSS_UNCHANGED } from "../wire/tcp-mss.ts";
 import { type Context, R_HOPS, R_SERVICES } from "./context.ts";
 import type { Encapsulator } from "./encapsulate.ts";
 import type { Flows } from "./flows.ts";

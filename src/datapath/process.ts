@@ -57,7 +57,16 @@ import {
   VF_PACKETS_IN,
   VF_PACKETS_OUT,
 } from "../service/backend-slots.ts";
-import { A_FLAGS, A_IS_BACKEND, A_IS_HOST, A_IS_SNAT, A_IS_VIP } from "../service/bank.ts";
+import {
+  A_FLAGS,
+  A_IS_BACKEND,
+  A_IS_HOST,
+  A_IS_SNAT,
+  A_IS_VIP,
+  S_SYN_PROXY,
+  SERVICE_WORDS,
+  SYN_PROXY_OFF,
+} from "../service/bank.ts";
 import { HT_INTERFACES } from "../state/hop-table.ts";
 import { BACKEND_RUN_BYTES, SERVICE_RUN_BYTES } from "../state/layout.ts";
 import {
@@ -109,7 +118,7 @@ import { checkUdp, UDP_OK } from "../wire/udp.ts";
 import type { Addresses } from "./addresses.ts";
 import type { Arp } from "./arp.ts";
 import { type Balancer, OPENED } from "./balance.ts";
-import { type Context, R_FLOW, R_HOPS, R_IS_IPV6, R_L4_AT, R_TICK } from "./context.ts";
+import { type Context, R_FLOW, R_HOPS, R_IS_IPV6, R_L4_AT, R_SERVICES, R_TICK } from "./context.ts";
 import { C_FLOWS_RESET } from "./counters.ts";
 import type { Encapsulator } from "./encapsulate.ts";
 import type { Flows } from "./flows.ts";
@@ -124,6 +133,7 @@ import type { Output } from "./output.ts";
 import type { Owners } from "./owners.ts";
 import type { PartialChecksums } from "./partial.ts";
 import { createProcessor6, FLOW_OVER } from "./process6.ts";
+import type { SynProxy } from "./syn-proxy.ts";
 import type { Translator } from "./translate.ts";
 import type { Translator6 } from "./translate6.ts";
 import type { UdpFlows } from "./udp.ts";
@@ -163,6 +173,8 @@ export interface Processor {
   endBatch(): void;
 }
 
+/** A partial checksum, or segments to be made: half of a virtio_net_hdr that no ICMP message has. */
+const ICMP_VNET_REFUSED = VNET_F_NEEDS_CSUM | (0xff << 8);
 const BACKEND_RUN_DOUBLES = BACKEND_RUN_BYTES >> 3;
 const SERVICE_RUN_DOUBLES = SERVICE_RUN_BYTES >> 3;
 
@@ -176,6 +188,7 @@ export function createProcessor(
   hops: Hops,
   flows: Flows,
   balancer: Balancer,
+  synProxy: SynProxy,
   translator: Translator,
   encapsulator: Encapsulator,
   mss: MssClamp,
@@ -201,13 +214,18 @@ export function createProcessor(
     owners,
     handover,
     flows,
+    keys6,
     output,
-    { transport: processTransport, follow: send, pass },
+    { transport: processTransport, transport6, follow: send, pass },
     countersAt,
   );
 
   function drop(reason: number): number {
     return DROPPED | (reason << 8);
+  }
+
+  function transport6(rxWord: number, ipAt: number, l4At: number, protocol: number): number {
+    return six.processTransport(rxWord, ipAt, l4At, protocol);
   }
 
   /** Leave it to the kernel: AF_PACKET is a tap, a TUN device takes the packet back. */
@@ -277,6 +295,10 @@ export function createProcessor(
         return malformed(rxWord, ipAt, DROP_UDP_HEADER_MALFORMED);
       }
     } else if (protocol === PROTOCOL_ICMP) {
+      // Nobody leaves the checksum of ICMP to a device: whoever completed it would break the message.
+      if ((rx[rxWord + D_VNET]! & ICMP_VNET_REFUSED) !== 0) {
+        return malformed(rxWord, ipAt, DROP_VNET_HEADER_INVALID);
+      }
       const verdict = icmp.process(rxWord, ipAt);
       return verdict === PASSED ? pass(rxWord) : verdict;
     } else {
@@ -402,10 +424,12 @@ export function createProcessor(
     if (flows.mustEnd(flowWord, backend)) {
       return endFlow(protocol, row, direction);
     }
+    if (synProxy.isOpening(flowWord)) return synProxy.receive(rxWord, ipAt, l4At, row, direction);
     const state = i32[flowWord + F_STATE]! & 0xff;
     if (protocol === PROTOCOL_TCP) {
       const tcpFlagBits = tcpFlags(view, l4At);
       const oneWay = isOneWay(i32[flowWord + F_STATE]!);
+      if (direction === REPLY && (tcpFlagBits & TCP_SYN) !== 0) learn(backend, l4At);
       const kind = kindOf(l4At, tcpFlagBits, flowWord, direction);
       const next = oneWay ? nextOneWayState(state, kind) : nextState(state, direction, kind);
       if (next === TCP_NEW_FLOW) {
@@ -464,6 +488,13 @@ export function createProcessor(
       : sendReply(rxWord, ipAt, protocol, table.word(reference >> 1));
   }
 
+  /** SYN-ACKs of backends say what those of ours must. */
+  function learn(backend: number, l4At: number): void {
+    const service = i32[backend + B_SERVICE]!;
+    const serviceWord = registers[R_SERVICES]! + service * SERVICE_WORDS;
+    if (i32[serviceWord + S_SYN_PROXY] !== SYN_PROXY_OFF) synProxy.learn(l4At, service, false, 0);
+  }
+
   /**
    * A FIN that comes again (its ACK was lost) is no second FIN: it must not end the direction that
    * is still open (RFC 9293 section 3.6, a half-closed connection). A RST or FIN that cannot be in the
@@ -501,8 +532,10 @@ export function createProcessor(
    * behind it. Before it has acknowledged anything every number is.
    */
   function isInWindow(l4At: number, flowWord: number, direction: number): boolean {
-    const acknowledged = i32[flowWord + (direction === ORIGINAL ? F_ACK_REPLY : F_ACK_ORIGINAL)]!;
-    if (acknowledged === 0) return true;
+    const known = i32[flowWord + (direction === ORIGINAL ? F_ACK_REPLY : F_ACK_ORIGINAL)]!;
+    if (known === 0) return true;
+    // Numbers of a backend's segment are its own here; the client acknowledges what it was told.
+    const acknowledged = direction === ORIGINAL ? known : known + flows.sequenceDelta(flowWord);
     return (tcpSequence(view, l4At) - acknowledged) >>> 0 <= SEQUENCE_WINDOW_BYTES;
   }
 
@@ -652,7 +685,7 @@ export function createProcessor(
     keys6,
     balancer,
     partial,
-    { pass, processFlow, sendOriginal, isVnetSane },
+    { pass, processFlow, sendOriginal, processFragment6: fragments.process6, isVnetSane },
   );
   return { process, endBatch: fragments.run };
 }

@@ -1,5 +1,5 @@
 import { D_VNET, VNET_F_NEEDS_CSUM, VNET_GSO_TCPV6 } from "../device/device.ts";
-import { PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP } from "../flow/flow-record.ts";
+import { ORIGINAL, PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP } from "../flow/flow-record.ts";
 import { A_FLAGS, A_IS_BACKEND, A_IS_HOST, A_IS_SNAT, A_IS_VIP } from "../service/bank.ts";
 import {
   checkIpv6,
@@ -27,6 +27,7 @@ import {
   type Context,
   R_DESTINATION_FOLD,
   R_DESTINATION6,
+  R_FLOW,
   R_FRAGMENT_AT,
   R_IS_IPV6,
   R_L4_AT,
@@ -39,7 +40,6 @@ import type { Keys6 } from "./keys6.ts";
 import type { Owners } from "./owners.ts";
 import type { PartialChecksums } from "./partial.ts";
 import {
-  DROP_FRAGMENT_NOT_SUPPORTED,
   DROP_FRAME_TOO_SHORT,
   DROP_IPV6_EXTENSION_MALFORMED,
   DROP_IPV6_EXTENSIONS_TOO_MANY,
@@ -75,6 +75,8 @@ export interface Transport {
     reference: number,
   ): number;
   sendOriginal(rxWord: number, ipAt: number, protocol: number, row: number): number;
+  /** A fragment: see FragmentPath.process6(). */
+  processFragment6(rxWord: number, ipAt: number, protocol: number, end: number): number;
   /** @param tcpGso - VNET_GSO_… that a TCP packet may have */
   isVnetSane(
     rxWord: number,
@@ -91,6 +93,8 @@ export interface Transport {
 export interface Processor6 {
   /** A packet to this host, or of a TUN device. */
   process(rxWord: number, ipAt: number, bytes: number): number;
+  /** TCP or UDP with checked headers, addresses loaded (Keys6), and R_L4_AT set. */
+  processTransport(rxWord: number, ipAt: number, l4At: number, protocol: number): number;
   /** A frame to an Ethernet group (33:33:…). */
   processGroup(rxWord: number, ipAt: number, bytes: number): number;
 }
@@ -130,7 +134,7 @@ export function createProcessor6(
     keys.load(ipAt);
     const end = ipAt + ipv6TotalBytes(view, ipAt);
     const walk = walkExtensions(view, ipAt, end, walked);
-    if (walk !== WALK_OK) return notWalked(rxWord, walk, end);
+    if (walk !== WALK_OK) return notWalked(rxWord, ipAt, walk, end);
     const protocol = walked[WALK_PROTOCOL]!;
     const l4At = walked[WALK_L4_AT]!;
     const l4Bytes = end - l4At;
@@ -223,7 +227,9 @@ export function createProcessor6(
     );
     registers[R_IS_IPV6] = 0;
     if (verdict !== OPENED) return verdict;
-    return transport.sendOriginal(rxWord, ipAt, protocol, balancer.opened[0]!);
+    const row = balancer.opened[0]!;
+    registers[R_FLOW] = (row << 1) | ORIGINAL;
+    return transport.sendOriginal(rxWord, ipAt, protocol, row);
   }
 
   function entryOf(register: number): number {
@@ -261,27 +267,16 @@ export function createProcessor6(
     return ours ? drop(DROP_NO_SERVICE) : transport.pass(rxWord);
   }
 
-  function notWalked(rxWord: number, walk: number, end: number): number {
-    if (walk === WALK_FRAGMENT) return processFragment(rxWord, end);
+  function notWalked(rxWord: number, ipAt: number, walk: number, end: number): number {
+    if (walk === WALK_FRAGMENT) {
+      registers[R_L4_AT] = walked[WALK_L4_AT]!;
+      registers[R_FRAGMENT_AT] = walked[WALK_FRAGMENT_AT]!;
+      return transport.processFragment6(rxWord, ipAt, walked[WALK_PROTOCOL]!, end);
+    }
     let reason = DROP_IPV6_EXTENSION_MALFORMED;
     if (walk === WALK_TOO_MANY) reason = DROP_IPV6_EXTENSIONS_TOO_MANY;
     else if (walk === WALK_ROUTING) reason = DROP_IPV6_ROUTING_HEADER;
     return malformed(rxWord, reason);
-  }
-
-  /** Fragments are not balanced. A later one has no ports: only its address says whose it is. */
-  function processFragment(rxWord: number, end: number): number {
-    if ((flagsOf(R_DESTINATION6) & (A_IS_VIP | A_IS_SNAT)) !== 0) {
-      return drop(DROP_FRAGMENT_NOT_SUPPORTED);
-    }
-    const protocol = walked[WALK_PROTOCOL]!;
-    const l4At = walked[WALK_L4_AT]!;
-    const isFirst = (view.getUint16(walked[WALK_FRAGMENT_AT]! + 2) & 0xfff8) === 0;
-    const hasPorts = protocol === PROTOCOL_TCP || protocol === PROTOCOL_UDP;
-    if (isFirst && hasPorts && l4At + 4 <= end && keys.find(protocol, tcpPorts(view, l4At)) >= 0) {
-      return drop(DROP_FRAGMENT_NOT_SUPPORTED);
-    }
-    return transport.pass(rxWord);
   }
 
   /** A broken packet that is not for an address of ours is left as it came. */
@@ -300,5 +295,5 @@ export function createProcessor6(
     return malformed(rxWord, DROP_IPV6_HEADER_MALFORMED);
   }
 
-  return { process, processGroup };
+  return { process, processGroup, processTransport };
 }

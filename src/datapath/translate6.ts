@@ -34,6 +34,7 @@ import { setTcpPorts, TCP_CHECKSUM_AT, tcpHeaderBytes } from "../wire/tcp.ts";
 import { UDP_CHECKSUM_AT, UDP_HEADER_BYTES } from "../wire/udp.ts";
 import {
   type Context,
+  R_FRAGMENT_AT,
   R_L4_AT,
   R_OUT_INTERFACE,
   R_OUT_MAC_HIGH,
@@ -82,6 +83,8 @@ export function createTranslator6(context: Context, output: Output, reply: Reply
     const destination = extension + (isOriginal ? X_BACKEND : X_CLIENT);
     setIpv6Address(view, ipAt + IPV6_SOURCE_AT, i32, source);
     setIpv6Address(view, ipAt + IPV6_DESTINATION_AT, i32, destination);
+    // A later fragment has the addresses alone: ports and checksum are the first one's.
+    if (isLater()) return;
     const ports = i32[flowWord + (isOriginal ? F_BACKEND_REPLY_PORTS : F_CLIENT_VIP_PORTS)]!;
     setTcpPorts(view, l4At, (ports << 16) | (ports >>> 16));
     const tcp = protocol === PROTOCOL_TCP;
@@ -93,6 +96,11 @@ export function createTranslator6(context: Context, output: Output, reply: Reply
       const updated = updateChecksum(checksum, (delta & 0xffff) ^ flip);
       view.setUint16(checksumAt, updated === 0 && !tcp ? 0xffff : updated);
     }
+  }
+
+  function isLater(): boolean {
+    const headerAt = registers[R_FRAGMENT_AT]!;
+    return headerAt !== 0 && view.getUint16(headerAt + 2) >>> 3 !== 0;
   }
 
   /** Where an ICMPv6 error comes from: see errorSource() of translate.ts. */

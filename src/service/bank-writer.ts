@@ -324,7 +324,7 @@ function writeServices(
     }
     const word = bank + (place.servicesAt >> 2) + service.slot * SERVICE_WORDS;
     writeService(i32, word, service, list);
-    writeAdmission(i32, word, service, access.tables.get(service.slot));
+    writeAdmission(i32, word, service, access.tables.get(service.slot), views.layout.workers);
     i32[word + S_BACKENDS_FIRST] = entries;
     i32[word + S_HASH_FIRST] = hashSlots;
     i32[word + S_HASH_SIZE] = table.length;

@@ -73,6 +73,17 @@ export interface AccessDefinition {
   readonly rules: AccessRules | null;
 }
 
+/** `synProxy`: null is "learnt from the backends". */
+export interface SynProxyDefinition {
+  readonly mode: "off" | "auto" | "on";
+  readonly mss: number | null;
+  /** -1: none at all. */
+  readonly windowScale: number | null;
+  readonly sack: boolean | null;
+  readonly timestamps: boolean | null;
+  readonly halfOpen: number;
+}
+
 export interface BackendDefinition {
   readonly address: Address;
   /** 0: the packet's own port. */
@@ -119,6 +130,7 @@ export interface ServiceDefinition {
   };
   readonly ping: "always" | "healthy" | "never";
   readonly access: AccessDefinition;
+  readonly synProxy: SynProxyDefinition;
   readonly health: HealthDefinition | null;
   readonly backends: readonly BackendDefinition[];
 }

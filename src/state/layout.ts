@@ -19,7 +19,7 @@ import {
  *   header | backendSlots | backendKeys | serviceSlots | serviceKeys | hops x 2 | bank x 2
  *          | access lists x 2 | handover rings | shard of worker 0 | shard of worker 1 | ...
  *   shard: workerHeader | flows | flowIndex | flowFree | backendRuns | serviceRuns | counters
- *          | admissionRuns | sources | splices | samples | flowExtensions
+ *          | admissionRuns | sources | splices | flowExtensions | samples
  *
  * Who writes what:
  *   worker    its own shard (but the OTHERS words of backendRuns), and the handover rings that it
@@ -347,8 +347,9 @@ function planShard(size: RegionSize, worker: number, take: Take): Shard {
     sourceSets,
     sources: take(sourceSets * SOURCE_SET_BYTES),
     splices: take((size.splices ?? 0) === 0 ? 0 : flowCapacity * SPLICE_BYTES),
-    samples: take(DROP_SAMPLES * SAMPLE_BYTES),
     flowExtensions: take(size.ipv6 === true ? flowCapacity * EXTENSION_BYTES : 0),
+    // The last one: a worker maps its shard up to the end of it.
+    samples: take(DROP_SAMPLES * SAMPLE_BYTES),
   };
 }
 
@@ -381,6 +382,7 @@ export function planRegion(size: RegionSize): RegionLayout {
       backends,
       hashSlots,
       workers,
+      ipv6,
       accessPrefixes,
       sources,
       splices,

@@ -1,3 +1,5 @@
+import { ADMISSION_RUN_WORDS, N_FLOWS, N_HALF_OPEN } from "../admission/admission-run.ts";
+import { PHASE_NONE, SPLICE_WORDS, X_PHASE } from "../admission/splice.ts";
 import { assert } from "../base/assert.ts";
 import { flowIsSound } from "../flow/check-record.ts";
 import {
@@ -122,8 +124,28 @@ export function takeOverFlows(views: RegionViews): TakeOverCounts {
     counts.flowsDropped += report.dropped;
     counts.flowsNoRoom += report.noRoom;
   }
+  clearSplices(views);
   recount(views);
   return { ...counts, slotsDropped };
+}
+
+/** A free row has no splice: its next flow would be taken for a spliced one. */
+function clearSplices(views: RegionViews): void {
+  const { i32, layout } = views;
+  for (const { flows, flowCapacity, splices } of layout.shards) {
+    if (splices.bytes === 0) continue;
+    for (let row = 0; row < flowCapacity; row++) {
+      const isFree = i32[(flows.at >> 2) + row * FLOW_WORDS + F_STATE] === STATE_FREE;
+      if (isFree) i32[(splices.at >> 2) + row * SPLICE_WORDS + X_PHASE] = PHASE_NONE;
+    }
+  }
+}
+
+/** First word of the splice of the flow at `at`, or -1. */
+function spliceWord({ layout }: RegionViews, worker: number, at: number): number {
+  const { flows, splices } = layout.shards[worker]!;
+  if (splices.bytes === 0) return -1;
+  return (splices.at >> 2) + ((at - (flows.at >> 2)) / FLOW_WORDS) * SPLICE_WORDS;
 }
 
 /**
@@ -143,12 +165,14 @@ export function moveFlows(from: RegionViews, to: RegionViews): TakeOverCounts {
   const tables = to.layout.shards.map(({ worker }) => createFlowTable(viewShard(to, worker)));
   for (const table of tables) table.rebuild();
   const counts = { kept: 0, dropped: 0, noRoom: 0 };
-  forEachRow(from, (at) => {
-    if (!isExpendable(from.i32[at + F_STATE]!)) counts[moveFlow(from, to, tables, at)]++;
+  forEachRow(from, (at, worker) => {
+    if (!isExpendable(from.i32[at + F_STATE]!)) counts[moveFlow(from, to, tables, at, worker)]++;
   });
-  forEachRow(from, (at) => {
+  forEachRow(from, (at, worker) => {
     const isUsed = from.i32[at + F_STATE] !== STATE_FREE || (from.i32[at + F_VERSION]! & 1) !== 0;
-    if (isUsed && isExpendable(from.i32[at + F_STATE]!)) counts[moveFlow(from, to, tables, at)]++;
+    if (isUsed && isExpendable(from.i32[at + F_STATE]!)) {
+      counts[moveFlow(from, to, tables, at, worker)]++;
+    }
   });
   recount(to);
   return {
@@ -200,6 +224,7 @@ function moveFlow(
   to: RegionViews,
   tables: readonly FlowTable[],
   at: number,
+  worker: number,
 ): "kept" | "dropped" | "noRoom" {
   const extension = extensionOf(from.layout, at);
   if (!flowIsSound(from, at, extension)) return "dropped";
@@ -209,23 +234,29 @@ function moveFlow(
   if (!isBackend(to, slot, generationOf(backend))) return "noRoom";
   const extended = hasExtension(from.i32[at + F_STATE]!);
   if (extended && !to.layout.ipv6) return "noRoom";
-  const table =
-    tables[
-      ownerOfClient(
-        to.i32[H_SECRET]!,
-        to.i32[H_SECRET + 1]!,
-        clientWord(from.i32, at, extension),
-        from.i32[at + F_CLIENT_VIP_PORTS]! >>> 16,
-        to.i32[H_OWNER_PORT_MASK]!,
-        tables.length,
-      )
-    ]!;
+  const owner = ownerOfClient(
+    to.i32[H_SECRET]!,
+    to.i32[H_SECRET + 1]!,
+    clientWord(from.i32, at, extension),
+    from.i32[at + F_CLIENT_VIP_PORTS]! >>> 16,
+    to.i32[H_OWNER_PORT_MASK]!,
+    tables.length,
+  );
+  const splice = spliceWord(from, worker, at);
+  const isSpliced = splice >= 0 && from.i32[splice + X_PHASE] !== PHASE_NONE;
+  // Without its splice a flow's numbers would make no sense to either end.
+  if (isSpliced && to.layout.shards[owner]!.splices.bytes === 0) return "noRoom";
+  const table = tables[owner]!;
   table.draft.set(from.i32.subarray(at, at + FLOW_WORDS));
   if (extended) {
     table.draftExtension.set(from.i32.subarray(extension, extension + EXTENSION_WORDS));
   }
   const row = table.insert();
   if (row === INSERT_TABLE_FULL || row === INSERT_INDEX_FULL) return "noRoom";
+  if (row >= 0 && isSpliced) {
+    const words = from.i32.subarray(splice, splice + SPLICE_WORDS);
+    to.i32.set(words, spliceWord(to, owner, table.word(row)));
+  }
   // What is left are keys that another flow has: one of the two is damaged.
   return row >= 0 ? "kept" : "dropped";
 }
@@ -410,6 +441,12 @@ function recount(views: RegionViews): void {
       i32.fill(0, at + R_FLOWS, at + R_OTHERS_ACTIVE + 1);
     }
   }
+  for (const { admissionRuns } of layout.shards) {
+    for (let slot = 0; slot < layout.services; slot++) {
+      const at = (admissionRuns.at >> 2) + slot * ADMISSION_RUN_WORDS;
+      i32.fill(0, at + N_FLOWS, at + N_HALF_OPEN + 1);
+    }
+  }
   forEachRow(views, (at, worker) => {
     const state = i32[at + F_STATE]!;
     if (state === STATE_FREE) return;
@@ -418,5 +455,12 @@ function recount(views: RegionViews): void {
     const run = (layout.shards[worker]!.backendRuns.at >> 2) + slot * BACKEND_RUN_WORDS;
     i32[run + R_FLOWS] = i32[run + R_FLOWS]! + 1;
     if ((state & FLAG_ACTIVE) !== 0) i32[run + R_ACTIVE] = i32[run + R_ACTIVE]! + 1;
+    const service = i32[backendWord(views, slot) + B_SERVICE]!;
+    const admission =
+      (layout.shards[worker]!.admissionRuns.at >> 2) + service * ADMISSION_RUN_WORDS;
+    i32[admission + N_FLOWS] = i32[admission + N_FLOWS]! + 1;
+    if ((state & 0xff) === STATE_SYN_SENT || (state & 0xff) === STATE_SYN_RECV) {
+      i32[admission + N_HALF_OPEN] = i32[admission + N_HALF_OPEN]! + 1;
+    }
   });
 }

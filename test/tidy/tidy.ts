@@ -16,7 +16,7 @@ const ROOT = path.resolve(path.dirname(fileURLToPath(import.meta.url)), "..", ".
  */
 const IMPORTS: Readonly<Record<string, readonly string[]>> = {
   base: [],
-  state: ["base", "flow", "service"],
+  state: ["base", "flow", "service", "admission"],
   wire: ["base"],
   flow: ["base", "state"],
   service: ["base", "state", "flow", "scheduler", "admission"],
@@ -25,6 +25,7 @@ const IMPORTS: Readonly<Record<string, readonly string[]>> = {
   datapath: ["base", "state", "wire", "flow", "service", "scheduler", "admission", "device"],
   device: ["base", "state"],
   host: ["base", "device", "state"],
+  decap: ["base", "wire", "device", "host"],
   health: ["base", "service"],
   cli: ["base", "control"],
   control: [
@@ -34,6 +35,7 @@ const IMPORTS: Readonly<Record<string, readonly string[]>> = {
     "service",
     "scheduler",
     "datapath",
+    "decap",
     "device",
     "host",
     "health",

@@ -5,6 +5,7 @@ import type {
   HealthDefinition,
   PortRange,
   ServiceDefinition,
+  SynProxyDefinition,
 } from "../../service/definition.ts";
 import { buildAccess } from "./access-lists.ts";
 import { whole } from "./fields.ts";
@@ -99,6 +100,7 @@ function buildService(values: ServiceValues): ServiceDefinition {
     },
     ping: values.ping,
     access: buildAccess(values),
+    synProxy: buildSynProxy(values.synProxy),
     health: buildHealth(values, ports),
     backends: values.backends.map((backend) => ({
       address: backend.address ?? NO_ADDRESS,
@@ -106,6 +108,18 @@ function buildService(values: ServiceValues): ServiceDefinition {
       weight: backend.weight,
       serverId: backend.serverId ?? null,
     })),
+  };
+}
+
+function buildSynProxy(values: ServiceValues["synProxy"]): SynProxyDefinition {
+  const { mode, mss, windowScale, sack, timestamps, halfOpen } = values;
+  return {
+    mode,
+    mss: mss ?? null,
+    windowScale: windowScale === "off" ? -1 : (windowScale ?? null),
+    sack: sack ?? null,
+    timestamps: timestamps ?? null,
+    halfOpen,
   };
 }
 

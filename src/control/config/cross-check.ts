@@ -60,6 +60,7 @@ export function crossCheck(reading: Reading, problems: ConfigProblem[]): void {
     checkService(check, service);
     checkHealth(check, service);
     checkAccess(check, service);
+    checkSynProxy(check, service);
     checkBackends(check, service);
     checkMode(check, service);
     checkUdp(check, service);
@@ -231,6 +232,32 @@ function checkAccess({ reading, report }: CrossCheck, { path, values }: CheckedS
   const files = accessFiles(values);
   if (files.allow.problem !== null) report([...at, "allowFile"], files.allow.problem);
   if (files.deny.problem !== null) report([...at, "denyFile"], files.deny.problem);
+}
+
+function checkSynProxy({ reading, report }: CrossCheck, { path, values }: CheckedService): void {
+  const at = [...path, "synProxy"];
+  const { mode, sack, timestamps, windowScale } = values.synProxy;
+  if (reading.isBad(at)) return;
+  if (mode !== "off" && values.mode !== "nat" && values.mode !== "full-nat") {
+    const place = placeOf(reading, [...path, "mode"]);
+    report([...at, "mode"], `expected off with mode ${values.mode}${place}, got ${mode}`);
+  }
+  const protocols = values.protocol ?? [];
+  // What `defaults` says is for those that have TCP.
+  const isOwn = reading.source.has([...at, "mode"]);
+  if (mode !== "off" && isOwn && protocols.length > 0 && !protocols.includes("tcp")) {
+    const place = placeOf(reading, [...path, "protocol"]);
+    report([...at, "mode"], `expected off without protocol tcp${place}, got ${mode}`);
+  }
+  if (timestamps !== false) return;
+  const place = placeOf(reading, [...at, "timestamps"]);
+  if (sack === true) {
+    report([...at, "sack"], `expected timestamps, which keep it in a cookie, got false${place}`);
+  }
+  if (typeof windowScale === "number") {
+    const key = [...at, "windowScale"];
+    report(key, `expected timestamps, which keep it in a cookie, got false${place}`);
+  }
 }
 
 /** Addresses that one host has cannot be those of another, nor of the gateway's own traffic. */

@@ -6,6 +6,7 @@ import type {
   HealthDefinition,
   PortRange,
   ServiceDefinition,
+  SynProxyDefinition,
 } from "../../service/definition.ts";
 import { formatDuration } from "./duration.ts";
 import { formatPorts } from "./overlap-check.ts";
@@ -126,6 +127,7 @@ function effectiveService(service: ServiceDefinition): Record<string, unknown> {
     noBackend: sorry === null ? { action } : { action, ...effectiveTarget(sorry) },
     ping: service.ping,
     access: effectiveAccess(service.access),
+    synProxy: effectiveSynProxy(service.synProxy),
     health: service.health === null ? "none" : effectiveHealth(service.health),
     backends: service.backends.map((it) => ({
       ...effectiveTarget(it),
@@ -143,6 +145,18 @@ function effectiveAccess(access: AccessDefinition): Record<string, unknown> {
     deny: [...deny],
     ...(denyFile === null ? {} : { denyFile }),
     refuse,
+  };
+}
+
+function effectiveSynProxy(synProxy: SynProxyDefinition): Record<string, unknown> {
+  const { mode, mss, windowScale, sack, timestamps, halfOpen } = synProxy;
+  return {
+    mode,
+    ...(mss === null ? {} : { mss }),
+    ...(windowScale === null ? {} : { windowScale: windowScale < 0 ? "off" : windowScale }),
+    ...(sack === null ? {} : { sack }),
+    ...(timestamps === null ? {} : { timestamps }),
+    halfOpen,
   };
 }
 

@@ -101,6 +101,14 @@ export const boolean: ValueKind<boolean> = {
   read: (input) => (typeof input === "boolean" ? input : undefined),
 };
 
+/** Another kind's values, or the word off. */
+export function offOr<T>(kind: ValueKind<T>): ValueKind<T | "off"> {
+  return {
+    expects: `${kind.expects}, or off`,
+    json: { anyOf: [kind.json, { const: "off" }] },
+    read: (input) => (input === "off" ? "off" : kind.read(input)),
+  };
+}
 /** true, false or auto. */
 export const autoOrBoolean: ValueKind<"auto" | boolean> = {
   expects: "auto, true or false",

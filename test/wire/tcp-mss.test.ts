@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { createRandom } from "../../src/base/random.ts";
 import { updateChecksum } from "../../src/wire/checksum.ts";
-import { clampMss, findMss, MSS_UNCHANGED } from "../../src/wire/tcp-options.ts";
+import { clampMss, findMss, MSS_UNCHANGED } from "../../src/wire/tcp-mss.ts";
 import { checksumsOk, SYN, tcpPacket } from "../support/frames.ts";
 
 /** The MSS option, wherever it stands, and the checksum after its change. */
