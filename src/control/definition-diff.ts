@@ -34,6 +34,7 @@ const SERVICE_KEYS = [
   "ping",
   "access",
   "synProxy",
+  "limits",
   "health",
 ] as const satisfies readonly (keyof ServiceDefinition)[];
 

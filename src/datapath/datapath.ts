@@ -169,6 +169,7 @@ export function createDatapath(options: DatapathOptions): Datapath {
     hops,
     flows,
     balancer,
+    admission,
     synProxy,
     translator,
     output,

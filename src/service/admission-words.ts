@@ -2,10 +2,20 @@ import type { AccessTables } from "./access-buffers.ts";
 import {
   ADMIT_ACCESS,
   ADMIT_ACCESS_RESETS,
+  ADMIT_BACKENDS,
+  ADMIT_LIMITS,
+  ADMIT_LIMITS_RESET,
+  ADMIT_PACKETS,
   ADMIT_SYN_PROXY,
   S_ACCESS_4,
   S_ACCESS_6,
   S_ADMISSION,
+  S_LIMIT_BACKEND,
+  S_LIMIT_CONNECTIONS,
+  S_LIMIT_PACKETS,
+  S_SOURCE_BITS,
+  S_SOURCE_BURST,
+  S_SOURCE_RATE,
   S_SYN_HALF_OPEN,
   S_SYN_MSS,
   S_SYN_OPTIONS,
@@ -18,7 +28,7 @@ import {
   SYN_PROXY_AUTO,
   SYN_PROXY_ON,
 } from "./bank.ts";
-import type { SynProxyDefinition } from "./definition.ts";
+import type { LimitsDefinition, SynProxyDefinition } from "./definition.ts";
 import type { AssignedService } from "./slots.ts";
 
 /**
@@ -47,8 +57,37 @@ export function writeAdmission(
     flags |= ADMIT_SYN_PROXY;
     writeSynProxy(i32, word, definition.synProxy, workers);
   }
+  flags |= writeLimits(i32, word, definition.limits, workers);
   // What a service does not ask for costs its new flows one comparison with 0.
   i32[word + S_ADMISSION] = flags;
+}
+
+/** @returns ADMIT_… of the limits that there are */
+function writeLimits(
+  i32: Int32Array,
+  word: number,
+  limits: LimitsDefinition,
+  workers: number,
+): number {
+  const { connections, packetsPerSecond, newPerSource, backendConnections } = limits;
+  i32[word + S_LIMIT_CONNECTIONS] = connections ?? 0;
+  i32[word + S_LIMIT_PACKETS] = packetsPerSecond ?? 0;
+  i32[word + S_LIMIT_BACKEND] = backendConnections ?? 0;
+  if (newPerSource !== null) {
+    const { rate, burst, ipv4, ipv6 } = newPerSource;
+    // A client's flows lie with one worker, those of a wider prefix with all.
+    const parts = ipv4 < 32 ? workers : 1;
+    i32[word + S_SOURCE_RATE] = Math.ceil(rate / parts);
+    i32[word + S_SOURCE_BURST] = Math.ceil(burst / parts);
+    i32[word + S_SOURCE_BITS] = ipv4 | (ipv6 << 8);
+  }
+  const resets = limits.refuse === "reset";
+  return (
+    (connections !== null || newPerSource !== null ? ADMIT_LIMITS : 0) |
+    (packetsPerSecond !== null ? ADMIT_PACKETS : 0) |
+    (backendConnections !== null ? ADMIT_BACKENDS : 0) |
+    (resets ? ADMIT_LIMITS_RESET : 0)
+  );
 }
 
 function writeSynProxy(

@@ -389,6 +389,14 @@ test("flow, cookie, policy: a wrong number opens nothing and gets what outOfStat
   assert.equal(bench.live, 1);
 });
 
+test("the client's ACK is lost: its window probe, one byte back, brings the cookie too", () => {
+  const bench = new AdmissionBench({ yaml: proxied("nat") });
+  const { sequence: cookie } = synAck(bench);
+  const probe = tcpPacket({ ...TCP, sequence: ISN, acknowledgement: cookie + 1 });
+  const syn = read(bench.client(probe)[0]);
+  assert.deepEqual([syn.flags, syn.sequence], [SYN, ISN]);
+});
+
 test("a client that closes while its backend is silent: both are told", () => {
   const { bench } = open("nat");
   const [sent] = bench.client(tcpPacket({ ...TCP, flags: RST, sequence: ISN + 1 }));

@@ -57,6 +57,7 @@ export function crossCheck(reading: Reading, problems: ConfigProblem[]): void {
     checkHealth(check, service);
     checkAccess(check, service);
     checkSynProxy(check, service);
+    checkShares(check, service);
     checkBackends(check, service);
   }
   checkOverlaps(check);
@@ -226,6 +227,23 @@ function checkAccess({ reading, report }: CrossCheck, { path, values }: CheckedS
   const files = accessFiles(values);
   if (files.allow.problem !== null) report([...at, "allowFile"], files.allow.problem);
   if (files.deny.problem !== null) report([...at, "denyFile"], files.deny.problem);
+}
+
+/** A limit that some worker has no share of would shut out the clients that it has. */
+function checkShares({ reading, report }: CrossCheck, { path, values }: CheckedService): void {
+  const { workers } = reading.values.device;
+  const at = [...path, "limits"];
+  if (reading.isBad(at) || reading.isBad(["device", "workers"])) return;
+  const { connections, packetsPerSecond, perBackend } = values.limits;
+  const place = placeOf(reading, ["device", "workers"]);
+  const check = (key: KeyPath, limit: number | undefined): void => {
+    if (limit === undefined || limit >= workers) return;
+    const message = `expected at least one for each of ${workers} workers${place}, got ${limit}`;
+    report([...at, ...key], message);
+  };
+  check(["connections"], connections);
+  check(["packetsPerSecond"], packetsPerSecond);
+  check(["perBackend", "connections"], perBackend.connections);
 }
 
 function checkSynProxy({ reading, report }: CrossCheck, { path, values }: CheckedService): void {
