@@ -24,6 +24,7 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   headgate::InitPacket(env, exports);
   headgate::InitXdp(env, exports);
   headgate::InitSteering(env, exports);
+  headgate::InitTunnel(env, exports);
   InitGuard(env, exports);
   return exports;
 }

@@ -12,6 +12,7 @@ void InitTun(Napi::Env env, Napi::Object exports);
 void InitPacket(Napi::Env env, Napi::Object exports);
 void InitXdp(Napi::Env env, Napi::Object exports);
 void InitSteering(Napi::Env env, Napi::Object exports);
+void InitTunnel(Napi::Env env, Napi::Object exports);
 
 }  // namespace headgate
 

@@ -38,6 +38,28 @@ async function cleanup(file: string | null): Promise<number> {
   return EXIT.done;
 }
 
+async function decap(file: string): Promise<number> {
+  const [{ createLog }, { loadDecapConfig }, { startDecapsulator }] = await Promise.all([
+    import("./base/log.ts"),
+    import("./control/config/decap-load.ts"),
+    import("./decap/run.ts"),
+  ]);
+  const definition = loadDecapConfig(file);
+  const log = createLog(definition.log.level);
+  let isAsked = false;
+  let stop = (): void => {
+    isAsked = true;
+  };
+  let logCounters = (): void => {};
+  process.on("SIGUSR1", () => logCounters());
+  for (const signal of ["SIGTERM", "SIGINT"] as const) process.on(signal, () => stop());
+  const decapsulator = await startDecapsulator(definition, log);
+  stop = decapsulator.stop;
+  logCounters = () => log.info("counters", decapsulator.counters());
+  if (isAsked) stop();
+  return decapsulator.ended;
+}
+
 async function loadDevices() {
   const [{ createRegionMapper }, { createWake }] = await Promise.all([
     import("./device/region.ts"),
@@ -48,4 +70,4 @@ async function loadDevices() {
 
 // Output on pipes and files is synchronous on Linux: nothing is lost by ending here, whatever
 // handles are open.
-process.exit(await runCli(process.argv.slice(2), { run, cleanup }));
+process.exit(await runCli(process.argv.slice(2), { run, cleanup, decap }));

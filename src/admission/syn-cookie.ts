@@ -6,12 +6,14 @@ import { flowHash } from "../flow/flow-hash.ts";
  * the client's ACK brings it back.
  *
  *   cookie = H(k, key, 0) + client's sequence number + (minute << 24)
- *          + ((H(k', key, minute ^ client's sequence number) + MSS index) mod 2^24)
+ *          + ((H(k', key, minute and sequence number) + MSS index) mod 2^24)
+ *
+ * Linux has no sequence number in the second hash: there a number that is off by one names another
+ * MSS, and is taken.
  *
  * key: client, VIP, ports. H is the keyed hash of the flow index, with secrets of its own. A minute
  * is 60 s of the monotonic clock; a cookie is good in its own minute and in the next. So of all 2^32
- * acknowledgement numbers 16 are taken for a cookie of a given SYN: one in 2^28. The sequence number is
- * in both sums, or one that is off by one would be taken for another MSS.
+ * acknowledgement numbers 16 are taken for a cookie of a given SYN: one in 2^28.
  *
  * What the number has no room for lies in the timestamp that a client with timestamps sends back:
  * window scale, SACK and ECN in its low six bits (Linux, cookie_init_timestamp).
@@ -87,7 +89,8 @@ export function createSynCookies(k0: number, k1: number): SynCookies {
     let index = MSS_TABLE.length - 1;
     while (index > 0 && MSS_TABLE[index]! > mss) index--;
     const base = (flowHash(a0, a1, 0, client, vip, ports) + sequence) | 0;
-    const data = (flowHash(b0, b1, minute ^ sequence, client, vip, ports) + index) & DATA_MASK;
+    const hash = flowHash(b0, b1, sequence ^ (minute << 8), client, vip, ports);
+    const data = (hash + index) & DATA_MASK;
     return (base + (minute << 24) + data) | 0;
   }
 
@@ -103,7 +106,7 @@ export function createSynCookies(k0: number, k1: number): SynCookies {
     const minute = minuteOf(tick);
     const age = (minute - (rest >>> 24)) & 0xff;
     if (age >= COOKIE_MINUTES) return 0;
-    const hash = flowHash(b0, b1, (minute - age) ^ sequence, client, vip, ports);
+    const hash = flowHash(b0, b1, sequence ^ ((minute - age) << 8), client, vip, ports);
     const index = ((rest & DATA_MASK) - hash) & DATA_MASK;
     return index < MSS_TABLE.length ? MSS_TABLE[index]! : 0;
   }

@@ -93,6 +93,21 @@ export const FRAGMENTS_HELD_OF_DATAGRAM_MAX = 64;
 /** How long such a copy waits: fragments that overtake one another do so within milliseconds. */
 export const FRAGMENT_HELD_MS = 2000;
 
+/**
+ * How far a RST or FIN may lie beyond the last acknowledgement of the other side and still end a flow:
+ * the largest window that Linux offers by default is 3 MiB (half of tcp_rmem's 6 MiB).
+ */
+export const SEQUENCE_WINDOW_BYTES = 4 << 20;
+
+/**
+ * Longest QUIC server ID: a connection ID of version 1 has 20 bytes (RFC 9000 section 17.2), less the
+ * first one and a nonce of at least 4.
+ */
+export const QUIC_SERVER_ID_BYTES_MAX = 15;
+
+/** Highest configuration rotation: 7 says that a connection ID is not to be routed by. */
+export const QUIC_ROTATION_MAX = 6;
+
 /** Drop samples taken per millisecond: a flood of bad frames must not pay for copies. */
 export const DROP_SAMPLES_PER_TICK = 2;
 

@@ -1,5 +1,6 @@
 import { type Command, Option } from "commander";
 import { type ConfigProblem, EXIT, formatConfigProblem } from "../base/errors.ts";
+import { checkDecapFile } from "./decap-command.ts";
 import type { CliIo } from "./io.ts";
 import { renderData } from "./output.ts";
 
@@ -30,6 +31,11 @@ export function addCheckCommand(
     .option("--host", "also ask this host: interfaces, privilege, room, address conflicts");
   command.action(async () => {
     const { config, host } = command.opts<{ config: string; host?: boolean }>();
+    const { isDecapFile } = await import("../control/config/decap-load.ts");
+    if (isDecapFile(config)) {
+      await checkDecapFile(config, io);
+      return;
+    }
     const { loadConfig, configNotes } = await import("../control/config/load.ts");
     const definition = loadConfig(config);
     if (host === true) {

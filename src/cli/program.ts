@@ -4,6 +4,7 @@ import { ConfigError, EXIT, HeadgateError } from "../base/errors.ts";
 import { createAdminClient } from "./admin-client.ts";
 import { addBackendCommands, addDrainCommand, addReloadCommand } from "./change-commands.ts";
 import { addCheckCommand, addConfigCommands } from "./config-commands.ts";
+import { addDecapCommand } from "./decap-command.ts";
 import { addGetCommands, addStatusCommand, type CommandContext } from "./get-command.ts";
 import { type CliIo, processIo } from "./io.ts";
 
@@ -17,6 +18,8 @@ export interface CliActions {
    * @param file - its configuration, or null: it had the default socket and state file
    */
   cleanup(file: string | null): Promise<number>;
+  /** Run a decapsulator until it ends; fulfilled with the exit code. */
+  decap(file: string): Promise<number>;
 }
 
 const DEFAULT_SOCKET = "/run/headgate/admin.sock";
@@ -87,6 +90,7 @@ function createProgram(actions: CliActions, io: CliIo, exitWith: (code: number) 
   run.action(async () => exitWith(await actions.run(run.opts<{ config: string }>().config)));
   addCheckCommand(program, io, exitWith);
   addConfigCommands(program, io);
+  addDecapCommand(program, io, actions.decap, exitWith);
 
   const context: CommandContext = {
     io,

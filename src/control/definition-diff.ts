@@ -27,6 +27,8 @@ const SERVICE_KEYS = [
   "scheduler",
   "tableSize",
   "timeouts",
+  "udp",
+  "quic",
   "outOfState",
   "onIdle",
   "existingFlows",
@@ -97,8 +99,11 @@ function diffBackends(
     now.add(text);
     const was = old.get(text);
     if (was === undefined) into.added.push(text);
-    else if (was.weight !== backend.weight) {
+    if (was !== undefined && was.weight !== backend.weight) {
       into.changed.push(`${text}: weight ${was.weight} -> ${backend.weight}`);
+    }
+    if (was !== undefined && was.serverId !== backend.serverId) {
+      into.changed.push(`${text}: serverId ${was.serverId} -> ${backend.serverId}`);
     }
   }
   for (const text of old.keys()) if (!now.has(text)) into.removed.push(text);

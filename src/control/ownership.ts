@@ -171,7 +171,8 @@ function vipsOf(service: ServiceDefinition): Ownership["vips"][number][] {
 function natBackendsOf(service: ServiceDefinition): number[] {
   if (service.mode !== "nat") return [];
   const servers = [...service.backends];
-  if (service.noBackend.sorry !== null) servers.push({ ...service.noBackend.sorry, weight: 1 });
+  if (service.noBackend.sorry !== null)
+    servers.push({ ...service.noBackend.sorry, weight: 1, serverId: null });
   return servers.flatMap(({ address, port }) =>
     service.protocols.flatMap((name) => {
       const ports = port !== 0 ? [port] : singlePorts(service);

@@ -18,9 +18,11 @@ import {
   F_STATE,
   F_VIP_ADDR,
   FLAG_ADOPTED,
+  FLAG_BY_BACKEND,
   KEY_SLOW,
   MODE_FULL_NAT,
   PROTOCOL_TCP,
+  PROTOCOL_UDP,
   STATE_CLOSE,
   STATE_SYN_RECV,
   STATE_SYN_SENT,
@@ -60,7 +62,9 @@ import {
   S_MODE,
   S_NO_BACKEND,
   S_OUT_OF_STATE,
+  S_QUIC,
   S_SORRY_SLOT,
+  S_UDP_PER_PACKET,
   SERVICE_WORDS,
 } from "../service/bank.ts";
 import {
@@ -79,6 +83,7 @@ import { C_FLOWS_CREATED, C_FLOWS_EVICTED } from "./counters.ts";
 import type { Flows } from "./flows.ts";
 import type { Reply } from "./reply.ts";
 import type { SynProxy } from "./syn-proxy.ts";
+import type { UdpFlows } from "./udp.ts";
 import {
   DROP_FLOW_INDEX_FULL,
   DROP_FLOW_TABLE_FULL,
@@ -100,6 +105,7 @@ export interface Balancer {
    * Make a flow for it, or decide what happens instead.
    *
    * @param ports - source << 16 | destination
+   * @param flag - 0, or FLAG_BY_BACKEND: the client's tuple has a flow to another backend, which stays
    * @returns OPENED, with the row in `opened[0]`, or the packet's verdict
    */
   open(
@@ -111,6 +117,7 @@ export interface Balancer {
     vip: number,
     ports: number,
     service: number,
+    flag: number,
   ): number;
   readonly opened: Int32Array;
 }
@@ -121,6 +128,7 @@ export function createBalancer(
   admission: Admission,
   synProxy: SynProxy,
   reply: Reply,
+  udp: UdpFlows,
   countersAt: number,
 ): Balancer {
   const { f64, i32, layout, link, registers, rx, scheduler, snatPorts, table, view } = context;
@@ -193,12 +201,21 @@ export function createBalancer(
     vip: number,
     ports: number,
     service: number,
+    flag: number,
   ): number {
     const serviceWord = registers[R_SERVICES]! + service * SERVICE_WORDS;
     const tcp = protocol === PROTOCOL_TCP;
     const start = tcp ? startOf(rxWord, ipAt, l4At, serviceWord, service) : START_BEGINS;
     if (start >= 0) return countDrop(service, start);
     if (i32[H_NODE_DRAINED] !== 0) return countDrop(service, DROPPED | (DROP_NODE_DRAINING << 8));
+    let flags = flag;
+    let slot = -1;
+    if (!tcp) {
+      slot = udp.quicSlot(rxWord, l4At, serviceWord);
+      if (i32[serviceWord + S_UDP_PER_PACKET] !== 0) flags = FLAG_BY_BACKEND;
+      // Whatever its connection ID may change is not for the fast lane.
+      if (flags !== 0 || i32[serviceWord + S_QUIC] !== 0) flags |= KEY_SLOW << 8;
+    }
     const asks = i32[serviceWord + S_ADMISSION]!;
     if (asks !== 0) {
       const admitted = admission.admit(rxWord, ipAt, protocol, client, vip, serviceWord);
@@ -212,24 +229,26 @@ export function createBalancer(
       }
     }
 
-    const bank = registers[R_BANK]!;
-    let entry = scheduler.pick(
-      bank,
-      serviceWord,
-      service,
-      client,
-      ports >>> 16,
-      vip,
-      ports & 0xffff,
-      protocol,
-    );
-    let slot = entry === NO_BACKEND ? -1 : i32[entry + E_SLOT]!;
-    if ((asks & ADMIT_BACKENDS) !== 0 && slot >= 0 && admission.isFull(serviceWord, slot)) {
-      entry = roomElsewhere(entry, serviceWord);
-      if (entry === NO_BACKEND) {
-        return countDrop(service, admission.refuseFull(rxWord, ipAt, protocol, vip, serviceWord));
+    let entry = NO_BACKEND;
+    if (slot < 0) {
+      entry = scheduler.pick(
+        registers[R_BANK]!,
+        serviceWord,
+        service,
+        client,
+        ports >>> 16,
+        vip,
+        ports & 0xffff,
+        protocol,
+      );
+      if (entry !== NO_BACKEND) slot = i32[entry + E_SLOT]!;
+      if ((asks & ADMIT_BACKENDS) !== 0 && slot >= 0 && admission.isFull(serviceWord, slot)) {
+        entry = roomElsewhere(entry, serviceWord);
+        if (entry === NO_BACKEND) {
+          return countDrop(service, admission.refuseFull(rxWord, ipAt, protocol, vip, serviceWord));
+        }
+        slot = i32[entry + E_SLOT]!;
       }
-      slot = i32[entry + E_SLOT]!;
     }
     if (slot < 0) {
       const policy = i32[serviceWord + S_NO_BACKEND]!;
@@ -250,7 +269,7 @@ export function createBalancer(
         : (sourceMacLow(view, rx[rxWord + D_AT]!) << 16) | rx[rxWord + D_INTERFACE]!;
     // An adopted flow is not established before the client has sent once more: a flood of stray
     // segments then fills the table with flows that go soon, and that may be evicted.
-    let word = STATE_UDP_ONE_WAY;
+    let word = STATE_UDP_ONE_WAY | flags;
     if (tcp) word = start === START_ADOPTS ? STATE_SYN_RECV | FLAG_ADOPTED : STATE_SYN_SENT;
     if (start === START_BRINGS_COOKIE || (asks & ADMIT_PACKETS) !== 0) word |= KEY_SLOW << 8;
     draft[F_STATE] = word | (protocol << 8) | (i32[serviceWord + S_MODE]! << 16);
@@ -357,6 +376,12 @@ export function createBalancer(
     const address = i32[backend + B_ADDRESS]!;
     const ownPort = i32[backend + B_PORT]!;
     const port = ownPort === 0 ? ports & 0xffff : ownPort;
+    const backendAndGeneration = backendWordOf(slot, i32[backend + B_GENERATION]!);
+    if ((draft[F_STATE]! & FLAG_BY_BACKEND) !== 0) {
+      const vip = draft[F_VIP_ADDR]!;
+      const row = table.findByBackend(protocol, client, vip, ports, backendAndGeneration);
+      if (row >= 0) return again(row, backend, serviceWord);
+    }
     let replyAddress = client;
     let replyPort = ports >>> 16;
     if (i32[serviceWord + S_MODE] === MODE_FULL_NAT) {
@@ -378,7 +403,7 @@ export function createBalancer(
       replyPort = snatPorts.result[1]!;
     }
     const replyPorts = (port << 16) | replyPort;
-    draft[F_BACKEND] = backendWordOf(slot, i32[backend + B_GENERATION]!);
+    draft[F_BACKEND] = backendAndGeneration;
     draft[F_BACKEND_ADDR] = address;
     draft[F_REPLY_ADDR] = replyAddress;
     draft[F_BACKEND_REPLY_PORTS] = replyPorts;
@@ -412,7 +437,20 @@ export function createBalancer(
     return row;
   }
 
-  /** A flow that only waits for stray segments gives its reply tuple up to a new one. */
+  /** The client's flow to this backend is there. One datagram more waits for an answer. */
+  function again(row: number, backend: number, serviceWord: number): number {
+    const flowWord = table.word(row);
+    const state = i32[flowWord + F_STATE]! & 0xff;
+    const isPerPacket = i32[serviceWord + S_UDP_PER_PACKET] !== 0;
+    flows.enter(flowWord, backend, isPerPacket ? STATE_UDP_ONE_WAY : state);
+    opened[0] = row;
+    return row;
+  }
+
+  /**
+   * A flow that only waits for stray segments gives its reply tuple up to a new one; and so does one
+   * of this client's tuple that was found by another key than the new one will be.
+   */
   function freeClosing(
     protocol: number,
     backendAddress: number,
@@ -421,8 +459,15 @@ export function createBalancer(
   ): boolean {
     const holder = table.find(protocol, backendAddress, replyAddress, replyPorts);
     if (holder < 0) return false;
-    const state = i32[table.word(holder >> 1) + F_STATE]! & 0xff;
-    if (state !== STATE_TIME_WAIT && state !== STATE_CLOSE) return false;
+    const flowWord = table.word(holder >> 1);
+    const state = i32[flowWord + F_STATE]! & 0xff;
+    const isSame =
+      protocol === PROTOCOL_UDP &&
+      i32[flowWord + F_CLIENT_ADDR] === draft[F_CLIENT_ADDR] &&
+      i32[flowWord + F_VIP_ADDR] === draft[F_VIP_ADDR] &&
+      i32[flowWord + F_CLIENT_VIP_PORTS] === draft[F_CLIENT_VIP_PORTS] &&
+      ((i32[flowWord + F_STATE]! ^ draft[F_STATE]!) & FLAG_BY_BACKEND) !== 0;
+    if (!isSame && state !== STATE_TIME_WAIT && state !== STATE_CLOSE) return false;
     flows.close(holder >> 1);
     return true;
   }

@@ -78,6 +78,7 @@ import { createSamples } from "./samples.ts";
 import { createSynProxy } from "./syn-proxy.ts";
 import { createTokenBucket } from "./token-bucket.ts";
 import { createTranslator } from "./translate.ts";
+import { createUdpFlows } from "./udp.ts";
 import {
   CONSUMED,
   DROP_TOO_BIG,
@@ -155,7 +156,8 @@ export function createDatapath(options: DatapathOptions): Datapath {
   const translator = createTranslator(context, output, reply, fragmenter);
   const synProxy = createSynProxy(context, hops, output, reply, flows, counters);
   const admission = createAdmission(context, reply, counters);
-  const balancer = createBalancer(context, flows, admission, synProxy, reply, counters);
+  const udp = createUdpFlows(context);
+  const balancer = createBalancer(context, flows, admission, synProxy, reply, udp, counters);
   const arp = createArp(context, addresses, output, counters);
   const icmp = createIcmp(context, addresses, owners, handover, hops, output, counters);
   const partial = createPartialChecksums(context);
@@ -172,12 +174,13 @@ export function createDatapath(options: DatapathOptions): Datapath {
     admission,
     synProxy,
     translator,
+    udp,
     output,
     partial,
     counters,
   );
   const fastLane = createFastLane(context, output, partial);
-  const expiry = createExpiry(context, flows, synProxy, output, counters);
+  const expiry = createExpiry(context, flows, synProxy, udp, output, counters);
   const samples = createSamples(context);
 
   function takePublished(): void {

@@ -1,17 +1,20 @@
 import { SWEEP_ROWS_MAX } from "../base/limits.ts";
 import {
+  F_EXPIRES,
   F_STATE,
   PROTOCOL_TCP,
+  PROTOCOL_UDP,
   protocolOf,
   STATE_ESTABLISHED,
   STATE_FREE,
 } from "../flow/flow-record.ts";
 import { WALK_DONE, WALK_PAUSE } from "../flow/flow-table.ts";
 import { B_SERVICE } from "../service/backend-slots.ts";
-import { S_ON_IDLE, SERVICE_WORDS } from "../service/bank.ts";
+import { BANK_UDP_SWEEP, S_ON_IDLE, SERVICE_WORDS } from "../service/bank.ts";
 import { H_SWEEP_REQUESTED, W_FLOWS_HIGH_WATER, W_SWEEP_DONE } from "../state/layout.ts";
 import {
   type Context,
+  R_BANK,
   R_SERVICES,
   R_SWEEP_OWED,
   R_SWEEP_TICK,
@@ -23,6 +26,7 @@ import { C_FLOWS_EXPIRED, C_FLOWS_RESET } from "./counters.ts";
 import type { Flows } from "./flows.ts";
 import type { Output } from "./output.ts";
 import type { SynProxy } from "./syn-proxy.ts";
+import type { UdpFlows } from "./udp.ts";
 
 /** Every row is looked at once in this time, as long as batches come often enough. */
 const SWEEP_PERIOD_MS = 1000;
@@ -42,6 +46,7 @@ export function createExpiry(
   context: Context,
   flows: Flows,
   synProxy: SynProxy,
+  udp: UdpFlows,
   output: Output,
   countersAt: number,
 ): Expiry {
@@ -68,20 +73,43 @@ export function createExpiry(
   function sweep(): void {
     const rows = rowsDue();
     if (rows === 0) return;
-    const tick = registers[R_TICK]!;
     table.sweepBegin(rows);
+    if (i32[registers[R_BANK]! + BANK_UDP_SWEEP] !== 0) sweepEvery();
+    else sweepExpired();
+  }
+
+  function sweepExpired(): void {
+    const tick = registers[R_TICK]!;
     for (let row = table.sweepNext(tick); row >= 0; row = table.sweepNext(tick)) {
-      const flowWord = table.word(row);
-      if (synProxy.isOpening(flowWord)) {
-        if (synProxy.retry(flowWord)) continue;
-        // The backend has not answered, and the client waits: `reset` tells both.
-        if (output.sparesLeft() >= SPARES_PER_RESET) flows.reset(flowWord);
-      } else if (resetsOnIdle(flowWord)) {
-        if (output.sparesLeft() >= SPARES_PER_RESET) flows.reset(flowWord);
-      }
-      flows.close(row);
-      f64[countersAt + C_FLOWS_EXPIRED] = f64[countersAt + C_FLOWS_EXPIRED]! + 1;
+      expire(row);
     }
+  }
+
+  /**
+   * UDP flows that are too old, or of a kind that their service no longer has, go here: the fast lane
+   * would keep a busy one alive.
+   */
+  function sweepEvery(): void {
+    const tick = registers[R_TICK]!;
+    for (let row = table.sweepNextLive(); row >= 0; row = table.sweepNextLive()) {
+      const flowWord = table.word(row);
+      const isUdp = protocolOf(i32[flowWord + F_STATE]!) === PROTOCOL_UDP;
+      if (((i32[flowWord + F_EXPIRES]! - tick) | 0) <= 0) expire(row);
+      else if (isUdp && udp.isOver(flowWord, flows.backendWord(flowWord))) expire(row);
+    }
+  }
+
+  function expire(row: number): void {
+    const flowWord = table.word(row);
+    if (synProxy.isOpening(flowWord)) {
+      if (synProxy.retry(flowWord)) return;
+      // The backend has not answered, and the client waits: `reset` tells both.
+      if (output.sparesLeft() >= SPARES_PER_RESET) flows.reset(flowWord);
+    } else if (resetsOnIdle(flowWord)) {
+      if (output.sparesLeft() >= SPARES_PER_RESET) flows.reset(flowWord);
+    }
+    flows.close(row);
+    f64[countersAt + C_FLOWS_EXPIRED] = f64[countersAt + C_FLOWS_EXPIRED]! + 1;
   }
 
   /** `onIdle: reset` is about established connections; a half-open or closing one just goes. */

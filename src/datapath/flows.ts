@@ -70,6 +70,11 @@ function isHalfOpen(state: number): boolean {
 
 /** What happens to a flow between its first and its last packet. */
 export interface Flows {
+  /**
+   * What the backend's sequence numbers have more than those that the client knows: not 0 where a SYN
+   * cookie began the flow.
+   */
+  sequenceDelta(flowWord: number): number;
   /** First word of the slot of the flow's backend. */
   backendWord(flowWord: number): number;
   /** True when the flow's backend is another one by now, or must give its flows up. */
@@ -249,7 +254,6 @@ export function createFlows(
     originate(ipAt, bytes);
   }
 
-  /** What the backend's sequence numbers have more than those that its client knows. */
   function sequenceDelta(flowWord: number): number {
     if (!hasSplices) return 0;
     const word = spliceWord(flowWord);
@@ -291,5 +295,5 @@ export function createFlows(
     return true;
   }
 
-  return { backendWord, mustEnd, timeoutMs, enter, opened, close, reset };
+  return { backendWord, mustEnd, timeoutMs, enter, opened, close, reset, sequenceDelta };
 }

@@ -1,3 +1,4 @@
+import { SEQUENCE_WINDOW_BYTES } from "../base/limits.ts";
 import {
   D_AT,
   D_BYTES,
@@ -15,10 +16,14 @@ import {
   F_ACK_ORIGINAL,
   F_ACK_REPLY,
   F_BACKEND,
+  F_CLIENT_ADDR,
+  F_CLIENT_VIP_PORTS,
   F_EXPIRES,
   F_HOP_MAC_HIGH,
   F_HOP_MAC_LOW,
   F_STATE,
+  F_VIP_ADDR,
+  FLAG_BY_BACKEND,
   FLAG_FIN_ORIGINAL,
   FLAG_FIN_REPLY,
   KEY_SLOW,
@@ -34,6 +39,8 @@ import {
   nextState,
   SEGMENT_ACK,
   SEGMENT_FIN,
+  SEGMENT_NONE,
+  SEGMENT_RST,
   segmentKind,
   TCP_NEW_FLOW,
 } from "../flow/tcp-state.ts";
@@ -97,6 +104,7 @@ import {
   tcpAcknowledgement,
   tcpFlags,
   tcpPorts,
+  tcpSequence,
 } from "../wire/tcp.ts";
 import { checkUdp, UDP_OK } from "../wire/udp.ts";
 import type { Addresses } from "./addresses.ts";
@@ -115,6 +123,7 @@ import type { Owners } from "./owners.ts";
 import type { PartialChecksums } from "./partial.ts";
 import type { SynProxy } from "./syn-proxy.ts";
 import type { Translator } from "./translate.ts";
+import type { UdpFlows } from "./udp.ts";
 import {
   DROP_BACKEND_GONE,
   DROP_FRAME_TOO_SHORT,
@@ -153,6 +162,8 @@ export interface Processor {
   endBatch(): void;
 }
 
+/** A partial checksum, or segments to be made: half of a virtio_net_hdr that no ICMP message has. */
+const ICMP_VNET_REFUSED = VNET_F_NEEDS_CSUM | (0xff << 8);
 const BACKEND_RUN_DOUBLES = BACKEND_RUN_BYTES >> 3;
 const SERVICE_RUN_DOUBLES = SERVICE_RUN_BYTES >> 3;
 
@@ -169,6 +180,7 @@ export function createProcessor(
   admission: Admission,
   synProxy: SynProxy,
   translator: Translator,
+  udp: UdpFlows,
   output: Output,
   partial: PartialChecksums,
   countersAt: number,
@@ -257,6 +269,10 @@ export function createProcessor(
         return malformed(rxWord, ipAt, DROP_UDP_HEADER_MALFORMED);
       }
     } else if (protocol === PROTOCOL_ICMP) {
+      // Nobody leaves the checksum of ICMP to a device: whoever completed it would break the message.
+      if ((rx[rxWord + D_VNET]! & ICMP_VNET_REFUSED) !== 0) {
+        return malformed(rxWord, ipAt, DROP_VNET_HEADER_INVALID);
+      }
       const verdict = icmp.process(rxWord, ipAt);
       return verdict === PASSED ? pass(rxWord) : verdict;
     } else {
@@ -324,6 +340,7 @@ export function createProcessor(
           destination,
           ports,
           service,
+          0,
         );
         if (verdict !== OPENED) return verdict;
         const row = balancer.opened[0]!;
@@ -368,6 +385,15 @@ export function createProcessor(
     const direction = reference & 1;
     const flowWord = table.word(row);
     const backend = flows.backendWord(flowWord);
+    if (protocol === PROTOCOL_UDP && direction === ORIGINAL) {
+      if (udp.mustMove(flowWord, backend)) {
+        flows.close(row);
+        return FLOW_OVER;
+      }
+      if (udp.isOthers(rxWord, l4At, flowWord, backend)) {
+        return openBeside(rxWord, ipAt, l4At, flowWord, i32[backend + B_SERVICE]!);
+      }
+    }
     if (flows.mustEnd(flowWord, backend)) {
       return endFlow(protocol, row, direction);
     }
@@ -379,12 +405,13 @@ export function createProcessor(
     if (protocol === PROTOCOL_TCP) {
       const tcpFlagBits = tcpFlags(view, l4At);
       if (direction === REPLY && (tcpFlagBits & TCP_SYN) !== 0) learn(backend, l4At);
-      const next = nextState(state, direction, kindOf(tcpFlagBits, flowWord, direction));
+      const kind = kindOf(l4At, tcpFlagBits, flowWord, direction);
+      const next = nextState(state, direction, kind);
       if (next === TCP_NEW_FLOW) {
         flows.close(row);
         return FLOW_OVER;
       }
-      if ((tcpFlagBits & TCP_ACK) !== 0) {
+      if ((tcpFlagBits & TCP_ACK) !== 0 && kind !== SEGMENT_NONE) {
         const word = flowWord + (direction === ORIGINAL ? F_ACK_ORIGINAL : F_ACK_REPLY);
         i32[word] = tcpAcknowledgement(view, l4At);
       }
@@ -400,6 +427,31 @@ export function createProcessor(
     }
     registers[R_FLOW] = reference;
     return send(rxWord, ipAt, protocol, reference);
+  }
+
+  /** A client's datagram for another backend than its flow's; the flow stays as it is. */
+  function openBeside(
+    rxWord: number,
+    ipAt: number,
+    l4At: number,
+    flowWord: number,
+    service: number,
+  ): number {
+    const verdict = balancer.open(
+      rxWord,
+      ipAt,
+      l4At,
+      PROTOCOL_UDP,
+      i32[flowWord + F_CLIENT_ADDR]!,
+      i32[flowWord + F_VIP_ADDR]!,
+      i32[flowWord + F_CLIENT_VIP_PORTS]!,
+      service,
+      FLAG_BY_BACKEND,
+    );
+    if (verdict !== OPENED) return verdict;
+    const row = balancer.opened[0]!;
+    registers[R_FLOW] = (row << 1) | ORIGINAL;
+    return sendOriginal(rxWord, ipAt, PROTOCOL_UDP, row);
   }
 
   function send(rxWord: number, ipAt: number, protocol: number, reference: number): number {
@@ -428,16 +480,32 @@ export function createProcessor(
 
   /**
    * A FIN that comes again (its ACK was lost) is no second FIN: it must not end the direction that
-   * is still open (RFC 9293 section 3.6, a half-closed connection).
+   * is still open (RFC 9293 section 3.6, a half-closed connection). A RST or FIN that cannot be in the
+   * receiver's window goes on, and is for the flow as if it had not been: the receiver discards it
+   * (RFC 5961 section 3.2), and a stranger who guesses ports ends nothing here.
    */
-  function kindOf(tcpFlagBits: number, flowWord: number, direction: number): number {
+  function kindOf(l4At: number, tcpFlagBits: number, flowWord: number, direction: number): number {
     const kind = segmentKind(tcpFlagBits);
-    if (kind !== SEGMENT_FIN) return kind;
+    if (kind !== SEGMENT_FIN && kind !== SEGMENT_RST) return kind;
+    if (!isInWindow(l4At, flowWord, direction)) return SEGMENT_NONE;
+    if (kind === SEGMENT_RST) return kind;
     const word = i32[flowWord + F_STATE]!;
     const seen = direction === ORIGINAL ? FLAG_FIN_ORIGINAL : FLAG_FIN_REPLY;
     if ((word & seen) !== 0) return SEGMENT_ACK;
     i32[flowWord + F_STATE] = word | seen;
     return kind;
+  }
+
+  /**
+   * Whether a sequence number is what the other side has acknowledged last, or lies within a window
+   * behind it. Before it has acknowledged anything every number is.
+   */
+  function isInWindow(l4At: number, flowWord: number, direction: number): boolean {
+    const known = i32[flowWord + (direction === ORIGINAL ? F_ACK_REPLY : F_ACK_ORIGINAL)]!;
+    if (known === 0) return true;
+    // Numbers of a backend's segment are its own here; the client acknowledges what it was told.
+    const acknowledged = direction === ORIGINAL ? known : known + flows.sequenceDelta(flowWord);
+    return (tcpSequence(view, l4At) - acknowledged) >>> 0 <= SEQUENCE_WINDOW_BYTES;
   }
 
   function sendOriginal(rxWord: number, ipAt: number, protocol: number, row: number): number {

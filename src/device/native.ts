@@ -34,8 +34,25 @@ export interface NativeAddon {
     busyPollUs: number,
     crew: Crew | undefined,
   ): NativeXdpDevice;
+  openTunnel(
+    name: string,
+    mtu: number,
+    kinds: readonly number[],
+    port: number,
+    zeroChecksum: boolean,
+  ): NativeTunnel;
   /** Receive queues in use, or a negative errno. */
   receiveQueues(interfaceName: string): number;
+}
+
+/** addon/tunnel.cc. */
+export interface NativeTunnel {
+  readonly memory: ArrayBuffer;
+  /** Packets, or a negative errno. */
+  receive(timeoutMs: number): number;
+  deliver(count: number): number;
+  overflows(): number;
+  close(): void;
 }
 
 export interface NativeXdpInterface {

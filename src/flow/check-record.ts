@@ -10,9 +10,11 @@ import {
   F_VIP_ADDR,
   FLAG_ACTIVE,
   FLAG_ADOPTED,
+  FLAG_BY_BACKEND,
   FLAG_FIN_ORIGINAL,
   FLAG_FIN_REPLY,
   FLAG_REPLIED,
+  KEY_SLOW,
   MODE_FULL_NAT,
   MODE_NAT,
   PROTOCOL_TCP,
@@ -33,7 +35,8 @@ import {
  */
 
 /** Every flag that a record of this layout can have; FLAG_IPV6 is not one yet. */
-const FLAGS_KNOWN = FLAG_REPLIED | FLAG_FIN_ORIGINAL | FLAG_FIN_REPLY | FLAG_ACTIVE | FLAG_ADOPTED;
+const FLAGS_KNOWN =
+  FLAG_REPLIED | FLAG_FIN_ORIGINAL | FLAG_FIN_REPLY | FLAG_ACTIVE | FLAG_ADOPTED | FLAG_BY_BACKEND;
 
 /**
  * @param words - any array of words
@@ -48,8 +51,8 @@ export function recordIsSound(words: Int32Array, at: number): boolean {
 
 function stateIsSound(word: number): boolean {
   const state = word & 0xff;
-  // The whole key byte: no record of this layout has IPv6 addresses or is kept from the fast lane.
-  const protocol = (word >>> 8) & 0xff;
+  // Of the key byte all but KEY_SLOW: no record of this layout has IPv6 addresses.
+  const protocol = (word >>> 8) & 0xff & ~KEY_SLOW;
   if (((word >>> 24) & ~(FLAGS_KNOWN >>> 24)) !== 0) return false;
   if (protocol === PROTOCOL_TCP) return state >= STATE_SYN_SENT && state <= STATE_CLOSE;
   if (protocol === PROTOCOL_UDP) return state >= STATE_UDP_ONE_WAY && state <= STATE_UDP_REPLIED;

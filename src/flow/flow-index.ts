@@ -3,6 +3,7 @@ import { INDEX_BUCKET_ENTRIES } from "../base/limits.ts";
 import { BUCKET_BYTES, H_SECRET, type RegionViews } from "../state/layout.ts";
 import { flowHash } from "./flow-hash.ts";
 import {
+  F_BACKEND,
   F_BACKEND_ADDR,
   F_BACKEND_REPLY_PORTS,
   F_CLIENT_ADDR,
@@ -12,6 +13,7 @@ import {
   F_VERSION,
   F_VIP_ADDR,
   FLOW_WORDS,
+  KEY_BY_BACKEND,
   ORIGINAL,
   originalKeyOf,
   replyKeyOf,
@@ -59,6 +61,14 @@ export function firstPlace(hash: number): number {
 export interface FlowIndex {
   /** Hash of a key, with the secret of the region. */
   hashOf(protocol: number, source: number, destination: number, ports: number): number;
+  /** Hash of an ORIGINAL key with KEY_BY_BACKEND: the F_BACKEND word counts. */
+  hashByBackend(
+    protocol: number,
+    source: number,
+    destination: number,
+    ports: number,
+    backend: number,
+  ): number;
   /** Hash of the ORIGINAL key of the record at `at` of `words` (the draft, or views.i32). */
   originalHash(words: Int32Array, at: number): number;
   /** Hash of its REPLY key. */
@@ -218,9 +228,29 @@ export function createFlowIndex(views: RegionViews): FlowIndex {
     assert(clearIn(secondBucket(hash), ref), "a live flow has both its index entries");
   }
 
+  function hashByBackend(
+    protocol: number,
+    source: number,
+    destination: number,
+    ports: number,
+    backend: number,
+  ): number {
+    return hashOf(protocol ^ Math.imul(backend, GOLDEN), source, destination, ports);
+  }
+
   function originalHash(words: Int32Array, at: number): number {
+    const key = originalKeyOf(words[at + F_STATE]!);
+    if ((key & KEY_BY_BACKEND) !== 0) {
+      return hashByBackend(
+        key,
+        words[at + F_CLIENT_ADDR]!,
+        words[at + F_VIP_ADDR]!,
+        words[at + F_CLIENT_VIP_PORTS]!,
+        words[at + F_BACKEND]!,
+      );
+    }
     return hashOf(
-      originalKeyOf(words[at + F_STATE]!),
+      key,
       words[at + F_CLIENT_ADDR]!,
       words[at + F_VIP_ADDR]!,
       words[at + F_CLIENT_VIP_PORTS]!,
@@ -240,5 +270,5 @@ export function createFlowIndex(views: RegionViews): FlowIndex {
     i32.fill(0, indexWord, indexWord + buckets * BUCKET_WORDS);
   }
 
-  return { hashOf, originalHash, replyHash, find, choose, write, clear, clearAll };
+  return { hashOf, hashByBackend, originalHash, replyHash, find, choose, write, clear, clearAll };
 }

@@ -91,6 +91,12 @@ export const FLAG_ACTIVE = 1 << 28;
 /** Out-of-state segment made this flow (`outOfState: adopt`). */
 export const FLAG_ADOPTED = 1 << 29;
 
+/**
+ * One of several flows of a client's tuple, each to another backend (`udp.perPacket`, and QUIC
+ * connections that another backend has): its ORIGINAL key is its backend's too.
+ */
+export const FLAG_BY_BACKEND = 1 << 31;
+
 /** Modes (design section 2), as F_STATE and banks keep them. From MODE_DSR on they are one-way. */
 export const MODE_NAT = 0;
 export const MODE_FULL_NAT = 1;
@@ -111,6 +117,9 @@ export const KEY_ORIGINAL_IPV6 = 0x80;
 /** What an IPv6 packet's protocol is combined with when its flow is looked for. */
 export const KEY_IPV6 = 0x80;
 
+/** In an ORIGINAL key: FLAG_BY_BACKEND, so that a search by addresses and ports never finds it. */
+export const KEY_BY_BACKEND = 1 << 23;
+
 /** Protocol number of the record whose F_STATE is `word`. */
 export function protocolOf(word: number): number {
   return (word >>> 8) & KEY_PROTOCOL;
@@ -126,9 +135,9 @@ export function isOneWay(word: number): boolean {
   return ((word >>> 16) & 0xff) >= MODE_DSR;
 }
 
-/** Protocol of the ORIGINAL key, with KEY_IPV6 where its addresses are IPv6. */
+/** Protocol of the ORIGINAL key, with KEY_IPV6 where its addresses are IPv6, and KEY_BY_BACKEND. */
 export function originalKeyOf(word: number): number {
-  return (word >>> 8) & (KEY_PROTOCOL | KEY_ORIGINAL_IPV6);
+  return (word >>> 8) & (KEY_PROTOCOL | KEY_ORIGINAL_IPV6 | KEY_BY_BACKEND);
 }
 
 /** Protocol of the REPLY key, likewise. */

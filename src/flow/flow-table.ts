@@ -20,6 +20,7 @@ import {
   FLOW_WORDS,
   generationOf,
   isOneWay,
+  KEY_BY_BACKEND,
   ORIGINAL,
   originalKeyOf,
   REPLY,
@@ -96,6 +97,20 @@ export interface FlowTable {
    */
   find(protocol: number, source: number, destination: number, ports: number): number;
   /**
+   * Find the one of a client's flows (FLAG_BY_BACKEND) that leads to a backend.
+   *
+   * @param protocol - with KEY_IPV6 where the addresses are IPv6
+   * @param backend - F_BACKEND word
+   * @returns its row, or -1
+   */
+  findByBackend(
+    protocol: number,
+    source: number,
+    destination: number,
+    ports: number,
+    backend: number,
+  ): number;
+  /**
    * Make the flow of the draft live.
    *
    * @returns its row, or INSERT_TABLE_FULL, INSERT_INDEX_FULL, INSERT_REPLY_TAKEN or
@@ -122,6 +137,8 @@ export interface FlowTable {
   sweepBegin(rows: number): void;
   /** @returns the next live row whose time is over, or -1 when the share of the batch is done */
   sweepNext(tick: number): number;
+  /** The same for live rows that have time left: whoever asks looks at each. */
+  sweepNextLive(): number;
   /** Begin a walk over the whole table. */
   walkBegin(): void;
   /**
@@ -178,6 +195,21 @@ export function createFlowTable(views: RegionViews): FlowTable {
   function find(protocol: number, source: number, destination: number, ports: number): number {
     const hash = index.hashOf(protocol, source, destination, ports);
     return index.find(hash, protocol, source, destination, ports);
+  }
+
+  function findByBackend(
+    protocol: number,
+    source: number,
+    destination: number,
+    ports: number,
+    backend: number,
+  ): number {
+    const key = protocol | KEY_BY_BACKEND;
+    const hash = index.hashByBackend(key, source, destination, ports, backend);
+    const reference = index.find(hash, key, source, destination, ports);
+    if (reference < 0) return -1;
+    const row = reference >> 1;
+    return i32[flowsWord + row * FLOW_WORDS + F_BACKEND] === backend ? row : -1;
   }
 
   /** INSERT_…_TAKEN when a live flow, or the record's other direction, has a key of this record. */
@@ -315,6 +347,22 @@ export function createFlowTable(views: RegionViews): FlowTable {
     return found;
   }
 
+  function sweepNextLive(): number {
+    const highWater = i32[highWaterWord]!;
+    let cursor = cells[CELL_SWEEP_CURSOR]!;
+    let left = cells[CELL_SWEEP_LEFT]!;
+    let found = -1;
+    while (left > 0 && found < 0) {
+      if (cursor >= highWater) cursor = 0;
+      if ((i32[flowsWord + cursor * FLOW_WORDS + F_STATE]! & 0xff) !== STATE_FREE) found = cursor;
+      cursor++;
+      left--;
+    }
+    cells[CELL_SWEEP_CURSOR] = cursor;
+    cells[CELL_SWEEP_LEFT] = left;
+    return found;
+  }
+
   function walkBegin(): void {
     cells[CELL_WALK_CURSOR] = 0;
     cells[CELL_WALK_LEFT] = SWEEP_ROWS_MAX;
@@ -419,12 +467,14 @@ export function createFlowTable(views: RegionViews): FlowTable {
   return {
     draft,
     find,
+    findByBackend,
     insert,
     remove,
     word,
     evict,
     sweepBegin,
     sweepNext,
+    sweepNextLive,
     walkBegin,
     walkNext,
     setHop,

@@ -93,6 +93,10 @@ export const EXISTING_KEEP = 0;
 export const EXISTING_DEADLINE = 1;
 /** Reset at the next packet or sweep. */
 export const EXISTING_RESET = 2;
+/** UDP alone: balanced anew at the client's next datagram, where another backend takes flows. */
+export const EXISTING_MOVE = 3;
+/** UDP alone: the same for a flow without an answer; for the others from B_DEADLINE on. */
+export const EXISTING_MOVE_LATER = 4;
 
 /**
  * Service slots: a service at a stable number; key in serviceKeys.

@@ -59,6 +59,7 @@ import {
   BANK_SNAT_COUNT,
   BANK_SNAT_PORT_HIGH,
   BANK_SNAT_PORT_LOW,
+  BANK_UDP_SWEEP,
   E_ADDRESS,
   E_PORT,
   E_SLOT,
@@ -81,6 +82,7 @@ import {
   S_NO_BACKEND,
   S_ON_IDLE,
   S_OUT_OF_STATE,
+  S_QUIC,
   S_SCHEDULER,
   S_SORRY_SLOT,
   S_TIMEOUTS,
@@ -101,6 +103,13 @@ import type { GatewayDefinition, Timeouts } from "./definition.ts";
 import { type Eligible, eligibleBackends } from "./effective.ts";
 import { createHashTables, type HashTables } from "./hash-tables.ts";
 import { type AssignedService, type SlotAssignment, serviceSlotWord } from "./slots.ts";
+import {
+  ENTRIES_PER_SERVER_ID,
+  needsUdpSweep,
+  serverIdsOf,
+  writeServerIds,
+  writeUdpWords,
+} from "./udp-words.ts";
 
 /** What a bank was made of, for the log. */
 export interface BankReport {
@@ -176,10 +185,11 @@ export function writeBank(
   const known = knownAddresses(definition, assignment, isAlive, hostAddresses);
   const intervals = writeAddresses(views.i32, place, known);
   writeHeader(views.i32, place, definition, assignment.services.length, seed);
+  views.i32[place.bank + BANK_UDP_SWEEP] = assignment.services.some(needsUdpSweep) ? 1 : 0;
   views.i32[place.bank + BANK_ACCESS] = access.which;
   return {
     services: assignment.services.length,
-    backends: services.entries,
+    backends: services.listed,
     addresses: known.size,
     intervals,
     hashSlots: services.hashSlots,
@@ -221,11 +231,12 @@ function writeServices(
   lists: ReadonlyMap<AssignedService, readonly Eligible[]>,
   seed: number,
   access: PlacedAccess,
-): { entries: number; hashSlots: number } {
+): { listed: number; hashSlots: number } {
   const { i32, u16 } = views;
   const { bank, size } = place;
   const tables = keptTables(views);
   let entries = 0;
+  let listed = 0;
   let hashSlots = 0;
   for (const [service, list] of lists) {
     if (entries + list.length > size.backendEntries) {
@@ -243,6 +254,7 @@ function writeServices(
     i32[word + S_HASH_SIZE] = table.length;
     u16.set(table, (bank << 1) + (place.hashSlotsAt >> 1) + hashSlots);
     hashSlots += table.length;
+    listed += list.length;
     for (const backend of list) {
       const entry = bank + (place.backendsAt >> 2) + entries * ENTRY_WORDS;
       i32[entry + E_SLOT] = backend.slot;
@@ -251,8 +263,14 @@ function writeServices(
       i32[entry + E_PORT] = backend.port;
       entries++;
     }
+    const needed = entries + serverIdsOf(service).length * ENTRIES_PER_SERVER_ID;
+    if (needed > size.backendEntries) {
+      throw tooSmall("limits.backends", needed, size.backendEntries);
+    }
+    const backends = bank + (place.backendsAt >> 2);
+    entries += writeServerIds(i32, word, service, backends, entries);
   }
-  return { entries, hashSlots };
+  return { listed, hashSlots };
 }
 
 /** @returns intervals written */
@@ -341,6 +359,7 @@ function writeService(
   i32[word + S_WEIGHT_GCD] = weights.reduce(greatestCommonDivisor, 0);
   i32[word + S_WEIGHT_SUM] = weights.reduce((sum, weight) => sum + weight, 0);
   writeTimeouts(i32, word, definition.timeouts);
+  writeUdpWords(i32, word, service);
 }
 
 function writeTimeouts(i32: Int32Array, word: number, { tcp, udp }: Timeouts): void {
@@ -401,6 +420,7 @@ function keepRemoved(
       writeTimeouts(i32, to, DEFAULT_TIMEOUTS);
     }
     i32[to + S_BACKENDS_COUNT] = 0;
+    i32[to + S_QUIC] = 0;
     i32[to + S_HASH_SIZE] = 0;
   }
 }

@@ -33,6 +33,8 @@ export const BANK_ANNOUNCE = 12;
 export const BANK_LAST_HOP = 13;
 /** 1: `flows.whenFull: evict`; 0: drop. */
 export const BANK_EVICT = 14;
+/** 1: some service limits the age of UDP flows or has none but by backend; the sweep looks at them. */
+export const BANK_UDP_SWEEP = 48;
 /** Which buffer holds the access lists (0, 1): admission/access-table.ts. */
 export const BANK_ACCESS = 32;
 /** SNAT addresses, BANK_SNAT_COUNT words, at most SNAT_ADDRESSES_MAX (256). */
@@ -91,6 +93,15 @@ export const S_SORRY_SLOT = 10; // backend slot of the sorry server, or -1
 export const S_WEIGHT_MAX = 11; // largest weight in the list
 export const S_WEIGHT_GCD = 12; // greatest common divisor of the weights
 export const S_WEIGHT_SUM = 13;
+/** 1: `udp.perPacket`, every datagram of a client is scheduled by itself. */
+export const S_UDP_PER_PACKET = 40;
+/** `udp.maxAge` in ms; 0: off. */
+export const S_UDP_MAX_AGE_MS = 41;
+/** `quic`: 0 off, else bytes of a server ID | rotation << 8 (rotation 0..6). */
+export const S_QUIC = 42;
+/** Entries (Q_…) of its server IDs, in the list of backend entries: first one and how many. */
+export const S_QUIC_FIRST = 43;
+export const S_QUIC_COUNT = 44;
 /** Timeouts in ms, indexed by flow state (STATE_COUNT of them): S_TIMEOUTS + state. */
 export const S_TIMEOUTS = 16;
 /** Admission, 48-63: ADMIT_… of what the service has; 0: nothing is asked. */
@@ -166,6 +177,14 @@ export const E_WEIGHT = 1;
 export const E_ADDRESS = 2;
 export const E_PORT = 3; // 0: the packet's
 export const ENTRY_WORDS = 4;
+
+/**
+ * Words of a server ID's entry (8, two backend list entries): the backend's slot, and the ID as four
+ * big-endian words with zeros behind it. A service's are sorted by these words, as unsigned numbers.
+ */
+export const Q_SLOT = 0;
+export const Q_ID = 1;
+export const QUIC_ENTRY_WORDS = 8;
 
 /** No backend takes the flow. */
 export const NO_BACKEND = -1;

@@ -98,6 +98,8 @@ export interface BackendDefinition {
   /** 0: the packet's own port. */
   readonly port: number;
   readonly weight: number;
+  /** QUIC server ID in hex; null: none. */
+  readonly serverId: string | null;
 }
 
 export interface ServiceDefinition {
@@ -110,6 +112,14 @@ export interface ServiceDefinition {
   readonly scheduler: SchedulerName;
   readonly tableSize: number;
   readonly timeouts: Timeouts;
+  readonly udp: {
+    /** Every datagram of a client is scheduled by itself. */
+    readonly perPacket: boolean;
+    /** Null: a flow may be as old as it gets. */
+    readonly maxAgeMs: number | null;
+  };
+  /** Routing by connection ID; null: off. */
+  readonly quic: { readonly serverIdBytes: number; readonly configRotation: number } | null;
   readonly outOfState: "adopt" | "reset" | "drop";
   readonly onIdle: "reset" | "silent";
   readonly existingFlows: {

@@ -1,3 +1,4 @@
+import { PROTOCOL_UDP } from "../flow/flow-record.ts";
 import type { RegionViews } from "../state/layout.ts";
 import {
   ADMIN_DISABLED,
@@ -9,6 +10,7 @@ import {
   B_DEADLINE,
   B_EXISTING,
   B_HEALTH,
+  B_PROTOCOL,
   B_RULES,
   B_RULES_DEADLINE_MS,
   B_STATE,
@@ -17,6 +19,8 @@ import {
   B_WEIGHT_OVERRIDE,
   EXISTING_DEADLINE,
   EXISTING_KEEP,
+  EXISTING_MOVE,
+  EXISTING_MOVE_LATER,
   EXISTING_RESET,
   HEALTH_DOWN,
   HEALTH_STARTING,
@@ -152,7 +156,7 @@ export function applyExistingRules(
     const existing = panicking.has(slot) ? EXISTING_KEEP : decide(views, slot, now);
     i32[at + B_EXISTING] = existing;
     if (existing === EXISTING_RESET && before !== EXISTING_RESET) sweep = true;
-    if (existing !== EXISTING_DEADLINE) continue;
+    if (existing !== EXISTING_DEADLINE && existing !== EXISTING_MOVE_LATER) continue;
     const deadline = i32[at + B_DEADLINE]!;
     if (nextDeadline === null || ((deadline - nextDeadline) | 0) < 0) nextDeadline = deadline;
   }
@@ -179,8 +183,17 @@ function decide(views: RegionViews, slot: number, now: number): number {
     i32[at + B_STATE_SINCE] = now;
   }
   const { rule, deadlineMs } = ruleOf(views, at, state);
-  if (rule !== EXISTING_DEADLINE) return rule;
   const deadline = (i32[at + B_STATE_SINCE]! + deadlineMs) | 0;
+  if (rule === EXISTING_KEEP && i32[at + B_PROTOCOL] === PROTOCOL_UDP) {
+    // A UDP flow has no end of its own: kept for good, a busy one would never leave (docs/udp.md).
+    if (state === "down") return EXISTING_MOVE;
+    if (RULE_SHIFTS[state] === undefined) return EXISTING_KEEP;
+    // Half a round of the clock later a deadline that is over would look like one to come.
+    if (!isNew && i32[at + B_EXISTING] === EXISTING_MOVE) return EXISTING_MOVE;
+    i32[at + B_DEADLINE] = deadline;
+    return ((deadline - now) | 0) <= 0 ? EXISTING_MOVE : EXISTING_MOVE_LATER;
+  }
+  if (rule !== EXISTING_DEADLINE) return rule;
   const isSame = !isNew && i32[at + B_DEADLINE] === deadline;
   i32[at + B_DEADLINE] = deadline;
   // Half a round of the clock later a deadline that is over would look like one to come.

@@ -246,7 +246,7 @@ function wantedServices(definition: ServiceDefinition): WantedService[] {
       const { sorry } = definition.noBackend;
       if (sorry !== null) {
         const key = sorryKey(name, protocol, sorry.address.text, sorry.port);
-        backends.push({ key, backend: { ...sorry, weight: 1 }, sorry: true });
+        backends.push({ key, backend: { ...sorry, weight: 1, serverId: null }, sorry: true });
       }
       return { key: serviceKey(name, protocol), protocol, definition, backends };
     });

@@ -47,7 +47,7 @@ import {
   BACKEND_WORDS,
   BF_BYTES_OUT,
   BF_CONNECTIONS,
-  EXISTING_RESET,
+  EXISTING_MOVE_LATER,
   HEALTH_NAMES,
   R_ACTIVE,
   R_FLOWS,
@@ -319,7 +319,7 @@ function backendSlotIsSound(views: RegionViews, slot: number): boolean {
     within(B_WEIGHT_OVERRIDE, -1, 0xffff) &&
     within(B_ADMIN, 0, ADMIN_NAMES.length - 1) &&
     within(B_HEALTH, 0, HEALTH_NAMES.length - 1) &&
-    within(B_EXISTING, 0, EXISTING_RESET)
+    within(B_EXISTING, 0, EXISTING_MOVE_LATER)
   );
 }
 

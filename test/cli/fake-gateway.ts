@@ -350,6 +350,10 @@ export async function headgate(argv: readonly string[], options: RunOptions = {}
         actions.push("cleanup");
         return 0;
       },
+      decap: async (file) => {
+        actions.push(`decap ${file}`);
+        return 0;
+      },
     },
     {
       out: (text) => {

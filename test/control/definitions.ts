@@ -18,7 +18,7 @@ export function address(text: string): Address {
 /** `10.20.0.11:8080`, or without a port; weight 1 unless given. */
 export function backend(endpoint: string, weight = 1): BackendDefinition {
   const [host, port] = endpoint.split(":");
-  return { address: address(host!), port: Number(port ?? 0), weight };
+  return { address: address(host!), port: Number(port ?? 0), weight, serverId: null };
 }
 
 export const TCP_HEALTH: HealthDefinition = {
@@ -60,6 +60,8 @@ export function service(
       },
       udp: { oneWay: 120_000, replied: 300_000 },
     },
+    udp: { perPacket: false, maxAgeMs: null },
+    quic: null,
     outOfState: "reset",
     onIdle: "reset",
     existingFlows: {

@@ -126,7 +126,7 @@ function build(packet: ModelPacket, ttl: number, serial: number): Uint8Array {
   const ip = { ttl, id: serial & 0xffff };
   const data = Uint8Array.from({ length: serial % 7 }, (_, index) => (serial + index) & 0xff);
   return packet.protocol === PROTOCOL_TCP
-    ? tcpPacket({ ...packet, sequence: serial, acknowledgement: 7 * serial, data, ip })
+    ? tcpPacket({ ...packet, data, ip })
     : udpPacket({ ...packet, data, ip });
 }
 
@@ -177,8 +177,15 @@ class Pair {
     this.model.advance(this.#now);
   }
 
-  send(packet: ModelPacket, fromBackend: boolean): void {
+  send(sent: ModelPacket, fromBackend: boolean): void {
     const serial = ++this.#serial;
+    // Numbers wrap; most segments lie a little behind what the other side has acknowledged.
+    const offset = [0, 1, 1000, 4 << 20, -1, 5 << 20, 1 << 31, 7][serial % 8]!;
+    const packet: ModelPacket = {
+      ...sent,
+      sequence: (0xffff_ff00 + 7 * serial + offset) >>> 0,
+      acknowledgement: (0xffff_ff00 + 7 * serial) >>> 0,
+    };
     const bytes = build(packet, 64, serial);
     const frame = ethernetFrame(bytes, {
       destination: GATEWAY_MACS[fromBackend ? 1 : 0],

@@ -13,6 +13,7 @@ import {
   nextState,
   SEGMENT_ACK,
   SEGMENT_FIN,
+  SEGMENT_RST,
   segmentKind,
   TCP_NEW_FLOW,
 } from "../../src/flow/tcp-state.ts";
@@ -44,6 +45,9 @@ export interface ModelPacket {
   readonly destinationPort: number;
   /** TCP only. */
   readonly flags: number;
+  /** 0..2^32 - 1; 0 when left out. */
+  readonly sequence?: number;
+  readonly acknowledgement?: number;
 }
 
 export interface ModelFlow {
@@ -57,6 +61,8 @@ export interface ModelFlow {
   state: number;
   expires: number;
   finSeen: number;
+  /** By direction: the acknowledgement number that was seen last; 0: none. */
+  acknowledged: [number, number];
 }
 
 /** What has to happen to a packet. */
@@ -133,6 +139,9 @@ export class Model {
     let next = flow.state;
     if (packet.protocol === PROTOCOL_TCP) {
       let kind = segmentKind(packet.flags);
+      const ends = kind === SEGMENT_FIN || kind === SEGMENT_RST;
+      if (ends && !couldBeInWindow(packet, flow.acknowledged[1 - direction]!)) return true;
+      if ((packet.flags & ACK) !== 0) flow.acknowledged[direction] = packet.acknowledgement ?? 0;
       if (kind === SEGMENT_FIN) {
         if ((flow.finSeen & (1 << direction)) !== 0) kind = SEGMENT_ACK;
         flow.finSeen |= 1 << direction;
@@ -198,7 +207,10 @@ export class Model {
   admit(
     packet: ModelPacket,
     service: ModelService,
-    chosen: Omit<ModelFlow, "service" | "client" | "clientPort" | "state" | "expires" | "finSeen">,
+    chosen: Omit<
+      ModelFlow,
+      "service" | "client" | "clientPort" | "state" | "expires" | "finSeen" | "acknowledged"
+    >,
   ): ModelFlow {
     const backend = service.backends.find(
       (one) => one.address === chosen.backend && one.port === chosen.backendPort,
@@ -228,6 +240,7 @@ export class Model {
       state,
       expires: this.#tick + TIMEOUT_MS[state]!,
       finSeen: 0,
+      acknowledged: [0, 0],
     };
     const holder = this.#reply.get(replyKey(flow));
     if (holder !== undefined) {
@@ -305,6 +318,13 @@ function replyKey(flow: ModelFlow): string {
 }
 
 /** nf_conntrack_proto_tcp.c, tcp_valid_flags, without PSH, ECE and CWR. */
+/** RFC 5961 section 3.2, as far as one in the middle can know: at most 4 MiB behind what was taken. */
+function couldBeInWindow(packet: ModelPacket, taken: number): boolean {
+  if (taken === 0) return true;
+  const beyond = ((packet.sequence ?? 0) - taken + 2 ** 32) % 2 ** 32;
+  return beyond <= 4 * 1024 * 1024;
+}
+
 function hasValidFlags(flags: number): boolean {
   const URG = 32;
   const rest = flags & (FIN | SYN | RST | ACK | URG);

@@ -131,6 +131,7 @@ export function createMemoryGateway(options: MemoryGatewayOptions): MemoryGatewa
   let definition = parseConfig(options.yaml, "test.yaml");
   let bank = 0;
   let hopTable = 0;
+  let lastHops: ReadonlyMap<number, Hop> = new Map();
 
   function publish(): void {
     bank++;
@@ -149,6 +150,9 @@ export function createMemoryGateway(options: MemoryGatewayOptions): MemoryGatewa
         });
       }
     }
+    // Those that are gone from the configuration and have flows keep their hops.
+    for (const [slot, hop] of lastHops) if (!hops.has(slot)) hops.set(slot, hop);
+    lastHops = hops;
     publishHops({
       backends: link === 0 ? new Map() : hops,
       neighbours: [],

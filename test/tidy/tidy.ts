@@ -25,6 +25,7 @@ const IMPORTS: Readonly<Record<string, readonly string[]>> = {
   datapath: ["base", "state", "wire", "flow", "service", "scheduler", "admission", "device"],
   device: ["base", "state"],
   host: ["base", "device", "state"],
+  decap: ["base", "wire", "device", "host"],
   health: ["base", "service"],
   cli: ["base", "control"],
   control: [
@@ -34,6 +35,7 @@ const IMPORTS: Readonly<Record<string, readonly string[]>> = {
     "service",
     "scheduler",
     "datapath",
+    "decap",
     "device",
     "host",
     "health",

@@ -74,6 +74,11 @@ function buildService(values: ServiceValues): ServiceDefinition {
     scheduler: values.scheduler,
     tableSize: values.tableSize,
     timeouts: values.timeouts,
+    udp: {
+      perPacket: values.udp.perPacket,
+      maxAgeMs: values.udp.maxAge === "off" ? null : values.udp.maxAge,
+    },
+    quic: values.quic === undefined || values.quic === "off" ? null : values.quic,
     outOfState: values.outOfState ?? (canAdopt(values) ? "adopt" : "reset"),
     onIdle: values.onIdle,
     existingFlows: {
@@ -96,6 +101,7 @@ function buildService(values: ServiceValues): ServiceDefinition {
       address: backend.address ?? NO_ADDRESS,
       port: backend.port ?? 0,
       weight: backend.weight,
+      serverId: backend.serverId ?? null,
     })),
   };
 }

@@ -8,6 +8,7 @@ import { checkOverlaps } from "./overlap-check.ts";
 import { entryPath, type Reading } from "./reading.ts";
 import type { ServiceValues } from "./schema.ts";
 import type { KeyPath } from "./source.ts";
+import { checkUdp } from "./udp-check.ts";
 
 /**
  * What is wrong between keys. Each message names both places; it stands at the later one, or at
@@ -59,6 +60,7 @@ export function crossCheck(reading: Reading, problems: ConfigProblem[]): void {
     checkSynProxy(check, service);
     checkShares(check, service);
     checkBackends(check, service);
+    checkUdp(check, service);
   }
   checkOverlaps(check);
   checkAddresses(check);

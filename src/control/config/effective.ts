@@ -97,6 +97,11 @@ function effectiveService(service: ServiceDefinition): Record<string, unknown> {
       tcp: formatDurations({ ...service.timeouts.tcp }),
       udp: formatDurations({ ...service.timeouts.udp }),
     },
+    udp: {
+      perPacket: service.udp.perPacket,
+      maxAge: service.udp.maxAgeMs === null ? "off" : formatDuration(service.udp.maxAgeMs),
+    },
+    quic: service.quic === null ? "off" : { ...service.quic },
     outOfState: service.outOfState,
     onIdle: service.onIdle,
     existingFlows: { ...rules, deadline: formatDuration(deadlineMs) },
@@ -106,7 +111,11 @@ function effectiveService(service: ServiceDefinition): Record<string, unknown> {
     synProxy: effectiveSynProxy(service.synProxy),
     limits: effectiveLimits(service.limits),
     health: service.health === null ? "none" : effectiveHealth(service.health),
-    backends: service.backends.map((it) => ({ ...effectiveTarget(it), weight: it.weight })),
+    backends: service.backends.map((it) => ({
+      ...effectiveTarget(it),
+      weight: it.weight,
+      ...(it.serverId === null ? {} : { serverId: it.serverId }),
+    })),
   };
 }
 

@@ -1,3 +1,4 @@
+import { QUIC_ROTATION_MAX, QUIC_SERVER_ID_BYTES_MAX } from "../../base/limits.ts";
 import { prefix } from "./access-lists.ts";
 import { list, optional, section, sectionOrWord, type ValueKind, withDefault } from "./fields.ts";
 import {
@@ -11,6 +12,7 @@ import {
   numberRange,
   offOr,
   oneOrMany,
+  orWord,
   port,
   portRange,
   prime,
@@ -100,11 +102,49 @@ const health = sectionOrWord(
 
 const existingRule = words(["keep", "drain", "reset"]);
 
+const udp = section(
+  {
+    perPacket: withDefault(
+      boolean,
+      false,
+      "Schedule every datagram of a client by itself, for exchanges of one datagram each (DNS)",
+    ),
+    maxAge: withDefault(
+      orWord(timeout, "off"),
+      "off",
+      "Balance a flow anew that is older, even while datagrams keep coming",
+    ),
+  },
+  "UDP flows",
+);
+
+const quic = sectionOrWord(
+  {
+    serverIdBytes: withDefault(
+      integer(1, QUIC_SERVER_ID_BYTES_MAX),
+      8,
+      "Bytes of a server ID in connection IDs, behind their first byte",
+    ),
+    configRotation: withDefault(
+      integer(0, QUIC_ROTATION_MAX),
+      0,
+      "What the top three bits of a connection ID's first byte must be",
+    ),
+  },
+  "off",
+  "Route QUIC by the server ID in connection IDs (draft-ietf-quic-load-balancers, unencrypted)",
+);
+
 const backend = section(
   {
     address: optional(hostAddress, "Address of the backend", "required"),
     port: optional(port, "Port of the backend", "the packet's"),
     weight: withDefault(integer(0, 65_535), 1, "Share of new flows; 0 drains"),
+    serverId: optional(
+      text("hex digits, two a byte", /^(?:[0-9a-f]{2})+$/, { max: 2 * QUIC_SERVER_ID_BYTES_MAX }),
+      "QUIC server ID that the backend puts into its connection IDs",
+      "required with quic",
+    ),
   },
   "One backend",
   ["address"],
@@ -272,6 +312,8 @@ export function serviceKeys() {
     ),
     affinity,
     timeouts,
+    udp,
+    quic,
     outOfState: optional(
       words(["adopt", "reset", "drop"]),
       "TCP segments that belong to no flow; adopt only for source-hash and maglev outside full-nat",

@@ -73,6 +73,8 @@ test("defaults are those of the design", () => {
         },
         udp: { oneWay: 120_000, replied: 300_000 },
       },
+      udp: { perPacket: false, maxAgeMs: null },
+      quic: null,
       outOfState: "adopt",
       onIdle: "reset",
       existingFlows: {
@@ -108,7 +110,7 @@ test("defaults are those of the design", () => {
         refuse: "drop",
       },
       health: null,
-      backends: [{ address: addressOf4(0x0a14000b), port: 8080, weight: 1 }],
+      backends: [{ address: addressOf4(0x0a14000b), port: 8080, weight: 1, serverId: null }],
     },
   ]);
 });
