@@ -8,7 +8,8 @@ import {
   C_SYN_COOKIES_SENT,
   C_SYN_RETRANSMITTED,
 } from "../../src/datapath/counters.ts";
-import { ACK, CWR, ECE, ethernetFrame, PSH, RST, SYN, tcpPacket } from "../support/frames.ts";
+import { F_STATE, STATE_FIN_WAIT } from "../../src/flow/flow-record.ts";
+import { ACK, CWR, ECE, ethernetFrame, FIN, PSH, RST, SYN, tcpPacket } from "../support/frames.ts";
 import { CLIENT_MAC, GATEWAY_MACS } from "../support/memory-gateway.ts";
 import {
   AdmissionBench,
@@ -277,6 +278,12 @@ for (const mode of ["nat", "full-nat"]) {
       [word(below.options.get(8)), word(below.options.get(8), 4)],
       [ours + 25, 7020],
     );
+
+    // The backend's FIN is one, though its number is not of the client's counting.
+    const end = { ...back(opened), flags: FIN | ACK, acknowledgement: ISN + 4 };
+    bench.backend(tcpPacket({ ...end, sequence: (BACKEND_ISN + 102) | 0 }));
+    const { i32, layout } = bench.gateway.views;
+    assert.equal(i32[(layout.flows.at >> 2) + F_STATE]! & 0xff, STATE_FIN_WAIT);
 
     // A partial checksum says nothing of the header.
     const partial = tcpPacket({
