@@ -16,7 +16,7 @@ import type { GatewayView } from "./admin/gateway-view.ts";
 import { type AdminServer, readToken, serveTcp } from "./admin/server.ts";
 import { type BackendStories, createBackendStories } from "./backend-stories.ts";
 import { loadConfig } from "./config/load.ts";
-import { restartProblems } from "./config/restart-keys.ts";
+import { ipv6Problems, restartProblems } from "./config/restart-keys.ts";
 import { type Room, roomProblems } from "./config/room-keys.ts";
 import { type Devices, type Ground, hostProblems, layGround, type Undo, unwind } from "./ground.ts";
 import { createHealth, type Health } from "./health.ts";
@@ -101,6 +101,7 @@ async function compose(
     restartProblems: (before, after) => [
       ...restartProblems(before, after),
       ...roomProblems(roomOf(views), after),
+      ...ipv6Problems(after, ground.region.views.layout.ipv6),
     ],
     hostProblems,
     apply: reconciler.apply,
@@ -198,8 +199,7 @@ function createControl(ground: Ground, log: Log, undo: Undo): Control {
       isRunning = true;
       wake();
     },
-    hostAddresses: () =>
-      ground.hosts.addresses.filter(({ family }) => family === 4).map(({ value }) => value),
+    hostAddresses: () => ground.hosts.addresses,
     onApplied: (applied) => {
       log.setLevel(applied.definition.log.level);
       stories.update();
@@ -285,11 +285,11 @@ async function serveAdmin(
 
 /** Says whether a definition has an address to announce that the one before had not. */
 function createAddressMemory(): (applied: Applied) => boolean {
-  let known = new Set<number>();
+  let known = new Set<string>();
   return ({ definition }) => {
     const now = new Set([
-      ...definition.services.flatMap(({ vips }) => vips.map(({ value }) => value)),
-      ...definition.snat.addresses.map(({ value }) => value),
+      ...definition.services.flatMap(({ vips }) => vips.map(({ text }) => text)),
+      ...definition.snat.addresses.map(({ text }) => text),
     ]);
     const isNew = [...now].some((address) => !known.has(address));
     known = now;

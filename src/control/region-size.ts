@@ -1,5 +1,5 @@
 import { OWNER_ADDRESS_ONLY, OWNER_PORT_COUNTS } from "../flow/owner.ts";
-import type { GatewayDefinition } from "../service/definition.ts";
+import { type GatewayDefinition, needsIpv6 } from "../service/definition.ts";
 import type { RegionSize } from "../state/layout.ts";
 
 /** Whether flows need room for a splice. */
@@ -28,5 +28,6 @@ export function regionSizeOf(definition: GatewayDefinition): RegionSize {
     accessPrefixes: limits.accessPrefixes,
     sources: limits.sources,
     splices: usesSynProxy(definition) ? 1 : 0,
+    ipv6: needsIpv6(definition),
   };
 }

@@ -1,4 +1,4 @@
-import { isRefused4 } from "../admission/access-table.ts";
+import { isRefused4, isRefused6 } from "../admission/access-table.ts";
 import {
   ADMISSION_RUN_WORDS,
   N_FLOWS,
@@ -6,7 +6,7 @@ import {
   NF_PACKET_TOKENS,
 } from "../admission/admission-run.ts";
 import { shareOf, takeSourceToken } from "../admission/source-limits.ts";
-import { prefixMask } from "../base/address.ts";
+import { maskWord } from "../base/prefix.ts";
 import { flowHash } from "../flow/flow-hash.ts";
 import { PROTOCOL_TCP } from "../flow/flow-record.ts";
 import { BACKEND_RUN_WORDS, R_FLOWS, R_FULL } from "../service/backend-slots.ts";
@@ -15,6 +15,7 @@ import {
   ADMIT_ACCESS_RESETS,
   ADMIT_LIMITS_RESET,
   S_ACCESS_4,
+  S_ACCESS_6,
   S_ADMISSION,
   S_LIMIT_BACKEND,
   S_LIMIT_CONNECTIONS,
@@ -25,7 +26,7 @@ import {
 } from "../service/bank.ts";
 import { H_SECRET } from "../state/layout.ts";
 import { ICMP_CODE_PORT_UNREACHABLE, ICMP_UNREACHABLE } from "../wire/icmp.ts";
-import { type Context, R_ACCESS, R_TICK } from "./context.ts";
+import { type Context, R_ACCESS, R_IS_IPV6, R_SOURCE6, R_TICK } from "./context.ts";
 import { C_REFUSED } from "./counters.ts";
 import type { Reply } from "./reply.ts";
 import {
@@ -107,8 +108,7 @@ export function createAdmission(context: Context, reply: Reply, countersAt: numb
   ): number {
     const asks = i32[serviceWord + S_ADMISSION]!;
     if ((asks & ADMIT_ACCESS) === 0) return ADMITTED;
-    const table = registers[R_ACCESS]! + i32[serviceWord + S_ACCESS_4]!;
-    if (!isRefused4(i32, table, client)) return ADMITTED;
+    if (!isRefused(serviceWord, client)) return ADMITTED;
     const resets = (asks & ADMIT_ACCESS_RESETS) !== 0;
     return refuse(rxWord, ipAt, protocol, vip, REFUSED_ACCESS, DROP_ACCESS_DENIED, resets);
   }
@@ -136,19 +136,52 @@ export function createAdmission(context: Context, reply: Reply, countersAt: numb
     return ADMITTED;
   }
 
+  function isRefused(serviceWord: number, client: number): boolean {
+    const first = registers[R_ACCESS]!;
+    if (registers[R_IS_IPV6] === 0) {
+      return isRefused4(i32, first + i32[serviceWord + S_ACCESS_4]!, client);
+    }
+    return isRefused6(
+      i32,
+      first + i32[serviceWord + S_ACCESS_6]!,
+      registers[R_SOURCE6]!,
+      registers[R_SOURCE6 + 1]!,
+      registers[R_SOURCE6 + 2]!,
+      registers[R_SOURCE6 + 3]!,
+    );
+  }
+
+  /** One word for the client's prefix: of IPv6 a keyed hash of its words. */
+  function sourceOf(client: number, bits: number): number {
+    if (registers[R_IS_IPV6] === 0) return client & maskWord(bits, 0);
+    return flowHash(
+      i32[H_SECRET]!,
+      i32[H_SECRET + 1]!,
+      registers[R_SOURCE6]! & maskWord(bits, 0),
+      registers[R_SOURCE6 + 1]! & maskWord(bits, 1),
+      registers[R_SOURCE6 + 2]! & maskWord(bits, 2),
+      registers[R_SOURCE6 + 3]! & maskWord(bits, 3),
+    );
+  }
+
   function takeSource(serviceWord: number, service: number, client: number): boolean {
     if (sourceMask < 0) return true;
-    const prefix = client & prefixMask(i32[serviceWord + S_SOURCE_BITS]! & 0xff);
-    const owner = service + 1;
+    const isIpv6 = registers[R_IS_IPV6] !== 0;
+    const allBits = i32[serviceWord + S_SOURCE_BITS]!;
+    const bits = isIpv6 ? allBits >>> 8 : allBits & 0xff;
+    const prefix = sourceOf(client, bits);
+    const owner = isIpv6 ? ~service : service + 1;
+    // A client's flows lie with one worker, those of a wider prefix with all.
+    const parts = bits < (isIpv6 ? 128 : 32) ? workers : 1;
     return takeSourceToken(
       i32,
       sources,
       sourceMask,
-      flowHash(i32[H_SECRET]!, i32[H_SECRET + 1]!, owner, prefix, 0, 4),
+      flowHash(i32[H_SECRET]!, i32[H_SECRET + 1]!, owner, prefix, 0, 0),
       owner,
       prefix,
-      i32[serviceWord + S_SOURCE_RATE]!,
-      i32[serviceWord + S_SOURCE_BURST]!,
+      Math.ceil(i32[serviceWord + S_SOURCE_RATE]! / parts),
+      Math.ceil(i32[serviceWord + S_SOURCE_BURST]! / parts),
       registers[R_TICK]!,
     );
   }

@@ -19,10 +19,13 @@ import {
   F_VIP_ADDR,
   FLAG_ADOPTED,
   FLAG_BY_BACKEND,
+  KEY_IPV6,
   KEY_SLOW,
   MODE_FULL_NAT,
   PROTOCOL_TCP,
   PROTOCOL_UDP,
+  protocolOf,
+  replyKeyOf,
   STATE_CLOSE,
   STATE_SYN_RECV,
   STATE_SYN_SENT,
@@ -30,6 +33,7 @@ import {
   STATE_UDP_ONE_WAY,
 } from "../flow/flow-record.ts";
 import { INSERT_INDEX_FULL, INSERT_REPLY_TAKEN, INSERT_TABLE_FULL } from "../flow/flow-table.ts";
+import { addressWord6 } from "../scheduler/mix.ts";
 import {
   B_ADDRESS,
   B_GENERATION,
@@ -78,8 +82,17 @@ import { sourceMacHigh, sourceMacLow } from "../wire/ethernet.ts";
 import { ICMP_CODE_PORT_UNREACHABLE, ICMP_UNREACHABLE } from "../wire/icmp.ts";
 import { TCP_ACK, TCP_RST, TCP_SYN, tcpFlags } from "../wire/tcp.ts";
 import { ADMITTED, type Admission } from "./admit.ts";
-import { type Context, R_BANK, R_SERVICES, R_TICK } from "./context.ts";
+import {
+  type Context,
+  R_BANK,
+  R_DESTINATION6,
+  R_IS_IPV6,
+  R_SERVICES,
+  R_SOURCE6,
+  R_TICK,
+} from "./context.ts";
 import { C_FLOWS_CREATED, C_FLOWS_EVICTED } from "./counters.ts";
+import { createDraft6 } from "./draft6.ts";
 import type { Flows } from "./flows.ts";
 import type { Reply } from "./reply.ts";
 import type { SynProxy } from "./syn-proxy.ts";
@@ -104,6 +117,7 @@ export interface Balancer {
   /**
    * Make a flow for it, or decide what happens instead.
    *
+   * @param client - int32; of an IPv6 packet (R_IS_IPV6) its fold, and `vip` too
    * @param ports - source << 16 | destination
    * @param flag - 0, or FLAG_BY_BACKEND: the client's tuple has a flow to another backend, which stays
    * @returns OPENED, with the row in `opened[0]`, or the packet's verdict
@@ -137,6 +151,17 @@ export function createBalancer(
   const backendRuns = layout.backendRuns.at >> 3;
   const serviceRuns = layout.serviceRuns.at >> 3;
   const opened = new Int32Array(1);
+  const draft6 = createDraft6(context);
+
+  /** The IPv6 address at a register as the schedulers know it. */
+  function schedulerWord(register: number): number {
+    return addressWord6(
+      registers[register]!,
+      registers[register + 1]!,
+      registers[register + 2]!,
+      registers[register + 3]!,
+    );
+  }
 
   function countDrop(service: number, verdict: number): number {
     const at = serviceRuns + service * (SERVICE_RUN_BYTES >> 3) + VF_DROPS;
@@ -182,6 +207,7 @@ export function createBalancer(
     if (kind === TCP_SYN) return START_BEGINS;
     if (
       kind === TCP_ACK &&
+      registers[R_IS_IPV6] === 0 &&
       (i32[serviceWord + S_ADMISSION]! & ADMIT_SYN_PROXY) !== 0 &&
       synProxy.accepts(rxWord, ipAt, l4At, serviceWord, service)
     ) {
@@ -229,15 +255,16 @@ export function createBalancer(
       }
     }
 
+    const isIpv6 = registers[R_IS_IPV6] !== 0;
     let entry = NO_BACKEND;
     if (slot < 0) {
       entry = scheduler.pick(
         registers[R_BANK]!,
         serviceWord,
         service,
-        client,
+        isIpv6 ? schedulerWord(R_SOURCE6) : client,
         ports >>> 16,
-        vip,
+        isIpv6 ? schedulerWord(R_DESTINATION6) : vip,
         ports & 0xffff,
         protocol,
       );
@@ -288,6 +315,7 @@ export function createBalancer(
   function answersSyn(asks: number, serviceWord: number, service: number): boolean {
     return (
       (asks & ADMIT_SYN_PROXY) !== 0 &&
+      registers[R_IS_IPV6] === 0 &&
       i32[serviceWord + S_BACKENDS_COUNT] !== 0 &&
       synProxy.answers(serviceWord, service)
     );
@@ -378,9 +406,17 @@ export function createBalancer(
     const port = ownPort === 0 ? ports & 0xffff : ownPort;
     const backendAndGeneration = backendWordOf(slot, i32[backend + B_GENERATION]!);
     if ((draft[F_STATE]! & FLAG_BY_BACKEND) !== 0) {
+      const key = registers[R_IS_IPV6] === 0 ? protocol : protocol | KEY_IPV6;
       const vip = draft[F_VIP_ADDR]!;
-      const row = table.findByBackend(protocol, client, vip, ports, backendAndGeneration);
-      if (row >= 0) return again(row, backend, serviceWord);
+      const row = table.findByBackend(key, client, vip, ports, backendAndGeneration);
+      if (row >= 0 && (registers[R_IS_IPV6] === 0 || draft6.isOf(row)))
+        return again(row, backend, serviceWord);
+    }
+    draft[F_BACKEND] = backendAndGeneration;
+    draft[F_EXPIRES] = (registers[R_TICK]! + flows.timeoutMs(backend, draft[F_STATE]! & 0xff)) | 0;
+    if (address === 0 || registers[R_IS_IPV6] !== 0) {
+      if (!draft6.fill(backend, port, serviceWord, ports, protocol)) return SNAT_EXHAUSTED;
+      return insertDraft(slot, service);
     }
     let replyAddress = client;
     let replyPort = ports >>> 16;
@@ -403,21 +439,22 @@ export function createBalancer(
       replyPort = snatPorts.result[1]!;
     }
     const replyPorts = (port << 16) | replyPort;
-    draft[F_BACKEND] = backendAndGeneration;
     draft[F_BACKEND_ADDR] = address;
     draft[F_REPLY_ADDR] = replyAddress;
     draft[F_BACKEND_REPLY_PORTS] = replyPorts;
-    draft[F_EXPIRES] = (registers[R_TICK]! + flows.timeoutMs(backend, draft[F_STATE]! & 0xff)) | 0;
     const addresses = add16(
       difference32(client, replyAddress),
       difference32(draft[F_VIP_ADDR]!, address),
     );
     draft[F_DELTA] = (addresses << 16) | add16(addresses, difference32(ports, replyPorts));
 
+    return insertDraft(slot, service);
+  }
+
+  /** Insert the draft, which is whole. Returns the row, or an INSERT_ code. */
+  function insertDraft(slot: number, service: number): number {
     let row = table.insert();
-    if (row === INSERT_REPLY_TAKEN && freeClosing(protocol, address, replyAddress, replyPorts)) {
-      row = table.insert();
-    }
+    if (row === INSERT_REPLY_TAKEN && freeClosing()) row = table.insert();
     if (row === INSERT_TABLE_FULL && i32[registers[R_BANK]! + BANK_EVICT] !== 0) {
       const victim = table.evict(registers[R_TICK]!);
       if (victim >= 0) {
@@ -451,13 +488,14 @@ export function createBalancer(
    * A flow that only waits for stray segments gives its reply tuple up to a new one; and so does one
    * of this client's tuple that was found by another key than the new one will be.
    */
-  function freeClosing(
-    protocol: number,
-    backendAddress: number,
-    replyAddress: number,
-    replyPorts: number,
-  ): boolean {
-    const holder = table.find(protocol, backendAddress, replyAddress, replyPorts);
+  function freeClosing(): boolean {
+    const protocol = protocolOf(draft[F_STATE]!);
+    const holder = table.find(
+      replyKeyOf(draft[F_STATE]!),
+      draft[F_BACKEND_ADDR]!,
+      draft[F_REPLY_ADDR]!,
+      draft[F_BACKEND_REPLY_PORTS]!,
+    );
     if (holder < 0) return false;
     const flowWord = table.word(holder >> 1);
     const state = i32[flowWord + F_STATE]! & 0xff;

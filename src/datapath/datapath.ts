@@ -69,6 +69,9 @@ import { createFragmenter } from "./fragmenter.ts";
 import { createHandover } from "./handover.ts";
 import { createHops } from "./hops.ts";
 import { createIcmp } from "./icmp.ts";
+import { createIcmp6 } from "./icmp6.ts";
+import { createKeys6 } from "./keys6.ts";
+import { createNdp } from "./ndp.ts";
 import { createOutput, ORIGINATED, RELEASED } from "./output.ts";
 import { createOwners } from "./owners.ts";
 import { createPartialChecksums } from "./partial.ts";
@@ -78,6 +81,7 @@ import { createSamples } from "./samples.ts";
 import { createSynProxy } from "./syn-proxy.ts";
 import { createTokenBucket } from "./token-bucket.ts";
 import { createTranslator } from "./translate.ts";
+import { createTranslator6 } from "./translate6.ts";
 import { createUdpFlows } from "./udp.ts";
 import {
   CONSUMED,
@@ -158,8 +162,22 @@ export function createDatapath(options: DatapathOptions): Datapath {
   const admission = createAdmission(context, reply, counters);
   const udp = createUdpFlows(context);
   const balancer = createBalancer(context, flows, admission, synProxy, reply, udp, counters);
-  const arp = createArp(context, addresses, output, counters);
+  const ndp = createNdp(context, addresses, output, counters);
+  const arp = createArp(context, addresses, output, ndp, counters);
   const icmp = createIcmp(context, addresses, owners, handover, hops, output, counters);
+  const keys6 = createKeys6(context);
+  const icmp6 = createIcmp6(
+    context,
+    addresses,
+    owners,
+    handover,
+    hops,
+    keys6,
+    ndp,
+    output,
+    counters,
+  );
+  const translator6 = createTranslator6(context, output, reply.six);
   const partial = createPartialChecksums(context);
   const processor = createProcessor(
     context,
@@ -177,6 +195,9 @@ export function createDatapath(options: DatapathOptions): Datapath {
     udp,
     output,
     partial,
+    icmp6,
+    keys6,
+    translator6,
     counters,
   );
   const fastLane = createFastLane(context, output, partial);

@@ -24,8 +24,11 @@ import {
   FLOW_WORDS,
   GENERATION_MASK,
   generationOf,
+  KEY_IPV6,
+  originalKeyOf,
   PROTOCOL_TCP,
   protocolOf,
+  replyKeyOf,
   STATE_CLOSE_WAIT,
   STATE_ESTABLISHED,
   STATE_FIN_WAIT,
@@ -33,6 +36,10 @@ import {
   STATE_SYN_RECV,
   STATE_SYN_SENT,
   STATE_UDP_REPLIED,
+  X_BACKEND,
+  X_CLIENT,
+  X_REPLY,
+  X_VIP,
 } from "../flow/flow-record.ts";
 import {
   B_DEADLINE,
@@ -237,6 +244,10 @@ export function createFlows(
       lost();
       return;
     }
+    if ((originalKeyOf(i32[flowWord + F_STATE]!) & KEY_IPV6) !== 0) {
+      originate(ipAt, writeToClient6(flowWord, ipAt, tcp));
+      return;
+    }
     const vip = i32[flowWord + F_VIP_ADDR]!;
     const client = i32[flowWord + F_CLIENT_ADDR]!;
     const ports = i32[flowWord + F_CLIENT_VIP_PORTS]!;
@@ -260,6 +271,23 @@ export function createFlows(
     return i32[word + X_PHASE] === PHASE_SPLICED ? i32[word + X_SEQUENCE_DELTA]! : 0;
   }
 
+  function writeToClient6(flowWord: number, ipAt: number, tcp: boolean): number {
+    const extension = table.extensionOf(flowWord);
+    const ports = i32[flowWord + F_CLIENT_VIP_PORTS]!;
+    const back = (ports << 16) | (ports >>> 16);
+    const vip = extension + X_VIP;
+    const client = extension + X_CLIENT;
+    if (!tcp) return reply.six.writePortUnreachable(ipAt, vip, client, back);
+    return reply.six.writeReset(
+      ipAt,
+      vip,
+      client,
+      back,
+      i32[flowWord + F_ACK_ORIGINAL]!,
+      i32[flowWord + F_ACK_REPLY]!,
+    );
+  }
+
   function resetBackend(flowWord: number): void {
     const slot = backendSlotOf(i32[flowWord + F_BACKEND]!);
     const ipAt = hops.toBackend(slot) === HOP_FOUND ? output.takeSpare() : -1;
@@ -268,6 +296,19 @@ export function createFlows(
       return;
     }
     const ports = i32[flowWord + F_BACKEND_REPLY_PORTS]!;
+    if ((replyKeyOf(i32[flowWord + F_STATE]!) & KEY_IPV6) !== 0) {
+      const extension = table.extensionOf(flowWord);
+      const bytes6 = reply.six.writeReset(
+        ipAt,
+        extension + X_REPLY,
+        extension + X_BACKEND,
+        (ports << 16) | (ports >>> 16),
+        i32[flowWord + F_ACK_REPLY]!,
+        i32[flowWord + F_ACK_ORIGINAL]!,
+      );
+      originate(ipAt, bytes6);
+      return;
+    }
     const bytes = reply.writeReset(
       ipAt,
       i32[flowWord + F_REPLY_ADDR]!,

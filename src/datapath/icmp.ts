@@ -8,8 +8,11 @@ import {
   F_CLIENT_ADDR,
   F_CLIENT_VIP_PORTS,
   F_REPLY_ADDR,
+  F_STATE,
   F_VIP_ADDR,
   FLOW_WORDS,
+  KEY_ORIGINAL_IPV6,
+  KEY_REPLY_IPV6,
   PROTOCOL_TCP,
   PROTOCOL_UDP,
   REPLY,
@@ -49,6 +52,7 @@ import { HOP_FOUND, type Hops } from "./hops.ts";
 import type { Output } from "./output.ts";
 import type { Owners } from "./owners.ts";
 import {
+  DROP_FAMILY_NOT_TRANSLATED,
   DROP_ICMP_CHECKSUM_WRONG,
   DROP_ICMP_HEADER_MALFORMED,
   DROP_ICMP_NO_FLOW,
@@ -168,6 +172,10 @@ export function createIcmp(
     if (reference < 0) return ours ? DROPPED | (DROP_ICMP_NO_FLOW << 8) : PASSED;
     const flowWord = table.word(reference >> 1);
     const toClient = (reference & 1) === REPLY;
+    const receiver = toClient ? KEY_ORIGINAL_IPV6 : KEY_REPLY_IPV6;
+    if (((i32[flowWord + F_STATE]! >>> 8) & receiver) !== 0) {
+      return DROPPED | (DROP_FAMILY_NOT_TRANSLATED << 8);
+    }
     const hop = toClient
       ? hops.toClient(flowWord)
       : hops.toBackend(backendSlotOf(i32[flowWord + F_BACKEND]!));

@@ -26,6 +26,7 @@ import {
   FLAG_BY_BACKEND,
   FLAG_FIN_ORIGINAL,
   FLAG_FIN_REPLY,
+  hasExtension,
   KEY_SLOW,
   ORIGINAL,
   PROTOCOL_ICMP,
@@ -75,7 +76,9 @@ import {
   ETHERNET_HEADER_BYTES,
   ETHERTYPE_ARP,
   ETHERTYPE_IPV4,
+  ETHERTYPE_IPV6,
   etherType,
+  MAC_IPV6_GROUP,
   sourceMacHigh,
   sourceMacLow,
 } from "../wire/ethernet.ts";
@@ -95,6 +98,7 @@ import {
   ipv4TotalBytes,
   isFragment,
 } from "../wire/ipv4.ts";
+import { ipv6TotalBytes } from "../wire/ipv6.ts";
 import {
   checkTcp,
   TCP_ACK,
@@ -111,18 +115,22 @@ import type { Addresses } from "./addresses.ts";
 import type { Admission } from "./admit.ts";
 import type { Arp } from "./arp.ts";
 import { type Balancer, OPENED } from "./balance.ts";
-import { type Context, R_FLOW, R_HOPS, R_SERVICES, R_TICK } from "./context.ts";
+import { type Context, R_FLOW, R_HOPS, R_IS_IPV6, R_SERVICES, R_TICK } from "./context.ts";
 import { C_FLOWS_RESET } from "./counters.ts";
 import type { Flows } from "./flows.ts";
 import { createFragmentPath } from "./fragments.ts";
 import type { Handover } from "./handover.ts";
 import { HOP_FOUND, type Hops } from "./hops.ts";
 import type { Icmp } from "./icmp.ts";
+import type { Icmp6 } from "./icmp6.ts";
+import type { Keys6 } from "./keys6.ts";
 import type { Output } from "./output.ts";
 import type { Owners } from "./owners.ts";
 import type { PartialChecksums } from "./partial.ts";
+import { createProcessor6, FLOW_OVER } from "./process6.ts";
 import type { SynProxy } from "./syn-proxy.ts";
 import type { Translator } from "./translate.ts";
+import type { Translator6 } from "./translate6.ts";
 import type { UdpFlows } from "./udp.ts";
 import {
   DROP_BACKEND_GONE,
@@ -132,7 +140,6 @@ import {
   DROP_IPV4_LENGTH_WRONG,
   DROP_IPV4_OPTIONS_SOURCE_ROUTE,
   DROP_IPV4_SOURCE_INVALID,
-  DROP_IPV6_NOT_SUPPORTED,
   DROP_NO_SERVICE,
   DROP_NOT_OURS,
   DROP_OUT_OF_STATE,
@@ -183,6 +190,9 @@ export function createProcessor(
   udp: UdpFlows,
   output: Output,
   partial: PartialChecksums,
+  icmp6: Icmp6,
+  keys6: Keys6,
+  translator6: Translator6,
   countersAt: number,
 ): Processor {
   const { device, f64, i32, layout, link, registers, rx, table, view } = context;
@@ -199,13 +209,18 @@ export function createProcessor(
     owners,
     handover,
     flows,
+    keys6,
     output,
-    { transport: processTransport, follow: send, pass },
+    { transport: processTransport, transport6, follow: send, pass },
     countersAt,
   );
 
   function drop(reason: number): number {
     return DROPPED | (reason << 8);
+  }
+
+  function transport6(rxWord: number, ipAt: number, l4At: number, protocol: number): number {
+    return six.processTransport(rxWord, ipAt, l4At, protocol);
   }
 
   /** Leave it to the kernel: AF_PACKET is a tap, a TUN device takes the packet back. */
@@ -227,6 +242,12 @@ export function createProcessor(
     if (registers[R_HOPS] === 0) return PASSED;
     const type = etherType(view, at);
     if (type === ETHERTYPE_ARP) return arp.process(rxWord);
+    const ipAt = at + ETHERNET_HEADER_BYTES;
+    const ipBytes = bytes - ETHERNET_HEADER_BYTES;
+    // Solicitations for addresses of ours come to a group of theirs (RFC 2464 section 7).
+    if (type === ETHERTYPE_IPV6 && destinationMacHigh(view, at) >>> 16 === MAC_IPV6_GROUP) {
+      return six.processGroup(rxWord, ipAt, ipBytes);
+    }
     // A bridge or a promiscuous interface shows frames for others: they are not ours to take.
     const own = registers[R_HOPS]! + HT_INTERFACES + 4 * rx[rxWord + D_INTERFACE]!;
     if (
@@ -235,8 +256,9 @@ export function createProcessor(
     ) {
       return PASSED;
     }
+    if (type === ETHERTYPE_IPV6) return six.process(rxWord, ipAt, ipBytes);
     if (type !== ETHERTYPE_IPV4) return PASSED;
-    return processIpv4(rxWord, at + ETHERNET_HEADER_BYTES, bytes - ETHERNET_HEADER_BYTES);
+    return processIpv4(rxWord, ipAt, ipBytes);
   }
 
   function processTun(rxWord: number): number {
@@ -244,8 +266,7 @@ export function createProcessor(
     const bytes = rx[rxWord + D_BYTES]!;
     if (bytes < 1) return drop(DROP_FRAME_TOO_SHORT);
     const version = view.getUint8(at) >>> 4;
-    // What the kernel says on its own account on a new device (router solicitations, MLD).
-    if (version === 6) return drop(DROP_IPV6_NOT_SUPPORTED);
+    if (version === 6) return six.process(rxWord, at, bytes);
     if (version !== 4) return drop(DROP_IPV4_HEADER_MALFORMED);
     return processIpv4(rxWord, at, bytes);
   }
@@ -280,7 +301,7 @@ export function createProcessor(
     }
     if (isXdp) partial.mark(rxWord, ipAt, l4At, l4Bytes, protocol);
     const vnet = rx[rxWord + D_VNET]!;
-    if (vnet !== 0 && !isVnetSane(rxWord, ipAt, l4At, l4Bytes, protocol, vnet)) {
+    if (vnet !== 0 && !isVnetSane(rxWord, ipAt, l4At, l4Bytes, protocol, vnet, VNET_GSO_TCPV4)) {
       return malformed(rxWord, ipAt, DROP_VNET_HEADER_INVALID);
     }
     return processTransport(rxWord, ipAt, l4At, protocol);
@@ -297,10 +318,11 @@ export function createProcessor(
     l4Bytes: number,
     protocol: number,
     vnet: number,
+    tcpGso: number,
   ): boolean {
     const gso = (vnet >>> 8) & 0xff & ~VNET_GSO_ECN;
     if (gso !== VNET_GSO_NONE) {
-      const expected = protocol === PROTOCOL_TCP ? VNET_GSO_TCPV4 : VNET_GSO_UDP_L4;
+      const expected = protocol === PROTOCOL_TCP ? tcpGso : VNET_GSO_UDP_L4;
       if (gso !== expected || vnet >>> 16 === 0) return false;
     }
     if ((vnet & VNET_F_NEEDS_CSUM) === 0) return true;
@@ -397,7 +419,7 @@ export function createProcessor(
     if (flows.mustEnd(flowWord, backend)) {
       return endFlow(protocol, row, direction);
     }
-    if (direction === ORIGINAL && !isWithinRate(rxWord, ipAt, flowWord, backend)) {
+    if (direction === ORIGINAL && !isWithinRate(rxWord, flowWord, backend)) {
       return drop(DROP_PACKETS_LIMITED);
     }
     if (synProxy.isOpening(flowWord)) return synProxy.receive(rxWord, ipAt, l4At, row, direction);
@@ -437,6 +459,8 @@ export function createProcessor(
     flowWord: number,
     service: number,
   ): number {
+    // The addresses of an IPv6 packet were loaded when its flow was looked for.
+    registers[R_IS_IPV6] = view.getUint8(ipAt) >>> 4 === 6 ? 1 : 0;
     const verdict = balancer.open(
       rxWord,
       ipAt,
@@ -448,6 +472,7 @@ export function createProcessor(
       service,
       FLAG_BY_BACKEND,
     );
+    registers[R_IS_IPV6] = 0;
     if (verdict !== OPENED) return verdict;
     const row = balancer.opened[0]!;
     registers[R_FLOW] = (row << 1) | ORIGINAL;
@@ -461,13 +486,13 @@ export function createProcessor(
   }
 
   /** `limits.packetsPerSecond`; a packet that the kernel will cut into segments counts as those. */
-  function isWithinRate(rxWord: number, ipAt: number, flowWord: number, backend: number): boolean {
+  function isWithinRate(rxWord: number, flowWord: number, backend: number): boolean {
     if ((i32[flowWord + F_STATE]! & (KEY_SLOW << 8)) === 0) return true;
     const service = i32[backend + B_SERVICE]!;
     const serviceWord = registers[R_SERVICES]! + service * SERVICE_WORDS;
     if ((i32[serviceWord + S_ADMISSION]! & ADMIT_PACKETS) === 0) return true;
     const segment = rx[rxWord + D_VNET]! >>> 16;
-    const packets = segment === 0 ? 1 : Math.ceil(ipv4TotalBytes(view, ipAt) / segment);
+    const packets = segment === 0 ? 1 : Math.ceil(rx[rxWord + D_BYTES]! / segment);
     return admission.takePackets(serviceWord, service, packets);
   }
 
@@ -521,8 +546,11 @@ export function createProcessor(
     const slot = backendSlotOf(i32[flowWord + F_BACKEND]!);
     const hop = hops.toBackend(slot);
     if (hop !== HOP_FOUND) return drop(hop);
-    const bytes = ipv4TotalBytes(view, ipAt);
-    const verdict = translator.forward(rxWord, ipAt, flowWord, ORIGINAL, protocol);
+    const extended = hasExtension(i32[flowWord + F_STATE]!);
+    const bytes = extended ? packetBytes(ipAt) : ipv4TotalBytes(view, ipAt);
+    const verdict = extended
+      ? translator6.forward(rxWord, ipAt, flowWord, ORIGINAL, protocol)
+      : translator.forward(rxWord, ipAt, flowWord, ORIGINAL, protocol);
     if (verdict === FORWARDED) {
       count(flowWord, slot, bytes, BF_PACKETS_IN, BF_BYTES_IN, VF_PACKETS_IN, VF_BYTES_IN);
     }
@@ -533,12 +561,21 @@ export function createProcessor(
     const hop = hops.toClient(flowWord);
     if (hop !== HOP_FOUND) return drop(hop);
     const slot = backendSlotOf(i32[flowWord + F_BACKEND]!);
-    const bytes = ipv4TotalBytes(view, ipAt);
-    const verdict = translator.forward(rxWord, ipAt, flowWord, REPLY, protocol);
+    const extended = hasExtension(i32[flowWord + F_STATE]!);
+    const bytes = extended ? packetBytes(ipAt) : ipv4TotalBytes(view, ipAt);
+    const verdict = extended
+      ? translator6.forward(rxWord, ipAt, flowWord, REPLY, protocol)
+      : translator.forward(rxWord, ipAt, flowWord, REPLY, protocol);
     if (verdict === FORWARDED) {
       count(flowWord, slot, bytes, BF_PACKETS_OUT, BF_BYTES_OUT, VF_PACKETS_OUT, VF_BYTES_OUT);
     }
     return verdict;
+  }
+
+  /** Bytes of the IP packet, of either family. */
+  function packetBytes(ipAt: number): number {
+    const isSix = view.getUint8(ipAt) >>> 4 === 6;
+    return isSix ? ipv6TotalBytes(view, ipAt) : ipv4TotalBytes(view, ipAt);
   }
 
   function count(
@@ -604,8 +641,16 @@ export function createProcessor(
     return malformed(rxWord, ipAt, reason);
   }
 
+  const six = createProcessor6(
+    context,
+    addresses,
+    owners,
+    handover,
+    icmp6,
+    keys6,
+    balancer,
+    partial,
+    { pass, processFlow, sendOriginal, processFragment6: fragments.process6, isVnetSane },
+  );
   return { process, endBatch: fragments.run };
 }
-
-/** The answer of processFlow when the packet must be looked at as one without a flow. */
-const FLOW_OVER = -1;

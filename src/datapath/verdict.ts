@@ -94,6 +94,16 @@ export const DROP_REASONS = [
   "source_rate_limited",
   "packets_limited",
   "backends_full",
+  // IPv6
+  "ipv6_header_malformed",
+  "ipv6_length_wrong",
+  "ipv6_source_invalid",
+  "ipv6_extension_malformed",
+  "ipv6_extensions_too_many",
+  "ipv6_routing_header",
+  "udp_checksum_missing",
+  "neighbour_malformed",
+  "family_not_translated",
 ] as const;
 export type DropReason = (typeof DROP_REASONS)[number];
 
@@ -162,3 +172,12 @@ export const REFUSED_CONNECTIONS = 1;
 export const REFUSED_SOURCE_RATE = 2;
 export const REFUSED_BACKENDS = 3;
 export const REFUSAL_NAMES = ["access", "connections", "source_rate", "backends"] as const;
+export const DROP_IPV6_HEADER_MALFORMED = reason("ipv6_header_malformed");
+export const DROP_IPV6_LENGTH_WRONG = reason("ipv6_length_wrong");
+export const DROP_IPV6_SOURCE_INVALID = reason("ipv6_source_invalid");
+export const DROP_IPV6_EXTENSION_MALFORMED = reason("ipv6_extension_malformed");
+export const DROP_IPV6_EXTENSIONS_TOO_MANY = reason("ipv6_extensions_too_many");
+export const DROP_IPV6_ROUTING_HEADER = reason("ipv6_routing_header");
+export const DROP_UDP_CHECKSUM_MISSING = reason("udp_checksum_missing");
+export const DROP_NEIGHBOUR_MALFORMED = reason("neighbour_malformed");
+export const DROP_FAMILY_NOT_TRANSLATED = reason("family_not_translated");

@@ -53,32 +53,33 @@ export function writeAdmission(
     i32[word + S_ACCESS_4] = access.four;
     i32[word + S_ACCESS_6] = access.six;
   }
-  if (definition.synProxy.mode !== "off" && service.protocol === "tcp") {
+  if (definition.synProxy.mode !== "off" && service.protocol === "tcp" && isIpv4(service)) {
     flags |= ADMIT_SYN_PROXY;
     writeSynProxy(i32, word, definition.synProxy, workers);
   }
-  flags |= writeLimits(i32, word, definition.limits, workers);
+  flags |= writeLimits(i32, word, definition.limits);
   // What a service does not ask for costs its new flows one comparison with 0.
   i32[word + S_ADMISSION] = flags;
 }
 
+/** What `defaults` says of `synProxy` is for services whose backends are IPv4. */
+function isIpv4({ backends, definition }: AssignedService): boolean {
+  const { sorry } = definition.noBackend;
+  const isOf4 = (one: { readonly address: { readonly family: 4 | 6 } }): boolean =>
+    one.address.family === 4;
+  return backends.every((one) => isOf4(one.definition)) && (sorry === null || isOf4(sorry));
+}
+
 /** @returns ADMIT_… of the limits that there are */
-function writeLimits(
-  i32: Int32Array,
-  word: number,
-  limits: LimitsDefinition,
-  workers: number,
-): number {
+function writeLimits(i32: Int32Array, word: number, limits: LimitsDefinition): number {
   const { connections, packetsPerSecond, newPerSource, backendConnections } = limits;
   i32[word + S_LIMIT_CONNECTIONS] = connections ?? 0;
   i32[word + S_LIMIT_PACKETS] = packetsPerSecond ?? 0;
   i32[word + S_LIMIT_BACKEND] = backendConnections ?? 0;
   if (newPerSource !== null) {
     const { rate, burst, ipv4, ipv6 } = newPerSource;
-    // A client's flows lie with one worker, those of a wider prefix with all.
-    const parts = ipv4 < 32 ? workers : 1;
-    i32[word + S_SOURCE_RATE] = Math.ceil(rate / parts);
-    i32[word + S_SOURCE_BURST] = Math.ceil(burst / parts);
+    i32[word + S_SOURCE_RATE] = rate;
+    i32[word + S_SOURCE_BURST] = burst;
     i32[word + S_SOURCE_BITS] = ipv4 | (ipv6 << 8);
   }
   const resets = limits.refuse === "reset";

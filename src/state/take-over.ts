@@ -1,9 +1,10 @@
 import { ADMISSION_RUN_WORDS, N_FLOWS, N_HALF_OPEN } from "../admission/admission-run.ts";
 import { PHASE_NONE, SPLICE_WORDS, X_PHASE } from "../admission/splice.ts";
 import { assert } from "../base/assert.ts";
-import { recordIsSound } from "../flow/check-record.ts";
+import { flowIsSound } from "../flow/check-record.ts";
 import {
   backendSlotOf,
+  EXTENSION_WORDS,
   F_BACKEND,
   F_BACKEND_REPLY_PORTS,
   F_CLIENT_ADDR,
@@ -14,6 +15,9 @@ import {
   FLOW_WORDS,
   GENERATION_MASK,
   generationOf,
+  hasExtension,
+  KEY_IPV6,
+  originalKeyOf,
   PROTOCOL_TCP,
   PROTOCOL_UDP,
   STATE_CLOSE,
@@ -22,6 +26,7 @@ import {
   STATE_SYN_SENT,
   STATE_TIME_WAIT,
   STATE_UDP_ONE_WAY,
+  X_CLIENT,
 } from "../flow/flow-record.ts";
 import {
   createFlowTable,
@@ -29,10 +34,11 @@ import {
   INSERT_INDEX_FULL,
   INSERT_TABLE_FULL,
 } from "../flow/flow-table.ts";
-import { isScattered, ownerOfClient } from "../flow/owner.ts";
+import { isScattered, ownerOfClient, ownerWord6 } from "../flow/owner.ts";
 import {
   ADMIN_NAMES,
   B_ADDRESS,
+  B_ADDRESS6,
   B_ADMIN,
   B_EXISTING,
   B_GENERATION,
@@ -62,6 +68,7 @@ import {
   H_OWNER_PORT_MASK,
   H_SECRET,
   KEY_BYTES,
+  type RegionLayout,
   type RegionViews,
   SERVICE_RUN_BYTES,
   viewShard,
@@ -219,15 +226,18 @@ function moveFlow(
   at: number,
   worker: number,
 ): "kept" | "dropped" | "noRoom" {
-  if (!recordIsSound(from.i32, at)) return "dropped";
+  const extension = extensionOf(from.layout, at);
+  if (!flowIsSound(from, at, extension)) return "dropped";
   const backend = from.i32[at + F_BACKEND]!;
   const slot = backendSlotOf(backend);
   if (!isBackend(from, slot, generationOf(backend))) return "dropped";
   if (!isBackend(to, slot, generationOf(backend))) return "noRoom";
+  const extended = hasExtension(from.i32[at + F_STATE]!);
+  if (extended && !to.layout.ipv6) return "noRoom";
   const owner = ownerOfClient(
     to.i32[H_SECRET]!,
     to.i32[H_SECRET + 1]!,
-    from.i32[at + F_CLIENT_ADDR]!,
+    clientWord(from.i32, at, extension),
     from.i32[at + F_CLIENT_VIP_PORTS]! >>> 16,
     to.i32[H_OWNER_PORT_MASK]!,
     tables.length,
@@ -238,6 +248,9 @@ function moveFlow(
   if (isSpliced && to.layout.shards[owner]!.splices.bytes === 0) return "noRoom";
   const table = tables[owner]!;
   table.draft.set(from.i32.subarray(at, at + FLOW_WORDS));
+  if (extended) {
+    table.draftExtension.set(from.i32.subarray(extension, extension + EXTENSION_WORDS));
+  }
   const row = table.insert();
   if (row === INSERT_TABLE_FULL || row === INSERT_INDEX_FULL) return "noRoom";
   if (row >= 0 && isSpliced) {
@@ -246,6 +259,22 @@ function moveFlow(
   }
   // What is left are keys that another flow has: one of the two is damaged.
   return row >= 0 ? "kept" : "dropped";
+}
+
+/** First word of the extension of the row whose record begins at `at`. */
+function extensionOf({ shards }: RegionLayout, at: number): number {
+  const shard = shards.find(
+    ({ flows }) => at >= flows.at >> 2 && at < (flows.at + flows.bytes) >> 2,
+  )!;
+  const row = (at - (shard.flows.at >> 2)) / FLOW_WORDS;
+  return (shard.flowExtensions.at >> 2) + row * EXTENSION_WORDS;
+}
+
+/** The client of a sound record as ownerOfClient() takes it. */
+function clientWord(i32: Int32Array, at: number, extension: number): number {
+  if ((originalKeyOf(i32[at + F_STATE]!) & KEY_IPV6) === 0) return i32[at + F_CLIENT_ADDR]!;
+  const from = extension + X_CLIENT;
+  return ownerWord6(i32[from]!, i32[from + 1]!, i32[from + 2]!, i32[from + 3]!);
 }
 
 /** @returns used slots whose number does not fit */
@@ -313,7 +342,7 @@ function backendSlotIsSound(views: RegionViews, slot: number): boolean {
     i32[at + B_USED] === 1 &&
     within(B_SERVICE, 0, layout.services - 1) &&
     (protocol === PROTOCOL_TCP || protocol === PROTOCOL_UDP) &&
-    i32[at + B_ADDRESS] !== 0 &&
+    (i32[at + B_ADDRESS] !== 0 || i32[at + B_ADDRESS6] !== 0) &&
     within(B_PORT, 0, 0xffff) &&
     within(B_WEIGHT, 0, 0xffff) &&
     within(B_WEIGHT_OVERRIDE, -1, 0xffff) &&

@@ -122,7 +122,7 @@ export function gateway(
       xdp: { mode: "auto", zeroCopy: "auto", busyPollUs: 0 },
     },
     log: { level: "info" },
-    flows: { capacity: 1024, stateFile: null, whenFull: "evict" },
+    flows: { capacity: 1024, stateFile: null, whenFull: "evict", ipv6: "auto" },
     limits: { services: 8, backends: 32, hashSlots: 4096, accessPrefixes: 64, sources: 64 },
     hash: { seed: "" },
     shutdown: { mode: "keep", timeoutMs: 30_000 },

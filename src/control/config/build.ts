@@ -42,6 +42,7 @@ export function buildDefinition(values: FileValues, file: string): GatewayDefini
       capacity: flows.capacity,
       stateFile: flows.stateFile ?? null,
       whenFull: flows.whenFull,
+      ipv6: flows.ipv6,
     },
     limits: {
       services: limits.services,

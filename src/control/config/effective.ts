@@ -1,3 +1,4 @@
+import { numberOf } from "../../base/address.ts";
 import type {
   AccessDefinition,
   Address,
@@ -27,6 +28,7 @@ export function effectiveConfig(definition: GatewayDefinition): Record<string, u
       capacity: flows.capacity,
       ...(flows.stateFile === null ? {} : { stateFile: flows.stateFile }),
       whenFull: flows.whenFull,
+      ipv6: flows.ipv6,
     },
     limits: { ...limits },
     hash: { ...definition.hash },
@@ -63,12 +65,16 @@ function formatPool(addresses: readonly Address[]): string[] {
   const runs: { first: Address; last: Address }[] = [];
   for (const address of addresses) {
     const run = runs.at(-1);
-    if (run !== undefined && ((run.last.value + 1) | 0) === address.value) run.last = address;
+    if (run !== undefined && follows(run.last, address)) run.last = address;
     else runs.push({ first: address, last: address });
   }
   return runs.map(({ first, last }) =>
     first === last ? first.text : `${first.text}-${last.text}`,
   );
+}
+
+function follows(a: Address, b: Address): boolean {
+  return a.family === b.family && numberOf(a) + 1n === numberOf(b);
 }
 
 function formatDurations(record: Readonly<Record<string, number>>): Record<string, string> {
