@@ -11,6 +11,7 @@ import {
 } from "../../src/datapath/verdict.ts";
 import { OWNER_ADDRESS_ONLY, OWNER_PORT_COUNTS } from "../../src/flow/owner.ts";
 import { ACK, RST, SYN, tcpPacket, udpPacket } from "../support/frames.ts";
+import { tcpPacket6 } from "../support/frames6.ts";
 import {
   AdmissionBench,
   BACKEND,
@@ -66,6 +67,38 @@ test("new flows by source: the burst, then the rate, for each prefix by itself",
   assert.equal(opened("192.0.2.3", 6), 2, "ten a second");
   assert.equal(bench.count("source_rate_limited"), 2 + 2 + 4);
   assert.equal(bench.counter(C_REFUSED + REFUSED_SOURCE_RATE), 8);
+});
+
+test("IPv6: lists and sources go by the address, not by what the flow table keeps of it", () => {
+  const vip = "2001:db8:ff::10";
+  const yaml = `
+version: 1
+device: { type: packet, interfaces: [eth0, eth1] }
+services:
+  - name: web
+    vip: "${vip}"
+    port: 80
+    protocol: tcp
+    access: { deny: ["2001:db8:1:bad::/64"] }
+    limits: { newPerSource: { rate: 10, burst: 3 } }
+    backends: [{ address: "2001:db8:2::11", port: 8080 }]
+`;
+  const bench = new AdmissionBench({ yaml });
+  let port = 1;
+  const opened = (source: string, tries: number): number => {
+    let count = 0;
+    for (let index = 0; index < tries; index++) {
+      const ports = { sourcePort: port++, destinationPort: 80 };
+      const syn = tcpPacket6({ source, destination: vip, ...ports, flags: SYN });
+      count += bench.client(syn).length;
+    }
+    return count;
+  };
+  assert.equal(opened("2001:db8:1:bad::7", 4), 0);
+  assert.equal(bench.count("access_denied"), 4);
+  assert.equal(opened("2001:db8:1::1", 2) + opened("2001:db8:1::ffff", 2), 3, "one /64");
+  assert.equal(opened("2001:db8:1:1::1", 4), 3, "another");
+  assert.equal(bench.count("source_rate_limited"), 2);
 });
 
 test("packets: those of clients above the rate are dropped, those of backends are not counted", () => {
