@@ -202,6 +202,7 @@ export function createDatapath(options: DatapathOptions): Datapath {
     icmp6,
     keys6,
     translator6,
+    reply,
     counters,
   );
   const fastLane = createFastLane(context, output, partial);
