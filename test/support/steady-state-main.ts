@@ -16,8 +16,9 @@ import { icmp6, type Tcp6, tcp6, udp6 } from "./packets6.ts";
 
 /**
  * The data plane at work, for test/datapath/steady-state.test.ts to watch V8 do nothing: live flows of
- * TCP and UDP, nat and full-nat, of both families and between them, in both directions, with connections that come and go and packets that
- * are dropped or passed among them. Prints "steady" when it is warm, and "done".
+ * TCP and UDP, nat and full-nat, of both families and between them, in both directions, with
+ * connections that come and go and packets that are dropped or passed among them. Prints "steady" when
+ * it is warm, and "done".
  *
  *   node --trace-deopt --trace-gc dist/bundled/test/support/steady-state-main.js
  */
