@@ -50,6 +50,13 @@ async function curl(lab: Lab, url: string): Promise<string> {
   return stdout;
 }
 
+/** By interface of the gateway: who asks it for frames of all groups, as solicitations are. */
+function groupsTaken(lab: Lab): number[] {
+  const argv = ["ip", "-d", "-j", "link", "show"];
+  const links = JSON.parse(lab.execSync("gateway", argv)) as { ifname: string; allmulti: number }[];
+  return lab.interfaces.map((name) => links.find(({ ifname }) => ifname === name)?.allmulti ?? -1);
+}
+
 /** Bytes of a file that came. */
 async function download(lab: Lab, url: string): Promise<number> {
   const ask = [
@@ -98,6 +105,7 @@ for (const device of ["tun", "packet", "xdp"] as const) {
       const services = [WEB, ECHO, SHUT, ...(mode === "full-nat" ? BETWEEN : [])];
       const gateway = await lab.startGateway(lab.config({ mode, services }));
 
+      if (device !== "tun") assert.deepEqual(groupsTaken(lab), [1, 1]);
       const report = await httpLoad(lab, { requests: REQUESTS, concurrency: 16, family: 6 });
       assert.deepEqual(report.failures, {});
       assert.deepEqual(report.bodies, { b1: 100, b2: 100, b3: 100 });
@@ -145,6 +153,7 @@ for (const device of ["tun", "packet", "xdp"] as const) {
       const status = await gateway.get<Status>("/api/v1/status");
       assert.equal(status.frames.missed, 0);
       assert.deepEqual(await gateway.stop(), { code: 0, signal: null });
+      assert.deepEqual(groupsTaken(lab), [0, 0]);
     });
   }
 }
