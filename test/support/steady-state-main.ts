@@ -1,5 +1,6 @@
 import { tuneCompiler } from "../../src/datapath/compiler.ts";
 import { listFlows } from "../../src/flow/read-flows.ts";
+import { cutPacket } from "./fragments.ts";
 import {
   ACK,
   addressNumber,
@@ -8,6 +9,7 @@ import {
   FIN,
   SYN,
   tcpPacket,
+  udpDatagram,
   udpPacket,
 } from "./frames.ts";
 import { backendMac, CLIENT_MAC, createMemoryGateway, GATEWAY_MACS } from "./memory-gateway.ts";
@@ -34,6 +36,10 @@ services:
       backends: [{ address: 10.20.0.11, port: 8080 }, { address: 10.20.0.12, port: 8080 }] }
   - { name: full, vip: 203.0.113.11, port: 80, protocol: [tcp, udp], mode: full-nat, scheduler: maglev,
       tableSize: 251, outOfState: drop, backends: [{ address: 10.20.0.11, port: 8081 }] }
+  - { name: dns, vip: 203.0.113.10, port: 53, protocol: udp, scheduler: rr, udp: { perPacket: true },
+      backends: [{ address: 10.20.0.11, port: 53 }, { address: 10.20.0.12, port: 53 }] }
+  - { name: quic, vip: 203.0.113.10, port: 443, protocol: udp, quic: { serverIdBytes: 2 }, udp: { maxAge: 1m },
+      backends: [{ address: 10.20.0.11, port: 443, serverId: "0a0b" }] }
 `,
   keepSent: false,
   size: { flowCapacity: 4096 },
@@ -110,6 +116,17 @@ for (let index = 0; index < 64; index++) {
   add(0, tcpPacket({ ...ends, sourcePort: 30_000 + index, flags: ACK }));
   add(0, udpPacket({ ...passing, data: [index] }));
   add(0, tcpPacket({ ...ends, flags: ACK, ip: { ttl: 1 } }));
+}
+// Datagrams in fragments, of which the first one comes last; queries from one port; connection IDs.
+for (let index = 0; index < 16; index++) {
+  const ends = { source: "198.51.100.77", destination: "203.0.113.10" };
+  const data = new Uint8Array(1000);
+  const whole = udpDatagram({ ...ends, sourcePort: 6000 + index, destinationPort: 80, data });
+  const cut = { ...ends, payload: 400, protocol: 17, id: index };
+  for (const fragment of cutPacket(whole, cut).toReversed()) add(0, fragment);
+  add(0, udpPacket({ ...ends, sourcePort: 7000, destinationPort: 53, data: [index] }));
+  const dcid = [8, 0x0a, 0x0b, 1, 2, 3, 4, 5, 6];
+  add(0, udpPacket({ ...ends, sourcePort: 8000, destinationPort: 443, data: [0x41, ...dcid] }));
 }
 
 run(WARM_BATCHES, 0, frames.length);
