@@ -233,6 +233,42 @@ for (const mode of ["nat", "full-nat"] as const) {
   }
 }
 
+for (const [mode, overhead] of [
+  ["dsr", 0],
+  ["ipip", 20],
+  ["gue", 28],
+] as const) {
+  test(`${mode}: fragments in reverse reach the backend as they are`, (t) => {
+    const gateway = createMemoryGateway({
+      yaml: `
+version: 1
+device: { type: packet, interfaces: [eth0, eth1] }
+tunnel: { source: { ipv4: 10.20.0.1 } }
+services:
+  - { name: dns, vip: ${VIP}, port: 53, protocol: udp, mode: ${mode}, scheduler: rr,
+      backends: [${BACKENDS.map((address) => `{ address: ${address} }`).join(", ")}] }
+`,
+    });
+    t.after(() => gateway.close());
+    const ends = { source: CLIENT, sourcePort: 4000, destination: VIP, destinationPort: 53 };
+    const packets = cutPacket(udpDatagram({ ...ends, data: new Uint8Array(3000).fill(7) }), {
+      payload: 1200,
+      source: CLIENT,
+      destination: VIP,
+      protocol: 17,
+      id: 5,
+    }).toReversed();
+    const sent = pump(gateway, packets, 0);
+    assert.equal(sent.length, packets.length);
+    const text = (packet: Uint8Array): string => Buffer.from(packet).toString("hex");
+    const inner = sent.map((packet) => text(packet.subarray(overhead)));
+    assert.deepEqual(inner.toSorted(), packets.map(text).toSorted());
+    if (overhead > 0) {
+      assert.equal(new Set(sent.map((packet) => packet.subarray(16, 20).join("."))).size, 1);
+    }
+  });
+}
+
 test("senders that use one identification stay apart where translation makes them one", (t) => {
   const random = createRandom(3);
   const gateway = gatewayOf(t, { mode: "full-nat", scheduler: "rr" });
