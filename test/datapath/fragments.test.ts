@@ -15,6 +15,7 @@ import {
   addressNumber,
   ethernetFrame,
   icmpEcho,
+  icmpError,
   ipv4Packet,
   pseudoHeader,
   SYN,
@@ -268,6 +269,29 @@ services:
     }
   });
 }
+
+test("an error about a first fragment is translated, one about a later one names no flow", (t) => {
+  const gateway = gatewayOf(t);
+  const [first, second] = pump(gateway, three(), 0) as [Uint8Array, Uint8Array];
+  const backend = first.subarray(16, 20).join(".");
+  const about = (quote: Uint8Array): Uint8Array =>
+    ipv4Packet({
+      source: "10.20.0.254",
+      destination: CLIENT,
+      protocol: 1,
+      payload: icmpError({ type: 11, code: 1, quote: quote.subarray(0, 28) }),
+    });
+  const [heard] = pump(gateway, [about(first)], 1) as [Uint8Array];
+  assert.equal(heard.subarray(16, 20).join("."), CLIENT);
+  const quoted = heard.subarray(28);
+  assert.equal(quoted.subarray(12, 16).join("."), CLIENT, "what the client once sent");
+  assert.equal(quoted.subarray(16, 20).join("."), VIP);
+  assert.equal(slowSum(quoted.subarray(0, 20)), 0xffff);
+  assert.notEqual(backend, VIP);
+  const before = gateway.counters()["forwarded"];
+  assert.deepEqual(pump(gateway, [about(second)], 1), []);
+  assert.equal(gateway.counters()["forwarded"], before);
+});
 
 test("senders that use one identification stay apart where translation makes them one", (t) => {
   const random = createRandom(3);
