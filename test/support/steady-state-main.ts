@@ -1,6 +1,7 @@
 import { tuneCompiler } from "../../src/datapath/compiler.ts";
 import { X_BACKEND, X_CLIENT, X_REPLY, X_VIP } from "../../src/flow/flow-record.ts";
 import { addressIn, listFlows } from "../../src/flow/read-flows.ts";
+import { cutPacket } from "./fragments.ts";
 import {
   ACK,
   ethernetFrame,
@@ -9,6 +10,7 @@ import {
   type TcpFields,
   tcpPacket,
   type UdpFields,
+  udpDatagram,
   udpPacket,
 } from "./frames.ts";
 import { backendMac, CLIENT_MAC, createMemoryGateway, GATEWAY_MACS } from "./memory-gateway.ts";
@@ -44,6 +46,10 @@ services:
   - { name: between, vip: ["2001:db8:ff::12", 203.0.113.12], port: 80, protocol: [tcp, udp], mode: full-nat,
       scheduler: rr, outOfState: drop,
       backends: [{ address: 10.20.0.11, port: 8082 }, { address: "2001:db8:2::11", port: 8082 }] }
+  - { name: dns, vip: 203.0.113.10, port: 53, protocol: udp, scheduler: rr, udp: { perPacket: true },
+      backends: [{ address: 10.20.0.11, port: 53 }, { address: 10.20.0.12, port: 53 }] }
+  - { name: quic, vip: 203.0.113.10, port: 443, protocol: udp, quic: { serverIdBytes: 2 }, udp: { maxAge: 1m },
+      backends: [{ address: 10.20.0.11, port: 443, serverId: "0a0b" }] }
 `,
   keepSent: false,
   headroomBytes: 48,
@@ -144,6 +150,17 @@ for (let index = 0; index < 64; index++) {
   add(0, udp6({ ...ends6, destination: "2001:db8:9::1" }));
   add(0, icmp6({ source: ends6.source, destination: "2001:db8:ff::10", type: 128 }));
   add(0, tcpPacket({ ...ends, flags: ACK, ip: { ttl: 1 } }));
+}
+// Datagrams in fragments, of which the first one comes last; queries from one port; connection IDs.
+for (let index = 0; index < 16; index++) {
+  const ends = { source: "198.51.100.77", destination: "203.0.113.10" };
+  const data = new Uint8Array(1000);
+  const whole = udpDatagram({ ...ends, sourcePort: 6000 + index, destinationPort: 80, data });
+  const cut = { ...ends, payload: 400, protocol: 17, id: index };
+  for (const fragment of cutPacket(whole, cut).toReversed()) add(0, fragment);
+  add(0, udpPacket({ ...ends, sourcePort: 7000, destinationPort: 53, data: [index] }));
+  const dcid = [8, 0x0a, 0x0b, 1, 2, 3, 4, 5, 6];
+  add(0, udpPacket({ ...ends, sourcePort: 8000, destinationPort: 443, data: [0x41, ...dcid] }));
 }
 
 run(WARM_BATCHES, 0, frames.length);
