@@ -70,6 +70,7 @@ import { createHandover } from "./handover.ts";
 import { createHops } from "./hops.ts";
 import { createIcmp } from "./icmp.ts";
 import { createIcmp6 } from "./icmp6.ts";
+import { createIcmp46 } from "./icmp46.ts";
 import { createKeys6 } from "./keys6.ts";
 import { createNdp } from "./ndp.ts";
 import { createOutput, ORIGINATED, RELEASED } from "./output.ts";
@@ -82,6 +83,7 @@ import { createSynProxy } from "./syn-proxy.ts";
 import { createTokenBucket } from "./token-bucket.ts";
 import { createTranslator } from "./translate.ts";
 import { createTranslator6 } from "./translate6.ts";
+import { createTranslator46 } from "./translate46.ts";
 import { createUdpFlows } from "./udp.ts";
 import {
   CONSUMED,
@@ -164,7 +166,8 @@ export function createDatapath(options: DatapathOptions): Datapath {
   const balancer = createBalancer(context, flows, admission, synProxy, reply, udp, counters);
   const ndp = createNdp(context, addresses, output, counters);
   const arp = createArp(context, addresses, output, ndp, counters);
-  const icmp = createIcmp(context, addresses, owners, handover, hops, output, counters);
+  const icmp46 = createIcmp46(context, output, reply, counters);
+  const icmp = createIcmp(context, addresses, owners, handover, hops, output, icmp46, counters);
   const keys6 = createKeys6(context);
   const icmp6 = createIcmp6(
     context,
@@ -175,9 +178,11 @@ export function createDatapath(options: DatapathOptions): Datapath {
     keys6,
     ndp,
     output,
+    icmp46,
     counters,
   );
-  const translator6 = createTranslator6(context, output, reply.six);
+  const translator46 = createTranslator46(context, output, reply, fragmenter);
+  const translator6 = createTranslator6(context, output, reply.six, translator46);
   const partial = createPartialChecksums(context);
   const processor = createProcessor(
     context,
@@ -197,6 +202,7 @@ export function createDatapath(options: DatapathOptions): Datapath {
     icmp6,
     keys6,
     translator6,
+    reply,
     counters,
   );
   const fastLane = createFastLane(context, output, partial);
