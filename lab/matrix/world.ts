@@ -81,9 +81,11 @@ function configOf(lab: Lab, cells: readonly Cell[]): string {
       ? [family === 4 ? `${LAB_SNAT[0]}-${LAB_SNAT.at(-1)}` : `${LAB_SNAT6[0]}-${LAB_SNAT6.at(-1)}`]
       : [],
   );
+  // On AF_PACKET the source may be the host's, elsewhere it is an address of the gateway's own.
+  const own = lab.device === "packet" ? "1" : "50";
   const source = {
-    ...(has((cell) => isTunnel(cell) && cell.backend === 4) ? { ipv4: "10.20.0.99" } : {}),
-    ...(has((cell) => isTunnel(cell) && cell.backend === 6) ? { ipv6: "2001:db8:2::99" } : {}),
+    ...(has((cell) => isTunnel(cell) && cell.backend === 4) ? { ipv4: `10.20.0.${own}` } : {}),
+    ...(has((cell) => isTunnel(cell) && cell.backend === 6) ? { ipv6: `2001:db8:2::${own}` } : {}),
   };
   return JSON.stringify({
     version: 1,

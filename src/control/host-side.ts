@@ -92,17 +92,35 @@ export async function createHostParts(options: HostOptions): Promise<HostParts> 
     return result;
   }
 
-  async function own(definition: GatewayDefinition, ownership: Ownership): Promise<void> {
+  /**
+   * Tunnel sources that are not the host's are the gateway's alone, as SNAT addresses are: errors about
+   * outer packets come to them. AF_PACKET sees those to an address of the host too, AF_XDP does not.
+   */
+  function tunnelSources({ tunnel }: GatewayDefinition): Address[] {
+    return [tunnel.sourceIpv4, tunnel.sourceIpv6].flatMap((source) => {
+      if (source === null) return [];
+      const isHosts = hosts.some(({ text }) => text === source.text);
+      if (isHosts && device.type === "xdp") {
+        const reason = "path MTU to ipip and gue backends is not learnt on xdp with such a source";
+        log.warn("tunnel_source_is_host_address", { address: source.text, reason });
+      }
+      return isHosts && device.type !== "tun" ? [] : [source];
+    });
+  }
+
+  async function own(definition: GatewayDefinition, wanted: Ownership): Promise<void> {
+    const snat = [...wanted.snat, ...tunnelSources(definition)];
+    const ownership = { ...wanted, snat };
     const text = JSON.stringify([ownership, hosts]);
     if (text === last?.text) {
-      last = { definition, ownership, text };
+      last = { definition, ownership: wanted, text };
       return;
     }
     options.steering?.update(ownership.vips, ownership.snat);
     await guard?.update({ ...ownership, hosts });
     await groups?.update(askedFor(ownership, hosts));
     await tunRoutes?.update(ownership);
-    last = { definition, ownership, text };
+    last = { definition, ownership: wanted, text };
   }
 
   /** Have the ways to all backends in the hop table, as far as they can be known in short time. */

@@ -86,6 +86,10 @@ export const R_L4_AT = 37;
 export const R_FRAGMENT_AT = 38;
 /** Announcement under way: the next address within a prefix. */
 export const R_ANNOUNCE_WITHIN = 39;
+/** 1: a frame of this batch that was sent before its end was refused, and its verdict changed. */
+export const R_REFUSED = 44;
+/** Tick of the last look through the backend slots for a path MTU. */
+export const R_PATH_MTU_TICK = 45;
 /** The flow that process.ts has sent a frame on by: row << 1 | direction. */
 export const R_FLOW = 50;
 /** Tick at which fragments that are held were last looked at. */

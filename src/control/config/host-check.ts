@@ -146,6 +146,14 @@ function checkHostAddresses(definition: GatewayDefinition, facts: HostFacts, rep
   for (const address of definition.snat.addresses) {
     foreign(["snat", "addresses"], "a SNAT address", address);
   }
+  // On packet the gateway sees what comes to an address of the host; elsewhere errors about tunnels
+  // would miss it, and a packet from such an address would come back in as a martian (tun).
+  const { sourceIpv4, sourceIpv6 } = definition.tunnel;
+  if (definition.device.type !== "packet") {
+    const what = `a tunnel source (device type ${definition.device.type})`;
+    if (sourceIpv4 !== null) foreign(["tunnel", "source", "ipv4"], what, sourceIpv4);
+    if (sourceIpv6 !== null) foreign(["tunnel", "source", "ipv6"], what, sourceIpv6);
+  }
   for (const [index, service] of definition.services.entries()) {
     const at = ["services", index];
     if (definition.device.type === "tun") {
