@@ -12,8 +12,14 @@ import {
 import { installPeers } from "./install.ts";
 import { describeMachine, machineLine } from "./machine.ts";
 import type { MemoryCase } from "./memory/fast-path.ts";
-import type { MemoryResult } from "./memory/measure.ts";
-import { MEMORY_CASES, memoryName, type ResidentResult, WORKER_CASES } from "./memory/suite.ts";
+import type { MemoryResult, OneWayResult } from "./memory/measure.ts";
+import {
+  MEMORY_CASES,
+  memoryName,
+  ONE_WAY_CASES,
+  type ResidentResult,
+  WORKER_CASES,
+} from "./memory/suite.ts";
 import type { WorkersResult } from "./memory/workers.ts";
 import { MICRO_NAMES, type MicroResult } from "./micro.ts";
 import { TUNING_CONTENDERS } from "./pps/contenders.ts";
@@ -95,6 +101,11 @@ async function memory({ rounds, seconds, only }: Options): Promise<Figures["memo
     cases.push(result);
     say(`${memoryName(one)}: ${spread(result.ns, 0)} ns, C++ ${spread(result.referenceNs, 0)} ns`);
   }
+  const oneWay: OneWayResult[] = [];
+  for (const one of ONE_WAY_CASES.filter((one) => isWanted(memoryName(one), only))) {
+    oneWay.push(await child<OneWayResult>("one-way", JSON.stringify(one), rounds));
+    say(`${memoryName(one)}: ${spread(oneWay.at(-1)!.ns, 0)} ns`);
+  }
   const workers: WorkersResult[] = [];
   for (const one of WORKER_CASES.filter((one) => isWanted(`workers, ${memoryName(one)}`, only))) {
     const ms = seconds === undefined ? WORKERS_MS : seconds * 1000;
@@ -103,7 +114,7 @@ async function memory({ rounds, seconds, only }: Options): Promise<Figures["memo
   const resident = isWanted("resident", only)
     ? await child<ResidentResult>("resident", RESIDENT_FLOWS)
     : null;
-  return { cases, workers, resident };
+  return { cases, oneWay, workers, resident };
 }
 
 async function labTcp({ rounds, seconds, only, install }: Options): Promise<Figures["lab-tcp"]> {

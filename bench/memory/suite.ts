@@ -1,11 +1,13 @@
 import { median, medianRatio, spread, table } from "../statistics.ts";
 import type { MemoryCase } from "./fast-path.ts";
-import type { MemoryResult } from "./measure.ts";
+import type { MemoryResult, OneWayResult } from "./measure.ts";
 import type { WorkersResult } from "./workers.ts";
 
 /** The cases of the memory suite, and its tables. */
 export interface MemoryFigures {
   readonly cases: readonly MemoryResult[];
+  /** Left out of figures that were kept before there were such modes. */
+  readonly oneWay?: readonly OneWayResult[];
   readonly workers: readonly WorkersResult[];
   /** Resident set of a process with a million flows and one service, in bytes. */
   readonly resident: ResidentResult | null;
@@ -32,6 +34,10 @@ export const MEMORY_CASES: readonly MemoryCase[] = MODES.flatMap((mode) =>
   ),
 );
 
+export const ONE_WAY_CASES: readonly MemoryCase[] = (["dsr", "ipip", "gue"] as const).flatMap(
+  (mode) => PROTOCOLS.map((protocol) => ({ mode, protocol, flows: 64_000, ...TABLES[0] })),
+);
+
 export const WORKER_CASES: readonly MemoryCase[] = PROTOCOLS.map((protocol) => ({
   mode: "nat",
   protocol,
@@ -51,7 +57,7 @@ export function memoryName(one: MemoryCase): string {
   );
 }
 
-export function formatMemory({ cases, workers, resident }: MemoryFigures): string {
+export function formatMemory({ cases, oneWay = [], workers, resident }: MemoryFigures): string {
   const parts: string[] = [];
   if (cases.length > 0) {
     parts.push(
@@ -80,6 +86,19 @@ export function formatMemory({ cases, workers, resident }: MemoryFigures): strin
         ]),
       ),
       `Flow table, index and free list: ${cases.at(-1)!.bytesPerFlow.toFixed(0)} bytes a connection.`,
+    );
+  }
+  if (oneWay.length > 0) {
+    parts.push(
+      table(
+        ["one-way modes, the client's half", "ns a packet", "bytes allocated a packet", "deopts"],
+        oneWay.map((one) => [
+          memoryName(one),
+          spread(one.ns, 0),
+          one.bytesPerPacket.toFixed(2),
+          String(one.deoptimisations),
+        ]),
+      ),
     );
   }
   if (workers.length > 0) {
