@@ -99,6 +99,8 @@ export const R_FRAGMENT_TOKENS = 52;
 export const R_FRAGMENT_TOKENS_TICK = 53;
 /** First word of the access lists in use. */
 export const R_ACCESS = 56;
+/** Identification for the fragment at hand, | 0x10000; 0: it keeps its own. */
+export const R_FRAGMENT_ID = 54;
 export const REGISTER_COUNT = 64;
 
 /** @param device - its memory and batch must stay the same as long as it is open */

@@ -72,6 +72,7 @@ import { createHandover } from "./handover.ts";
 import { createHops } from "./hops.ts";
 import { createIcmp } from "./icmp.ts";
 import { createIcmp6 } from "./icmp6.ts";
+import { createIcmp46 } from "./icmp46.ts";
 import { createKeys6 } from "./keys6.ts";
 import { createMssClamp } from "./mss.ts";
 import { createNdp } from "./ndp.ts";
@@ -86,6 +87,7 @@ import { createSynProxy } from "./syn-proxy.ts";
 import { createTokenBucket } from "./token-bucket.ts";
 import { createTranslator } from "./translate.ts";
 import { createTranslator6 } from "./translate6.ts";
+import { createTranslator46 } from "./translate46.ts";
 import { createTunnelErrors } from "./tunnel-errors.ts";
 import { createUdpFlows } from "./udp.ts";
 import {
@@ -172,6 +174,7 @@ export function createDatapath(options: DatapathOptions): Datapath {
   const ndp = createNdp(context, addresses, output, counters);
   const arp = createArp(context, addresses, output, ndp, counters);
   const tunnelErrors = createTunnelErrors(context, hops, output, reply, bucket, encapsulator);
+  const icmp46 = createIcmp46(context, output, reply, counters);
   const icmp = createIcmp(
     context,
     addresses,
@@ -179,6 +182,7 @@ export function createDatapath(options: DatapathOptions): Datapath {
     handover,
     hops,
     output,
+    icmp46,
     encapsulator,
     tunnelErrors,
     counters,
@@ -194,11 +198,13 @@ export function createDatapath(options: DatapathOptions): Datapath {
     keys6,
     ndp,
     output,
+    icmp46,
     encapsulator,
     tunnelErrors,
     counters,
   );
-  const translator6 = createTranslator6(context, output, reply.six);
+  const translator46 = createTranslator46(context, output, reply, fragmenter);
+  const translator6 = createTranslator6(context, output, reply.six, translator46);
   const partial = createPartialChecksums(context);
   const processor = createProcessor(
     context,
@@ -220,6 +226,7 @@ export function createDatapath(options: DatapathOptions): Datapath {
     icmp6,
     keys6,
     translator6,
+    reply,
     counters,
   );
   const fastLane = createFastLane(context, output, partial);

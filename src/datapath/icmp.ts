@@ -58,11 +58,11 @@ import { C_ECHO_REPLIES, C_ICMP_ERRORS_TRANSLATED } from "./counters.ts";
 import type { Encapsulator } from "./encapsulate.ts";
 import type { Handover } from "./handover.ts";
 import { HOP_FOUND, type Hops } from "./hops.ts";
+import type { Icmp46 } from "./icmp46.ts";
 import type { Output } from "./output.ts";
 import type { Owners } from "./owners.ts";
 import type { TunnelErrors } from "./tunnel-errors.ts";
 import {
-  DROP_FAMILY_NOT_TRANSLATED,
   DROP_ICMP_CHECKSUM_WRONG,
   DROP_ICMP_HEADER_MALFORMED,
   DROP_ICMP_NO_FLOW,
@@ -93,6 +93,7 @@ export function createIcmp(
   handover: Handover,
   hops: Hops,
   output: Output,
+  between: Icmp46,
   encapsulator: Encapsulator,
   tunnelErrors: TunnelErrors,
   countersAt: number,
@@ -192,15 +193,16 @@ export function createIcmp(
     const flowWord = table.word(reference >> 1);
     if (isOneWay(i32[flowWord + F_STATE]!)) return forwardError(rxWord, ipAt, icmpAt, flowWord);
     const toClient = (reference & 1) === REPLY;
-    const receiver = toClient ? KEY_ORIGINAL_IPV6 : KEY_REPLY_IPV6;
-    if (((i32[flowWord + F_STATE]! >>> 8) & receiver) !== 0) {
-      return DROPPED | (DROP_FAMILY_NOT_TRANSLATED << 8);
-    }
     const hop = toClient
       ? hops.toClient(flowWord)
       : hops.toBackend(backendSlotOf(i32[flowWord + F_BACKEND]!));
     if (hop !== HOP_FOUND) return DROPPED | (hop << 8);
     if (link !== 0 && ipv4Ttl(view, ipAt) <= 1) return DROPPED | (DROP_TTL_EXPIRED << 8);
+    const receiver = toClient ? KEY_ORIGINAL_IPV6 : KEY_REPLY_IPV6;
+    if (((i32[flowWord + F_STATE]! >>> 8) & receiver) !== 0) {
+      const endAt = icmpAt + icmpBytes;
+      return between.toIpv6(rxWord, ipAt, quoteAt, quotedL4At, endAt, flowWord, toClient);
+    }
     translateQuote(quoteAt, quotedL4At, protocol, flowWord, toClient, icmpAt + icmpBytes);
     view.setUint16(icmpAt + 2, 0);
     view.setUint16(icmpAt + 2, ~fold(sumBytes(view, icmpAt, icmpBytes, 0)) & 0xffff);

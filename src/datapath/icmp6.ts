@@ -69,13 +69,13 @@ import { C_ECHO_REPLIES, C_ICMP_ERRORS_TRANSLATED } from "./counters.ts";
 import type { Encapsulator } from "./encapsulate.ts";
 import type { Handover } from "./handover.ts";
 import { HOP_FOUND, type Hops } from "./hops.ts";
+import type { Icmp46 } from "./icmp46.ts";
 import type { Keys6 } from "./keys6.ts";
 import type { Ndp } from "./ndp.ts";
 import type { Output } from "./output.ts";
 import type { Owners } from "./owners.ts";
 import type { TunnelErrors } from "./tunnel-errors.ts";
 import {
-  DROP_FAMILY_NOT_TRANSLATED,
   DROP_ICMP_CHECKSUM_WRONG,
   DROP_ICMP_HEADER_MALFORMED,
   DROP_ICMP_NO_FLOW,
@@ -114,6 +114,7 @@ export function createIcmp6(
   keys: Keys6,
   ndp: Ndp,
   output: Output,
+  between: Icmp46,
   encapsulator: Encapsulator,
   tunnelErrors: TunnelErrors,
   countersAt: number,
@@ -231,16 +232,17 @@ export function createIcmp6(
       if (found !== HOP_FOUND) return DROPPED | (found << 8);
       return encapsulator.forward(rxWord, ipAt, icmpAt, flowWord);
     }
-    const receiver = toClient ? KEY_ORIGINAL_IPV6 : KEY_REPLY_IPV6;
-    if (((i32[flowWord + F_STATE]! >>> 8) & receiver) === 0) {
-      return DROPPED | (DROP_FAMILY_NOT_TRANSLATED << 8);
-    }
     const hop = toClient
       ? hops.toClient(flowWord)
       : hops.toBackend(backendSlotOf(i32[flowWord + F_BACKEND]!));
     if (hop !== HOP_FOUND) return DROPPED | (hop << 8);
     if (link !== 0 && ipv6HopLimit(view, ipAt) <= 1) return DROPPED | (DROP_TTL_EXPIRED << 8);
-    translateQuote(quoteAt, quotedL4At, protocol, flowWord, toClient, icmpAt + icmpBytes);
+    const endAt = icmpAt + icmpBytes;
+    const receiver = toClient ? KEY_ORIGINAL_IPV6 : KEY_REPLY_IPV6;
+    if (((i32[flowWord + F_STATE]! >>> 8) & receiver) === 0) {
+      return between.toIpv4(rxWord, ipAt, quoteAt, quotedL4At, endAt, flowWord, toClient, protocol);
+    }
+    translateQuote(quoteAt, quotedL4At, protocol, flowWord, toClient, endAt);
     translateOuter(ipAt, flowWord, toClient);
     fillIcmp6Checksum(view, ipAt, icmpAt, icmpBytes);
     if (link !== 0) setIpv6HopLimit(view, ipAt, ipv6HopLimit(view, ipAt) - 1);

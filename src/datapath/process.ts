@@ -133,6 +133,7 @@ import type { Output } from "./output.ts";
 import type { Owners } from "./owners.ts";
 import type { PartialChecksums } from "./partial.ts";
 import { createProcessor6, FLOW_OVER } from "./process6.ts";
+import type { Reply } from "./reply.ts";
 import type { SynProxy } from "./syn-proxy.ts";
 import type { Translator } from "./translate.ts";
 import type { Translator6 } from "./translate6.ts";
@@ -198,6 +199,7 @@ export function createProcessor(
   icmp6: Icmp6,
   keys6: Keys6,
   translator6: Translator6,
+  reply: Reply,
   countersAt: number,
 ): Processor {
   const { device, f64, i32, layout, link, registers, rx, table, view } = context;
@@ -216,6 +218,7 @@ export function createProcessor(
     flows,
     keys6,
     output,
+    reply,
     { transport: processTransport, transport6, follow: send, pass },
     countersAt,
   );

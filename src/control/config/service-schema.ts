@@ -12,7 +12,6 @@ import {
   numberRange,
   offOr,
   oneOrMany,
-  orWord,
   port,
   portRange,
   prime,
@@ -123,7 +122,7 @@ const udp = section(
       "Schedule every datagram of a client by itself, for exchanges of one datagram each (DNS)",
     ),
     maxAge: withDefault(
-      orWord(timeout, "off"),
+      offOr(timeout),
       "off",
       "Balance a flow anew that is older, even while datagrams keep coming",
     ),
