@@ -305,6 +305,15 @@ function checkAddresses(check: CrossCheck): void {
     }
   }
 
+  const { source } = reading.values.tunnel;
+  for (const key of ["ipv4", "ipv6"] as const) {
+    const address = source[key];
+    const vip = address === undefined ? undefined : vips.find(address);
+    if (address === undefined || vip === undefined) continue;
+    const message = conflict(check, "a tunnel source that is no VIP", address, vip);
+    report(["tunnel", "source", key], message);
+  }
+
   for (const { path, values } of services) {
     const distinct = (at: KeyPath, what: string, address: Address | undefined): void => {
       if (address === undefined) return;

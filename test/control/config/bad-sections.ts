@@ -279,6 +279,18 @@ export const BAD_SECTIONS: readonly BadConfig[] = [
     want: ['gw.yaml:2:69: tunnel.gue.checksum: expected zero or computed, got "full"'],
   },
   {
+    name: "The other sections: a tunnel source that is a VIP",
+    given: top("tunnel: { source: { ipv4: 203.0.113.10 } }"),
+    want: [
+      'gw.yaml:2:27: tunnel.source.ipv4: expected a tunnel source that is no VIP, got 203.0.113.10, a VIP of service "web" (gw.yaml:5:10)',
+    ],
+  },
+  {
+    name: "The other sections: a tunnel source of the other family",
+    given: top("tunnel: { source: { ipv4: 2001:db8::1 } }"),
+    want: ['gw.yaml:2:27: tunnel.source.ipv4: expected an IPv4 address, got "2001:db8::1"'],
+  },
+  {
     name: "The other sections: tunnel with a wrong port",
     given: top("tunnel: { gue: { port: 0 } }"),
     want: ["gw.yaml:2:24: tunnel.gue.port: expected a port from 1 to 65535, got 0"],
