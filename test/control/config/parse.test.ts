@@ -37,6 +37,7 @@ test("defaults are those of the design", () => {
       spinUs: 0,
       xdp: { mode: "auto", zeroCopy: "auto", busyPollUs: 0 },
     },
+    user: null,
     log: { level: "info" },
     flows: { capacity: 1_048_576, stateFile: null, whenFull: "evict" },
     limits: { services: 1024, backends: 4096, hashSlots: 4_194_304, accessPrefixes: 131_072 },
