@@ -12,6 +12,7 @@
 #include <errno.h>
 #include <linux/if_link.h>
 
+#include <cstring>
 #include <string>
 #include <vector>
 
@@ -37,50 +38,55 @@ constexpr int kHookXdp = 1;
 
 constexpr char kName[] = "headgate_guard";
 
+// An address of either family in network order; IPv4 as ::ffff:a.b.c.d.
+struct Address {
+  uint8_t bytes[16];
+
+  bool is_ipv4() const {
+    static constexpr uint8_t kMapped[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff};
+    return std::memcmp(bytes, kMapped, sizeof kMapped) == 0;
+  }
+  // Host order.
+  uint32_t ipv4() const {
+    uint32_t address = 0;
+    std::memcpy(&address, bytes + 12, sizeof address);
+    return ntohl(address);
+  }
+};
+
 class GuardOwner : public headgate::SharedOwner {
  public:
   // `fallback`: what XDP does with an owned packet that no socket takes.
   Failure Open(uint32_t addressesMax, uint32_t portsMax, int hook, int fallback) {
     hook_ = hook;
     fallback_ = fallback;
-    Failure failure = CreateMap(BPF_MAP_TYPE_ARRAY, sizeof(uint32_t), kFrontEntries, 0,
-                                "headgate_front", &front_);
-    if (failure) return failure;
-    failure = CreateMap(BPF_MAP_TYPE_HASH, sizeof(uint32_t), addressesMax,
-                                BPF_F_NO_PREALLOC, "headgate_addr", &addresses_);
-    if (failure) return failure;
-    failure = CreateMap(BPF_MAP_TYPE_LPM_TRIE, sizeof(PortKey), portsMax, BPF_F_NO_PREALLOC,
-                        "headgate_ports", &ports_);
-    if (failure) return failure;
+    if (Failure failure = CreateMaps(addressesMax, portsMax)) return failure;
     if (hook_ == kHookXdp) {
       return CreateMap(BPF_MAP_TYPE_XSKMAP, sizeof(uint32_t),
                        headgate::kInterfacesMax * kQueuesMax, 0, "headgate_xsk", &sockets_);
     }
     return LoadProgram(BPF_PROG_TYPE_SCHED_CLS, kBpfTcxIngress,
-                       OwnershipProgram(front_.get(), addresses_.get(), ports_.get()).BuildTcx(),
-                       kName, &program_);
+                       OwnershipProgram(maps()).BuildTcx(), kName, &program_);
   }
 
-  // The hash has every address, so that whatever the front says of others' low halves is true.
-  Failure SetAddress(uint32_t address, uint32_t flags) {
-    const uint32_t key = htonl(address);
-    if (Failure failure = UpdateMap(addresses_, &key, flags, "addresses")) return failure;
-    const uint32_t entry = shadow_[address % kFrontEntries];
-    if ((entry & kFrontUsed) != 0 && entry >> 16 != address >> 16) {
-      return SetFront(address, entry | kFrontMore);
-    }
-    return SetFront(address, (address >> 16 << 16) | flags << 8 | kFrontUsed | (entry & kFrontMore));
+  // An address, or a prefix of fewer bits than all.
+  Failure SetAddress(const Address& address, uint32_t bits, uint32_t flags) {
+    if (bits < 128) return SetPrefix(address, bits, flags);
+    if (!address.is_ipv4()) return UpdateMap(addresses6_, address.bytes, flags, "addresses");
+    return SetAddress4(address.ipv4(), flags);
   }
-  Failure RemoveAddress(uint32_t address) {
-    const uint32_t entry = shadow_[address % kFrontEntries];
-    if ((entry & kFrontUsed) != 0 && entry >> 16 == address >> 16) {
-      if (Failure failure = SetFront(address, entry & kFrontMore)) return failure;
+  Failure RemoveAddress(const Address& address, uint32_t bits) {
+    if (bits < 128) {
+      const PrefixKey key = KeyOf(address, bits);
+      return RemoveFromMap(prefixes_, &key, "prefixes");
     }
-    const uint32_t key = htonl(address);
-    return RemoveFromMap(addresses_, &key, "addresses");
+    if (!address.is_ipv4()) return RemoveFromMap(addresses6_, address.bytes, "addresses");
+    return RemoveAddress4(address.ipv4());
   }
   Failure SetPorts(const PortKey& key) { return UpdateMap(ports_, &key, 1, "ports"); }
+  Failure SetPorts(const PortKey6& key) { return UpdateMap(ports6_, &key, 1, "ports"); }
   Failure RemovePorts(const PortKey& key) { return RemoveFromMap(ports_, &key, "ports"); }
+  Failure RemovePorts(const PortKey6& key) { return RemoveFromMap(ports6_, &key, "ports"); }
 
   // Puts the program on an interface; with a pin, in the place of the program that is pinned there.
   //
@@ -92,7 +98,7 @@ class GuardOwner : public headgate::SharedOwner {
     if (hook_ == kHookXdp) {
       const Failure failure = LoadProgram(
           BPF_PROG_TYPE_XDP, BPF_XDP,
-          OwnershipProgram(front_.get(), addresses_.get(), ports_.get())
+          OwnershipProgram(maps())
               .BuildXdp(sockets_.get(), ordinal * kQueuesMax, fallback_),
           kName, &program_);
       if (failure) return failure;
@@ -133,12 +139,93 @@ class GuardOwner : public headgate::SharedOwner {
     links_.clear();
     program_.Close();
     sockets_.Close();
-    ports_.Close();
-    addresses_.Close();
-    front_.Close();
+    for (Fd* map : {&prefixes_, &ports6_, &addresses6_, &ports_, &addresses_, &front_}) map->Close();
   }
 
  private:
+  // Nothing of what the sizes say is taken before it is used, but for the front's 256 KiB.
+  Failure CreateMaps(uint32_t addressesMax, uint32_t portsMax) {
+    const struct {
+      uint32_t type;
+      uint32_t key_bytes;
+      uint32_t entries;
+      uint32_t flags;
+      const char* name;
+      Fd* map;
+    } maps[] = {
+        {BPF_MAP_TYPE_ARRAY, sizeof(uint32_t), kFrontEntries, 0, "headgate_front", &front_},
+        {BPF_MAP_TYPE_HASH, sizeof(uint32_t), addressesMax, BPF_F_NO_PREALLOC, "headgate_addr",
+         &addresses_},
+        {BPF_MAP_TYPE_LPM_TRIE, sizeof(PortKey), portsMax, BPF_F_NO_PREALLOC, "headgate_ports",
+         &ports_},
+        {BPF_MAP_TYPE_HASH, 16, addressesMax, BPF_F_NO_PREALLOC, "headgate_addr6", &addresses6_},
+        {BPF_MAP_TYPE_LPM_TRIE, sizeof(PortKey6), portsMax, BPF_F_NO_PREALLOC, "headgate_ports6",
+         &ports6_},
+        {BPF_MAP_TYPE_LPM_TRIE, sizeof(PrefixKey), addressesMax, BPF_F_NO_PREALLOC,
+         "headgate_prefix", &prefixes_},
+    };
+    for (const auto& each : maps) {
+      const Failure failure = CreateMap(each.type, each.key_bytes, each.entries, each.flags,
+                                        each.name, each.map);
+      if (failure) return failure;
+    }
+    return {};
+  }
+
+  OwnershipMaps maps() const {
+    OwnershipMaps maps;
+    maps.front = front_.get();
+    maps.addresses = addresses_.get();
+    maps.ports = ports_.get();
+    maps.addresses6 = addresses6_.get();
+    maps.ports6 = ports6_.get();
+    maps.prefixes = prefixes_.get();
+    return maps;
+  }
+
+  static PrefixKey KeyOf(const Address& address, uint32_t bits) {
+    PrefixKey key{};
+    key.bits = bits;
+    std::memcpy(key.address, address.bytes, sizeof key.address);
+    return key;
+  }
+
+  // The hash has every address, so that whatever the front says of others' low halves is true.
+  Failure SetAddress4(uint32_t address, uint32_t flags) {
+    const uint32_t key = htonl(address);
+    if (Failure failure = UpdateMap(addresses_, &key, flags, "addresses")) return failure;
+    const uint32_t entry = shadow_[address % kFrontEntries];
+    if ((entry & kFrontUsed) != 0 && entry >> 16 != address >> 16) {
+      return SetFront(address, entry | kFrontMore);
+    }
+    return SetFront(address, (address >> 16 << 16) | flags << 8 | kFrontUsed | (entry & kFrontMore));
+  }
+  Failure RemoveAddress4(uint32_t address) {
+    const uint32_t entry = shadow_[address % kFrontEntries];
+    if ((entry & kFrontUsed) != 0 && entry >> 16 == address >> 16) {
+      if (Failure failure = SetFront(address, entry & kFrontMore)) return failure;
+    }
+    const uint32_t key = htonl(address);
+    return RemoveFromMap(addresses_, &key, "addresses");
+  }
+
+  // The prefix first: the front of an IPv4 prefix sends all its low halves on to it. They stay so
+  // when it goes; those look-ups then find nothing.
+  Failure SetPrefix(const Address& address, uint32_t bits, uint32_t flags) {
+    const PrefixKey key = KeyOf(address, bits);
+    if (Failure failure = UpdateMap(prefixes_, &key, flags, "prefixes")) return failure;
+    if (!address.is_ipv4() || bits < 96) return {};
+    const uint32_t free_bits = 128 - bits;
+    const uint32_t count = free_bits >= 16 ? kFrontEntries : 1u << free_bits;
+    const uint32_t first = free_bits >= 16 ? 0 : address.ipv4() & ~(count - 1);
+    for (uint32_t index = 0; index < count; index += 1) {
+      const uint32_t entry = shadow_[(first + index) % kFrontEntries];
+      if ((entry & kFrontMore) != 0) continue;
+      if (Failure failure = SetFront(first + index, entry | kFrontMore)) return failure;
+    }
+    return {};
+  }
+
   Failure SetFront(uint32_t address, uint32_t entry) {
     const uint32_t index = address % kFrontEntries;
     if (Failure failure = UpdateMap(front_, &index, entry, "addresses")) return failure;
@@ -170,6 +257,9 @@ class GuardOwner : public headgate::SharedOwner {
   std::vector<uint32_t> shadow_ = std::vector<uint32_t>(kFrontEntries);
   Fd addresses_;
   Fd ports_;
+  Fd addresses6_;
+  Fd ports6_;
+  Fd prefixes_;
   Fd sockets_;
   Fd program_;
   std::vector<Fd> links_;
@@ -178,7 +268,7 @@ class GuardOwner : public headgate::SharedOwner {
 // ---------------------------------------------------------------------------------------------
 // Node-API. Arguments were checked in src/device/guard-native.ts.
 
-constexpr size_t kArgumentsMax = 5;
+constexpr size_t kArgumentsMax = 8;
 
 struct Call {
   napi_value arguments[kArgumentsMax] = {};
@@ -198,13 +288,32 @@ struct Call {
     napi_get_value_int32(env_, arguments[index], &value);
     return value;
   }
+  // Four words in host order, from argument `first` on.
+  Address AddressAt(size_t first) const {
+    Address address;
+    for (size_t word = 0; word < 4; word += 1) {
+      const uint32_t value = htonl(static_cast<uint32_t>(Integer(first + word)));
+      std::memcpy(address.bytes + 4 * word, &value, sizeof value);
+    }
+    return address;
+  }
   PortKey Ports() const {
     PortKey key{};
-    key.bits = kFixedBits + static_cast<uint32_t>(Integer(4));
+    key.bits = kFixedBits + static_cast<uint32_t>(Integer(7));
     key.kind = static_cast<uint8_t>(Integer(0));
     key.protocol = static_cast<uint8_t>(Integer(1));
-    key.address = __builtin_bswap32(static_cast<uint32_t>(Integer(2)));
-    key.port = __builtin_bswap16(static_cast<uint16_t>(Integer(3)));
+    key.address = htonl(AddressAt(2).ipv4());
+    key.port = htons(static_cast<uint16_t>(Integer(6)));
+    return key;
+  }
+  PortKey6 Ports6() const {
+    PortKey6 key{};
+    key.bits = kFixedBits6 + static_cast<uint32_t>(Integer(7));
+    key.kind = static_cast<uint8_t>(Integer(0));
+    key.protocol = static_cast<uint8_t>(Integer(1));
+    const Address address = AddressAt(2);
+    std::memcpy(key.address, address.bytes, sizeof key.address);
+    key.port = htons(static_cast<uint16_t>(Integer(6)));
     return key;
   }
 
@@ -216,32 +325,37 @@ void ThrowIf(napi_env env, const Failure& failure) {
   if (failure) headgate::Throw(env, failure);
 }
 
+// setAddress(word0, word1, word2, word3, bits, flags)
 napi_value CallSetAddress(napi_env env, napi_callback_info info) {
   const Call call(env, info);
   if (call.guard == nullptr) return nullptr;
-  ThrowIf(env, call.guard->SetAddress(static_cast<uint32_t>(call.Integer(0)),
-                                      static_cast<uint32_t>(call.Integer(1))));
+  ThrowIf(env, call.guard->SetAddress(call.AddressAt(0), static_cast<uint32_t>(call.Integer(4)),
+                                      static_cast<uint32_t>(call.Integer(5))));
   return nullptr;
 }
 
 napi_value CallRemoveAddress(napi_env env, napi_callback_info info) {
   const Call call(env, info);
   if (call.guard == nullptr) return nullptr;
-  ThrowIf(env, call.guard->RemoveAddress(static_cast<uint32_t>(call.Integer(0))));
+  ThrowIf(env, call.guard->RemoveAddress(call.AddressAt(0), static_cast<uint32_t>(call.Integer(4))));
   return nullptr;
 }
 
+// setPorts(kind, protocol, word0, word1, word2, word3, port, bits)
 napi_value CallSetPorts(napi_env env, napi_callback_info info) {
   const Call call(env, info);
   if (call.guard == nullptr) return nullptr;
-  ThrowIf(env, call.guard->SetPorts(call.Ports()));
+  const bool is_ipv4 = call.AddressAt(2).is_ipv4();
+  ThrowIf(env, is_ipv4 ? call.guard->SetPorts(call.Ports()) : call.guard->SetPorts(call.Ports6()));
   return nullptr;
 }
 
 napi_value CallRemovePorts(napi_env env, napi_callback_info info) {
   const Call call(env, info);
   if (call.guard == nullptr) return nullptr;
-  ThrowIf(env, call.guard->RemovePorts(call.Ports()));
+  const bool is_ipv4 = call.AddressAt(2).is_ipv4();
+  ThrowIf(env, is_ipv4 ? call.guard->RemovePorts(call.Ports())
+                       : call.guard->RemovePorts(call.Ports6()));
   return nullptr;
 }
 

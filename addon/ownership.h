@@ -3,13 +3,17 @@
 //   TCX ingress  the kernel's copy of an owned packet is dropped; AF_PACKET has seen it before
 //   XDP          an owned packet goes to the AF_XDP socket of its queue; all else to the kernel
 //
-// Both read the same three maps:
+// Both read the same maps:
 //
 //   front      array by the low half of an address: its high half, its flags, and whether there are
 //              more with that low half. The kernel makes a look-up in an array part of the program,
 //              where one in a hash is a call: 20 ns less for each frame, also one that is not ours
 //   addresses  hash: address -> flags (kVip, kWhole, kHost, kBackend), where there are more
+//   prefixes   longest prefix: the flags of VIPs that are prefixes, for addresses that are in no
+//              other map; the front says "more" of every low half that an IPv4 prefix has
 //   ports      longest prefix of {address, protocol, kind, port}: one entry is a block of ports
+//
+// IPv6 has maps of its own, and a part of the program (ownership6.h).
 //
 // XDP looks the destination up straight in the packet first: a client's packet to a VIP costs one
 // look-up of a hash. Ports, options and ICMP come after, through the stack, and are the same
@@ -21,38 +25,9 @@
 #include <cstdint>
 #include <vector>
 
-#include "packet_program.h"
+#include "ownership6.h"
 
 namespace headgate::bpf {
-
-// Flags of an address: src/host/guard-entries.ts has the same numbers.
-constexpr int kVip = 1;      // a VIP that is also the host's address
-constexpr int kWhole = 2;    // every packet to it is owned
-constexpr int kHost = 4;     // an address of the host
-constexpr int kBackend = 8;  // an address of a nat backend
-
-// An entry of the front: high half of the address << 16 | flags << 8 | these.
-constexpr uint32_t kFrontUsed = 1;
-constexpr uint32_t kFrontMore = 2;
-constexpr uint32_t kFrontEntries = 1 << 16;
-
-// Kinds of port entries: src/host/guard-entries.ts has the same numbers.
-constexpr int kPortsOfVip = 0;
-constexpr int kPortsOfBackend = 1;
-
-// Queues of one interface that the socket map has room for: its index is ordinal * this + queue.
-constexpr uint32_t kQueuesMax = 64;
-
-// Key of the port map (struct bpf_lpm_trie_key: length in bits, then the data, longest first).
-struct PortKey {
-  uint32_t bits;
-  uint32_t address;  // network order
-  uint8_t protocol;
-  uint8_t kind;
-  uint16_t port;  // network order
-};
-static_assert(sizeof(PortKey) == 12, "the key has no padding: the kernel compares bytes");
-constexpr uint32_t kFixedBits = 48;  // address, protocol and kind always count
 
 constexpr int kFrame = R7;  // XDP, before kAt: the packet's first byte
 
@@ -64,7 +39,6 @@ constexpr int kHostOrder = -56;  // the address that is looked up
 // Where a field of the key lies on the stack.
 constexpr int KeyAt(size_t field) { return kKey + static_cast<int>(field); }
 
-constexpr int kEthernetBytes = 14;
 constexpr int kArpBytes = 28;
 
 // Numbers of include/uapi/linux/bpf.h, if_packet.h and icmp.h.
@@ -73,10 +47,9 @@ constexpr int kTcxNext = -1, kTcxDrop = 2;
 constexpr int kPacketBroadcast = 1, kPacketMulticast = 2;
 constexpr int kEchoRequest = 8;
 
-class OwnershipProgram : private PacketProgram {
+class OwnershipProgram : private OwnershipProgram6 {
  public:
-  OwnershipProgram(int front, int addresses, int ports)
-      : front_(front), addresses_(addresses), ports_(ports) {}
+  explicit OwnershipProgram(const OwnershipMaps& maps) : OwnershipProgram6(maps) {}
 
   // For TCX: drops what is owned.
   std::vector<bpf_insn> BuildTcx() {
@@ -84,6 +57,8 @@ class OwnershipProgram : private PacketProgram {
     MakeLabels();
     StartTcx();
     BuildSlow();
+    code_.Bind(ipv6_);
+    BuildIpv6(false);
     code_.Bind(other_);
     code_.MoveValue(R0, kTcxNext);
     code_.Exit();
@@ -100,6 +75,8 @@ class OwnershipProgram : private PacketProgram {
     MakeLabels();
     StartXdp();
     BuildSlow();
+    code_.Bind(ipv6_);
+    BuildIpv6(true);
     code_.Bind(owned_);
     code_.Load(BPF_W, R2, kContext, offsetof(xdp_md, rx_queue_index));
     code_.JumpIf(BPF_JGE, R2, static_cast<int32_t>(kQueuesMax), other_);
@@ -120,6 +97,7 @@ class OwnershipProgram : private PacketProgram {
     owned_ = code_.NewLabel();
     ports_known_ = code_.NewLabel();
     icmp_ = code_.NewLabel();
+    ipv6_ = code_.NewLabel();
   }
 
   void StartTcx() {
@@ -128,11 +106,12 @@ class OwnershipProgram : private PacketProgram {
     code_.Load(BPF_W, R0, kContext, offsetof(__sk_buff, pkt_type));
     code_.JumpIf(BPF_JEQ, R0, kPacketBroadcast, other_);
     code_.JumpIf(BPF_JEQ, R0, kPacketMulticast, other_);
-    code_.Load(BPF_W, R0, kContext, offsetof(__sk_buff, protocol));
-    code_.JumpIf(BPF_JNE, R0, Network16(0x0800), other_);
     // A tagged frame belongs to a VLAN interface; the kernel has taken the tag off already.
     code_.Load(BPF_W, R0, kContext, offsetof(__sk_buff, vlan_present));
     code_.JumpIf(BPF_JNE, R0, 0, other_);
+    code_.Load(BPF_W, R0, kContext, offsetof(__sk_buff, protocol));
+    code_.JumpIf(BPF_JEQ, R0, Network16(0x86dd), ipv6_);
+    code_.JumpIf(BPF_JNE, R0, Network16(0x0800), other_);
   }
 
   // Destination first, read where it lies; then ports or ICMP, as long as there are no options.
@@ -146,6 +125,7 @@ class OwnershipProgram : private PacketProgram {
     RequireFrame(kEthernetBytes + kIpv4Bytes);
     code_.Load(BPF_H, R0, kFrame, 12);
     code_.JumpIf(BPF_JEQ, R0, Network16(0x0800), ip);
+    code_.JumpIf(BPF_JEQ, R0, Network16(0x86dd), ipv6_);
     code_.JumpIf(BPF_JEQ, R0, Network16(0x0806), arp);
     code_.Jump(other_);
     code_.Bind(arp);
@@ -207,13 +187,14 @@ class OwnershipProgram : private PacketProgram {
     Assembler::Label used = code_.NewLabel();
     Assembler::Label differs = code_.NewLabel();
     Assembler::Label more = code_.NewLabel();
+    Assembler::Label found = code_.NewLabel();
     Assembler::Label done = code_.NewLabel();
     code_.Load(BPF_W, R1, base, offset);
     code_.FromNetwork(R1, 32);
     code_.Store(BPF_W, R10, kHostOrder, R1);
     code_.Calculate(BPF_AND, R1, kFrontEntries - 1);
     code_.Store(BPF_W, R10, kFrontIndex, R1);
-    LookUp(front_, R10, kFrontIndex);
+    LookUp(maps_.front, R10, kFrontIndex);
     code_.JumpIf(BPF_JEQ, R0, 0, other_);
     code_.Load(BPF_W, kFlags, R0, 0);
     code_.Load(BPF_W, R1, R10, kHostOrder);
@@ -228,8 +209,11 @@ class OwnershipProgram : private PacketProgram {
     code_.Jump(done);
     code_.Bind(more);
     code_.MoveValue(kFlags, 0);
-    LookUp(addresses_, base, offset);
+    LookUp(maps_.addresses, base, offset);
+    code_.JumpIf(BPF_JNE, R0, 0, found);
+    LookUpPrefix4(maps_.prefixes, base, offset);
     code_.JumpIf(BPF_JEQ, R0, 0, done);
+    code_.Bind(found);
     code_.Load(BPF_W, kFlags, R0, 0);
     code_.Jump(done);
     code_.Bind(used);
@@ -308,13 +292,6 @@ class OwnershipProgram : private PacketProgram {
   // kFlags = flags of the address at stack[address], 0 when it is not known.
   void LookUpAddress(int address) { LookUpAt(R10, address); }
 
-  void SkipUnless(int flag, Assembler::Label to) {
-    Assembler::Label has = code_.NewLabel();
-    code_.JumpIf(BPF_JSET, kFlags, flag, has);
-    code_.Jump(to);
-    code_.Bind(has);
-  }
-
   // Owned when stack[address] is a nat backend's, and stack[port] one of its ports.
   void MatchBackend(int address, int port) {
     Assembler::Label other = code_.NewLabel();
@@ -333,17 +310,14 @@ class OwnershipProgram : private PacketProgram {
     code_.StoreValue(BPF_B, R10, KeyAt(offsetof(PortKey, kind)), kind);
     code_.Load(BPF_H, R0, R10, port);
     code_.Store(BPF_H, R10, KeyAt(offsetof(PortKey, port)), R0);
-    LookUp(ports_, R10, kKey);
+    LookUp(maps_.ports, R10, kKey);
     code_.JumpIf(BPF_JNE, R0, 0, owned_);
   }
 
-  // Ours. Behind the loading of ports. ICMP.
-  Assembler::Label owned_ = 0;
+  // Behind the loading of ports. ICMP. IPv6.
   Assembler::Label ports_known_ = 0;
   Assembler::Label icmp_ = 0;
-  const int front_;
-  const int addresses_;
-  const int ports_;
+  Assembler::Label ipv6_ = 0;
 };
 
 }  // namespace headgate::bpf

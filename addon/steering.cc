@@ -5,8 +5,10 @@
 //
 // It is src/flow/owner.ts in eBPF: the same keyed hash, on 32 bits. Bytes are read relative to the
 // network header (bpf_skb_load_bytes_relative, Linux 4.18), which both have set, whatever lies
-// before it. One map says which addresses are VIPs and which are SNAT addresses; it follows the
-// configuration.
+// before it. Maps say which addresses are VIPs and which are SNAT addresses: a hash for each family,
+// and one of prefixes for both; they follow the configuration.
+//
+// An IPv6 client counts by the exclusive-or of its four words.
 #include <errno.h>
 #include <linux/bpf.h>
 
@@ -34,10 +36,17 @@ struct SteeringSettings {
   int workers;
 };
 
+// File descriptors.
+struct SteeringMaps {
+  int addresses;
+  int addresses6;
+  int prefixes;
+};
+
 class SteeringProgram : private PacketProgram {
  public:
-  SteeringProgram(int addresses, const SteeringSettings& settings)
-      : addresses_(addresses), settings_(settings) {}
+  SteeringProgram(const SteeringMaps& maps, const SteeringSettings& settings)
+      : maps_(maps), settings_(settings) {}
 
   std::vector<bpf_insn> Build() {
     load_bytes_ = kLoadBytesRelative;
@@ -46,9 +55,11 @@ class SteeringProgram : private PacketProgram {
     const Assembler::Label icmp = code_.NewLabel();
     const Assembler::Label to_vip = code_.NewLabel();
     const Assembler::Label to_snat = code_.NewLabel();
+    const Assembler::Label ipv6 = code_.NewLabel();
 
     code_.Move(kContext, R1);
     code_.Load(BPF_W, R0, kContext, offsetof(__sk_buff, protocol));
+    code_.JumpIf(BPF_JEQ, R0, Network16(0x86dd), ipv6);
     code_.JumpIf(BPF_JNE, R0, Network16(0x0800), other_);
     code_.MoveValue(kAt, 0);
     LoadIpHeader();
@@ -67,6 +78,9 @@ class SteeringProgram : private PacketProgram {
     code_.Bind(icmp);
     BuildIcmp();
 
+    code_.Bind(ipv6);
+    BuildIpv6();
+
     code_.Bind(other_);
     code_.MoveValue(R0, 0);
     code_.Exit();
@@ -77,11 +91,16 @@ class SteeringProgram : private PacketProgram {
   // Only the first fragment of a datagram has ports: they all go by their addresses, as if the ports
   // were 0, so that they meet at one worker (Owners.ofFragment of src/datapath/owners.ts).
   void LoadPortsUnlessFragment() {
+    code_.Load(BPF_H, R0, R10, kFragment);
+    LoadPortsUnless(kFragmentBits);
+  }
+
+  // r0: the word with a packet's fragment bits.
+  void LoadPortsUnless(int fragment_bits) {
     const Assembler::Label whole = code_.NewLabel();
     const Assembler::Label fragment = code_.NewLabel();
     const Assembler::Label known = code_.NewLabel();
-    code_.Load(BPF_H, R0, R10, kFragment);
-    code_.Calculate(BPF_AND, R0, Network16(kFragmentBits));
+    code_.Calculate(BPF_AND, R0, Network16(fragment_bits));
     code_.JumpIf(BPF_JEQ, R0, 0, whole);
     code_.JumpIf(BPF_JEQ, kProtocol, kTcp, fragment);
     code_.JumpIf(BPF_JNE, kProtocol, kUdp, other_);
@@ -91,6 +110,58 @@ class SteeringProgram : private PacketProgram {
     code_.Bind(whole);
     LoadPorts();
     code_.Bind(known);
+  }
+
+  void BuildIpv6() {
+    const Assembler::Label icmp = code_.NewLabel();
+    const Assembler::Label error = code_.NewLabel();
+    code_.MoveValue(kAt, 0);
+    LoadIpHeader6();
+    WalkHeaders6();
+    code_.JumpIf(BPF_JEQ, kProtocol, kIcmp6, icmp);
+    // An atomic fragment (RFC 6946) is whole.
+    code_.Load(BPF_H, R0, R10, kFragment6);
+    LoadPortsUnless(kFragmentBits6);
+    ReturnByEnds6(kDestination6, kL4 + 2, kSource6, kL4);
+
+    code_.Bind(icmp);
+    RefuseLaterFragment6();
+    LoadBytes(kL4, 4);
+    code_.Load(BPF_B, R0, R10, kL4);
+    for (const int type : kErrorTypes6) code_.JumpIf(BPF_JEQ, R0, type, error);
+    code_.Jump(other_);
+    code_.Bind(error);
+    code_.Calculate(BPF_ADD, kAt, kIcmpBytes);
+    LoadIpHeader6();
+    WalkHeaders6();
+    RefuseLaterFragment6();
+    LoadPorts();
+    ReturnByEnds6(kSource6, kL4, kDestination6, kL4 + 2);
+  }
+
+  // Ends with the owner by what the end at stack[ours] is: a VIP (the client is at the other end), a
+  // SNAT address, or in nat the client itself.
+  void ReturnByEnds6(int ours, int our_port, int other, int other_port) {
+    const Assembler::Label vip = code_.NewLabel();
+    const Assembler::Label snat = code_.NewLabel();
+    LookUpFlags6(maps_.addresses6, maps_.prefixes, ours);
+    code_.JumpIf(BPF_JSET, kFlags, kVip, vip);
+    code_.JumpIf(BPF_JSET, kFlags, kSnat, snat);
+    ReturnClient6(ours, our_port);
+    code_.Bind(vip);
+    ReturnClient6(other, other_port);
+    code_.Bind(snat);
+    ReturnSnatPort(our_port);
+  }
+
+  // Ends with the owner of the IPv6 client at stack[address], stack[port].
+  void ReturnClient6(int address, int port) {
+    code_.Load(BPF_W, R0, R10, address);
+    for (int at = 4; at < 16; at += 4) {
+      code_.Load(BPF_W, R1, R10, address + at);
+      code_.Combine32(BPF_XOR, R0, R1);
+    }
+    ReturnOwner(port);
   }
 
   // At kAt: an ICMP message. An error belongs to the flow of the packet that it quotes, which we
@@ -122,6 +193,11 @@ class SteeringProgram : private PacketProgram {
   // Ends with the owner of the client at stack[address], stack[port]: ownerOfClient() of owner.ts.
   void ReturnClient(int address, int port) {
     code_.Load(BPF_W, R0, R10, address);
+    ReturnOwner(port);
+  }
+
+  // Ends with the owner of the client whose address, or sum of one, is r0, in network order.
+  void ReturnOwner(int port) {
     code_.FromNetwork(R0, 32);
     code_.Calculate32(BPF_XOR, R0, static_cast<int32_t>(settings_.key[0]));
     code_.Calculate32(BPF_MUL, R0, static_cast<int32_t>(0x85ebca6b));
@@ -159,14 +235,18 @@ class SteeringProgram : private PacketProgram {
   // kFlags = flags of the address at stack[address], 0 when it is not known.
   void LookUpAddress(int address) {
     const Assembler::Label unknown = code_.NewLabel();
+    const Assembler::Label found = code_.NewLabel();
     code_.MoveValue(kFlags, 0);
-    LookUp(addresses_, R10, address);
+    LookUp(maps_.addresses, R10, address);
+    code_.JumpIf(BPF_JNE, R0, 0, found);
+    LookUpPrefix4(maps_.prefixes, R10, address);
     code_.JumpIf(BPF_JEQ, R0, 0, unknown);
+    code_.Bind(found);
     code_.Load(BPF_W, kFlags, R0, 0);
     code_.Bind(unknown);
   }
 
-  const int addresses_;
+  const SteeringMaps maps_;
   const SteeringSettings settings_;
 };
 
@@ -179,60 +259,86 @@ namespace {
 class SteeringOwner : public SharedOwner {
  public:
   Failure Open(const bpf::SteeringSettings& settings, uint32_t addresses_max) {
-    if (Failure failure = bpf::CreateMap(BPF_MAP_TYPE_HASH, sizeof(uint32_t), addresses_max,
-                                         BPF_F_NO_PREALLOC, "headgate_steer", &addresses_)) {
-      return failure;
-    }
-    const std::vector<bpf_insn> code =
-        bpf::SteeringProgram(addresses_.get(), settings).Build();
+    const auto hash = BPF_MAP_TYPE_HASH, trie = BPF_MAP_TYPE_LPM_TRIE;
+    Failure failure = bpf::CreateMap(hash, 4, addresses_max, BPF_F_NO_PREALLOC, "headgate_steer",
+                                     &addresses_);
+    if (failure) return failure;
+    failure = bpf::CreateMap(hash, 16, addresses_max, BPF_F_NO_PREALLOC, "headgate_steer6",
+                             &addresses6_);
+    if (failure) return failure;
+    failure = bpf::CreateMap(trie, sizeof(bpf::PrefixKey), addresses_max, BPF_F_NO_PREALLOC,
+                             "headgate_steerp", &prefixes_);
+    if (failure) return failure;
+    const bpf::SteeringMaps maps{addresses_.get(), addresses6_.get(), prefixes_.get()};
+    const std::vector<bpf_insn> code = bpf::SteeringProgram(maps, settings).Build();
     return bpf::LoadProgram(BPF_PROG_TYPE_SOCKET_FILTER, 0, code, "headgate_steer", &program_);
   }
 
   int program() const { return program_.get(); }
 
-  Failure Set(uint32_t address, uint32_t flags) {
-    const uint32_t key = __builtin_bswap32(address);
-    if (flags == 0) return bpf::RemoveFromMap(addresses_, &key, "addresses");
-    return bpf::UpdateMap(addresses_, &key, flags, "addresses");
+  // words  in host order, IPv4 mapped; bits of the 128, fewer for a prefix
+  Failure Set(const uint32_t words[4], uint32_t bits, uint32_t flags) {
+    bpf::PrefixKey key{};
+    key.bits = bits;
+    for (int word = 0; word < 4; word += 1) {
+      const uint32_t value = __builtin_bswap32(words[word]);
+      std::memcpy(key.address + 4 * word, &value, sizeof value);
+    }
+    if (bits < 128) return Set(prefixes_, &key, flags);
+    const bool is_ipv4 = words[0] == 0 && words[1] == 0 && words[2] == 0xffff;
+    return is_ipv4 ? Set(addresses_, key.address + 12, flags)
+                   : Set(addresses6_, key.address, flags);
   }
 
   void Release() override {
     program_.Close();
+    prefixes_.Close();
+    addresses6_.Close();
     addresses_.Close();
   }
 
  private:
+  static Failure Set(const Fd& map, const void* key, uint32_t flags) {
+    if (flags == 0) return bpf::RemoveFromMap(map, key, "addresses");
+    return bpf::UpdateMap(map, key, flags, "addresses");
+  }
+
   Fd addresses_;
+  Fd addresses6_;
+  Fd prefixes_;
   Fd program_;
 };
 
 struct Call {
   Holder* holder = nullptr;
   SteeringOwner* steering = nullptr;
-  int32_t arguments[2] = {};
+  int32_t arguments[6] = {};
 };
 
 Call ReadCall(napi_env env, napi_callback_info info) {
   Call call;
-  size_t count = 2;
-  napi_value arguments[2] = {};
+  size_t count = 6;
+  napi_value arguments[6] = {};
   void* data = nullptr;
   napi_get_cb_info(env, info, &count, arguments, nullptr, &data);
   call.holder = static_cast<Holder*>(data);
   call.steering = static_cast<SteeringOwner*>(call.holder->owner());
-  for (size_t i = 0; i < count && i < 2; i += 1) {
+  for (size_t i = 0; i < count && i < 6; i += 1) {
     napi_get_value_int32(env, arguments[i], &call.arguments[i]);
   }
   return call;
 }
 
-// set(address, flags): flags 0 removes it; removing what is not there is fine.
+// set(word0, word1, word2, word3, bits, flags): flags 0 removes it; removing what is not there is
+// fine.
 napi_value CallSet(napi_env env, napi_callback_info info) {
   const Call call = ReadCall(env, info);
+  uint32_t words[4];
+  for (int word = 0; word < 4; word += 1) words[word] = static_cast<uint32_t>(call.arguments[word]);
   const Failure failure =
       call.steering == nullptr ? Failure{EBADF, "steering", "steering that is closed"}
-                               : call.steering->Set(static_cast<uint32_t>(call.arguments[0]),
-                                                    static_cast<uint32_t>(call.arguments[1]));
+                               : call.steering->Set(words, static_cast<uint32_t>(call.arguments[4]),
+                                                    static_cast<uint32_t>(call.arguments[5]));
   if (failure) Throw(env, failure);
   return nullptr;
 }

@@ -3,6 +3,7 @@
 #
 #   bash lab/lab.sh                                      lists the scenarios
 #   bash lab/lab.sh NAME [--device tun|packet|xdp] [--arms 1|2] [--mode nat|full-nat]
+#   bash lab/lab.sh matrix [tun|packet|xdp ...]          every mode, family and device, as a table
 #
 # `--device nftables` puts the kernel's own DNAT in the gateway's place (for the scenarios that ask
 # nothing of the gateway's commands): what fails there too is not the gateway's fault.
@@ -12,12 +13,18 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=lab/lib.sh
 . "$here/lib.sh"
 
+if [ "${1:-}" = matrix ]; then
+  shift
+  exec node --enable-source-maps "$LAB_DIST/lab/matrix.js" "$@"
+fi
+
 usage() {
   printf 'bash lab/lab.sh NAME [--device tun|packet|xdp] [--arms 1|2] [--mode nat|full-nat]\n\n'
   local file
   for file in "$here"/scenarios/*.sh; do
     printf '  %-18s %s\n' "$(basename "$file" .sh)" "$(sed -n "s/^SHOWS='\(.*\)'\$/\1/p" "$file")"
   done
+  printf '  %-18s %s\n' matrix 'every mode with both families over every device, as a table'
 }
 
 wrong() {

@@ -25,6 +25,12 @@ export interface Cidr {
   readonly prefixLength: number;
 }
 
+/** The same for IPv6: 0..128 bits. */
+export interface Cidr6 {
+  readonly words: Words6;
+  readonly prefixLength: number;
+}
+
 const PART = /^(?:0|[1-9]\d{0,2})$/;
 
 /**
@@ -85,6 +91,37 @@ export function prefixMask6(prefixLength: number): Words6 {
   return [word(0), word(1), word(2), word(3)];
 }
 
+/** Bits of an address: 32 or 128. */
+export function addressBits({ family }: Address): 32 | 128 {
+  return family === 4 ? 32 : 128;
+}
+
+/** Whether an address is of a prefix's family and has its first `prefixLength` bits. */
+export function isInPrefix(address: Address, prefix: Address, prefixLength: number): boolean {
+  if (address.family !== prefix.family) return false;
+  const mask = prefixMask6(prefixLength + 128 - addressBits(prefix));
+  return mask.every((bits, word) => ((address.words[word]! ^ prefix.words[word]!) & bits) === 0);
+}
+
+/** For sorting: IPv4 before global IPv6, each in numeric order. */
+export function compareAddresses(a: Address, b: Address): number {
+  for (let word = 0; word < 4; word++) {
+    const difference = (a.words[word]! >>> 0) - (b.words[word]! >>> 0);
+    if (difference !== 0) return difference;
+  }
+  return 0;
+}
+
+/** Read a prefix of either family, or an address as one of all its bits; null: it is neither. */
+export function parsePrefix(text: string): Cidr | Cidr6 | null {
+  if (!text.includes(":")) return parseCidr(text);
+  const [address = "", length = "128", more] = text.split("/");
+  const words = parseIpv6(address);
+  const isLength = PART.test(length) && Number(length) <= 128;
+  if (words === null || more !== undefined || !isLength) return null;
+  return { words, prefixLength: Number(length) };
+}
+
 /** `ADDRESS:PORT`. */
 export function formatEndpoint(address: number, port: number): string {
   return `${formatIpv4(address)}:${port}`;
@@ -98,6 +135,12 @@ export function addressOf4(value: number): Address {
 
 export function addressOf6(words: Words6): Address {
   return { family: 6, text: formatIpv6(words), value: 0, words };
+}
+
+/** The address of four words; a mapped one (::ffff:a.b.c.d) is IPv4. */
+export function addressOfWords(words: Words6): Address {
+  const isMapped = words[0] === 0 && words[1] === 0 && words[2] === 0xffff;
+  return isMapped ? addressOf4(words[3]) : addressOf6(words);
 }
 
 /**
@@ -169,4 +212,37 @@ export function formatIpv6(words: Words6): string {
   const text = (part: readonly number[]): string => part.map((g) => g.toString(16)).join(":");
   if (best < 0) return text(groups);
   return `${text(groups.slice(0, best))}::${text(groups.slice(best + bestLength))}`;
+}
+
+/** The first address of the prefix that an address lies in. @param prefixLength - 0..32, or 0..128 */
+export function addressOfPrefix(address: Address, prefixLength: number): Address {
+  const { family, value, words } = address;
+  if (family === 4) return addressOf4(value & prefixMask(prefixLength));
+  const mask = prefixMask6(prefixLength);
+  return addressOf6([
+    words[0] & mask[0],
+    words[1] & mask[1],
+    words[2] & mask[2],
+    words[3] & mask[3],
+  ]);
+}
+
+/** An address as one number, to count with. */
+export function numberOf({ family, value, words }: Address): bigint {
+  if (family === 4) return BigInt(value >>> 0);
+  return words.reduce((number, word) => (number << 32n) | BigInt(word >>> 0), 0n);
+}
+
+/** The other way. */
+export function addressOfNumber(family: 4 | 6, number: bigint): Address {
+  const word = (shift: bigint): number => Number(BigInt.asIntN(32, number >> shift));
+  return family === 4
+    ? addressOf4(word(0n))
+    : addressOf6([word(96n), word(64n), word(32n), word(0n)]);
+}
+
+/** `ADDRESS:PORT`, `[ADDRESS]:PORT` for IPv6; without the port where it is 0. */
+export function endpointOf({ family, text }: Address, port: number): string {
+  if (port === 0) return text;
+  return family === 6 ? `[${text}]:${port}` : `${text}:${port}`;
 }

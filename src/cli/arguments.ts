@@ -1,6 +1,6 @@
 import { isIPv6 } from "node:net";
 import { InvalidArgumentError } from "commander";
-import { parseCidr, parseIpv4 } from "../base/address.ts";
+import { parseIpv4, parsePrefix } from "../base/address.ts";
 import { parseDuration } from "../control/config/duration.ts";
 
 /**
@@ -56,9 +56,9 @@ export function parseServiceOption(text: string): string {
 }
 
 export function parseClientOption(text: string): string {
-  if (parseIpv4(text) === null && parseCidr(text) === null) {
+  if (parsePrefix(text) === null) {
     throw new InvalidArgumentError(
-      `expected an IPv4 address or a prefix such as 198.51.100.0/24, got "${text}"`,
+      `expected an address or a prefix such as 198.51.100.0/24 or 2001:db8:1::/64, got "${text}"`,
     );
   }
   return text;

@@ -1,4 +1,4 @@
-import { formatEndpoint } from "../base/address.ts";
+import { endpointOf } from "../base/address.ts";
 import type {
   BackendDefinition,
   GatewayDefinition,
@@ -35,6 +35,7 @@ const SERVICE_KEYS = [
   "noBackend",
   "ping",
   "access",
+  "synProxy",
   "health",
 ] as const satisfies readonly (keyof ServiceDefinition)[];
 
@@ -108,13 +109,7 @@ function diffBackends(
 }
 
 function backendText(service: ServiceDefinition, backend: BackendDefinition): string {
-  return `backend ${service.name}/${endpointText(backend.address.value, backend.port)}`;
-}
-
-/** `10.20.0.11:8080`, or `10.20.0.11` for a backend that takes the packet's port. */
-export function endpointText(address: number, port: number): string {
-  const text = formatEndpoint(address, port);
-  return port === 0 ? text.slice(0, text.lastIndexOf(":")) : text;
+  return `backend ${service.name}/${endpointOf(backend.address, backend.port)}`;
 }
 
 function addressesOf(definition: GatewayDefinition): Set<string> {

@@ -23,7 +23,8 @@ import type { GatewayView } from "./admin/gateway-view.ts";
 import { type AdminServer, readToken, serveTcp } from "./admin/server.ts";
 import { type BackendStories, createBackendStories } from "./backend-stories.ts";
 import { loadConfig } from "./config/load.ts";
-import { restartProblems } from "./config/restart-keys.ts";
+import { ipv6Problems, restartProblems } from "./config/restart-keys.ts";
+import { roomProblems } from "./config/room-keys.ts";
 import { type Devices, type Ground, hostProblems, layGround, type Undo, unwind } from "./ground.ts";
 import { createHealth, type Health } from "./health.ts";
 import { OTHERS_INTERVAL_MS, publishOthers } from "./others.ts";
@@ -114,7 +115,11 @@ async function compose(
     log,
     current: () => reconciler.current()?.definition ?? definition,
     load: () => loadConfig(definition.file),
-    restartProblems,
+    restartProblems: (before, after) => [
+      ...restartProblems(before, after),
+      ...roomProblems({ splices: views.layout.splices.bytes > 0 }, after),
+      ...ipv6Problems(after, ground.region.views.layout.ipv6),
+    ],
     hostProblems,
     apply: reconciler.apply,
     readGeneration: () => views.i32[H_CONFIG_GENERATION]!,
@@ -210,8 +215,7 @@ function createControl(ground: Ground, log: Log, undo: Undo, beforeFrames: () =>
       isRunning = true;
       wake();
     },
-    hostAddresses: () =>
-      ground.hosts.addresses.filter(({ family }) => family === 4).map(({ value }) => value),
+    hostAddresses: () => ground.hosts.addresses,
     onApplied: (applied) => {
       log.setLevel(applied.definition.log.level);
       stories.update();
@@ -318,11 +322,11 @@ function serveAdmin(
 
 /** Says whether a definition has an address to announce that the one before had not. */
 function createAddressMemory(): (applied: Applied) => boolean {
-  let known = new Set<number>();
+  let known = new Set<string>();
   return ({ definition }) => {
     const now = new Set([
-      ...definition.services.flatMap(({ vips }) => vips.map(({ value }) => value)),
-      ...definition.snat.addresses.map(({ value }) => value),
+      ...definition.services.flatMap(({ vips }) => vips.map(({ text }) => text)),
+      ...definition.snat.addresses.map(({ text }) => text),
     ]);
     const isNew = [...now].some((address) => !known.has(address));
     known = now;

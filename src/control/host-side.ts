@@ -1,5 +1,5 @@
 import { setTimeout as pause } from "node:timers/promises";
-import { type Address, addressOf4, addressOf6 } from "../base/address.ts";
+import { type Address, addressOf4, addressOfWords } from "../base/address.ts";
 import { type Log, reasonOf } from "../base/log.ts";
 import type { DeviceInterface } from "../device/device.ts";
 import { createGuard, createSocketGuard, type Guard } from "../host/guard.ts";
@@ -17,8 +17,9 @@ import {
   W_HOP_REQUESTS,
 } from "../state/layout.ts";
 import { flowsUsed } from "../state/shards.ts";
+import { flowEndpoints, NO_FLOW_ENDPOINTS } from "./flow-endpoints.ts";
 import { createHopPublisher } from "./hop-publisher.ts";
-import { flowEndpoints, NO_FLOW_ENDPOINTS, type Ownership, ownershipOf } from "./ownership.ts";
+import { type Ownership, ownershipOf } from "./ownership.ts";
 import type { HostSide } from "./reconcile.ts";
 
 /** What the kernel has to know, by device type: a guard and next hops, or routes into the TUN. */
@@ -96,19 +97,9 @@ export async function createHostParts(options: HostOptions): Promise<HostParts> 
       last = { definition, ownership, text };
       return;
     }
-    options.steering?.update(
-      ownership.vips.map(({ address }) => address),
-      ownership.snat,
-    );
-    await guard?.update({
-      ...ownership,
-      hosts: hosts.filter(({ family }) => family === 4).map(({ value }) => value),
-    });
-    await tunRoutes?.update({
-      vips: [...new Set(ownership.vips.map(({ address }) => address))],
-      snat: ownership.snat,
-      backends: ownership.backends,
-    });
+    options.steering?.update(ownership.vips, ownership.snat);
+    await guard?.update({ ...ownership, hosts });
+    await tunRoutes?.update(ownership);
     last = { definition, ownership, text };
   }
 
@@ -271,9 +262,6 @@ function backendAddresses(views: RegionViews): Map<number, Address> {
   return addresses;
 }
 
-/** The address of four words; a mapped one is IPv4. */
 function addressAt(i32: Int32Array, at: number): Address {
-  const [w0, w1, w2, w3] = [i32[at]!, i32[at + 1]!, i32[at + 2]!, i32[at + 3]!];
-  const mapped = w0 === 0 && w1 === 0 && w2 === 0xffff;
-  return mapped ? addressOf4(w3) : addressOf6([w0, w1, w2, w3]);
+  return addressOfWords([i32[at]!, i32[at + 1]!, i32[at + 2]!, i32[at + 3]!]);
 }

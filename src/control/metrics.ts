@@ -26,6 +26,10 @@ import {
   C_RST_SENT,
   C_SENT,
   C_SENT_BYTES,
+  C_SYN_COOKIES_ACCEPTED,
+  C_SYN_COOKIES_REJECTED,
+  C_SYN_COOKIES_SENT,
+  C_SYN_RETRANSMITTED,
 } from "../datapath/counters.ts";
 import { DROP_REASONS, REFUSAL_NAMES } from "../datapath/verdict.ts";
 
@@ -181,6 +185,21 @@ function addFrames({ counter, gauge }: Declarations, source: MetricsSource): voi
         add(source.counter(C_REFUSED + index), { reason });
       });
     },
+  );
+  plain("syn_cookies_sent_total", "SYN-ACKs with a cookie.", C_SYN_COOKIES_SENT);
+  counter(
+    "syn_cookies_received_total",
+    "ACKs without a flow that were looked at for a cookie, by outcome.",
+    ["outcome"],
+    (add) => {
+      add(source.counter(C_SYN_COOKIES_ACCEPTED), { outcome: "accepted" });
+      add(source.counter(C_SYN_COOKIES_REJECTED), { outcome: "rejected" });
+    },
+  );
+  plain(
+    "syn_retransmitted_total",
+    "SYNs that the gateway sent to a backend again.",
+    C_SYN_RETRANSMITTED,
   );
   plain("rst_sent_total", "TCP resets made by the gateway.", C_RST_SENT);
   plain("icmp_errors_sent_total", "ICMP errors made by the gateway.", C_ICMP_ERRORS_SENT);

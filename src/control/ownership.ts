@@ -1,97 +1,25 @@
-import {
-  F_BACKEND_ADDR,
-  F_BACKEND_REPLY_PORTS,
-  F_CLIENT_VIP_PORTS,
-  F_REPLY_ADDR,
-  F_STATE,
-  F_VERSION,
-  F_VIP_ADDR,
-  FLOW_WORDS,
-  MODE_FULL_NAT,
-  PROTOCOL_TCP,
-  PROTOCOL_UDP,
-  protocolOf,
-  STATE_FREE,
-} from "../flow/flow-record.ts";
-import type { GatewayDefinition, ServiceDefinition } from "../service/definition.ts";
-import type { RegionViews } from "../state/layout.ts";
-import { flowRows } from "../state/shards.ts";
+import { type Address, addressBits, isInPrefix } from "../base/address.ts";
+import { PROTOCOL_TCP, PROTOCOL_UDP } from "../flow/flow-record.ts";
+import type { GatewayDefinition, ServiceDefinition, VipAddress } from "../service/definition.ts";
+import type { Endpoint, FlowEndpoints } from "./flow-endpoints.ts";
 
 /**
  * Which packets are the gateway's (design 1.9): those of its services, and those of flows that live
  * on after their service, VIP, backend or SNAT address left the configuration.
  */
 export interface Ownership {
-  /** VIPs: packets to address, protocol and ports `low..high`, both included. */
+  /** VIPs: packets to address (or prefix), protocol and ports `low..high`, both included. */
   readonly vips: readonly {
-    readonly address: number;
+    readonly address: Address;
+    /** Of a VIP that is a prefix; left out: the address alone. */
+    readonly prefixLength?: number | undefined;
     readonly protocol: number;
     readonly low: number;
     readonly high: number;
   }[];
   /** `nat` backends: packets from address, protocol and port; port 0 is any. */
-  readonly backends: readonly {
-    readonly address: number;
-    readonly protocol: number;
-    readonly port: number;
-  }[];
-  readonly snat: readonly number[];
-}
-
-/** What the flows of a region need owned; one number an endpoint, see {@link endpointKey}. */
-export interface FlowEndpoints {
-  readonly vips: ReadonlySet<number>;
-  readonly backends: ReadonlySet<number>;
-  readonly snat: ReadonlySet<number>;
-}
-
-export const NO_FLOW_ENDPOINTS: FlowEndpoints = {
-  vips: new Set(),
-  backends: new Set(),
-  snat: new Set(),
-};
-
-/** Address, protocol and port in one number below 2^49: exact, and compared without allocation. */
-function endpointKey(address: number, protocol: number, port: number): number {
-  return (address >>> 0) * 0x20000 + (protocol === PROTOCOL_UDP ? 0x10000 : 0) + port;
-}
-
-function endpointOf(key: number): { address: number; protocol: number; port: number } {
-  const low = key % 0x20000;
-  return {
-    address: Math.floor(key / 0x20000) | 0,
-    protocol: (low & 0x10000) !== 0 ? PROTOCOL_UDP : PROTOCOL_TCP,
-    port: low & 0xffff,
-  };
-}
-
-/**
- * Look through the whole flow table for endpoints in use. Takes some ten milliseconds for a million
- * flows; the worker goes on meanwhile, so a flow that begins during the look may be missed: ask
- * when what new flows can use is owned anyway.
- */
-export function flowEndpoints(views: RegionViews): FlowEndpoints {
-  const { i32, layout } = views;
-  const vips = new Set<number>();
-  const backends = new Set<number>();
-  const snat = new Set<number>();
-  const look = (at: number): void => {
-    const version = i32[at + F_VERSION]!;
-    const state = i32[at + F_STATE]!;
-    if ((state & 0xff) === STATE_FREE || version === 0 || (version & 1) !== 0) return;
-    const protocol = protocolOf(state);
-    vips.add(endpointKey(i32[at + F_VIP_ADDR]!, protocol, i32[at + F_CLIENT_VIP_PORTS]! & 0xffff));
-    if (((state >>> 16) & 0xff) === MODE_FULL_NAT) snat.add(i32[at + F_REPLY_ADDR]!);
-    else {
-      const port = i32[at + F_BACKEND_REPLY_PORTS]! >>> 16;
-      backends.add(endpointKey(i32[at + F_BACKEND_ADDR]!, protocol, port));
-    }
-  };
-  for (const shard of layout.shards) {
-    const rows = flowRows(views, shard);
-    for (let row = 0; row < rows; row++) look((shard.flows.at >> 2) + row * FLOW_WORDS);
-  }
-  return { vips, backends, snat };
+  readonly backends: readonly Endpoint[];
+  readonly snat: readonly Address[];
 }
 
 /**
@@ -103,38 +31,27 @@ export function ownershipOf(
   flows: FlowEndpoints,
 ): Ownership {
   const vips = new Map<string, Ownership["vips"][number]>();
-  const backends = new Set<number>();
-  const snat = new Set<number>(flows.snat);
+  const backends = new Map<string, Endpoint>();
+  const snat = new Map<string, Address>();
+  const addBackend = (one: Endpoint): void => {
+    backends.set(textOf(one), one);
+  };
+  for (const address of flows.snat) snat.set(address.text, address);
   for (const definition of definitions) {
-    for (const { value } of definition.snat.addresses) snat.add(value);
+    for (const address of definition.snat.addresses) snat.set(address.text, address);
     for (const service of definition.services) {
-      for (const vip of vipsOf(service)) vips.set(Object.values(vip).join("/"), vip);
-      for (const key of natBackendsOf(service)) backends.add(key);
+      for (const vip of vipsOf(service)) vips.set(vipText(vip), vip);
+      natBackendsOf(service).forEach(addBackend);
     }
   }
-  const ranges = [...vips.values()];
-  const byAddress = new Map<number, Ownership["vips"][number][]>();
-  for (const range of ranges) {
-    const known = byAddress.get(range.address);
-    if (known === undefined) byAddress.set(range.address, [range]);
-    else known.push(range);
+  const covers = coverage([...vips.values()]);
+  const extraVips = flows.vips.filter((one) => !covers(one));
+  for (const one of flows.backends) {
+    if (!backends.has(textOf({ ...one, port: 0 }))) addBackend(one);
   }
-  const extraVips = [...flows.vips]
-    .map(endpointOf)
-    .filter(
-      ({ address, protocol, port }) =>
-        !byAddress
-          .get(address)
-          ?.some((range) => range.protocol === protocol && range.low <= port && port <= range.high),
-    );
-  const isOwned = (key: number): boolean => {
-    const { address, protocol } = endpointOf(key);
-    return backends.has(key) || backends.has(endpointKey(address, protocol, 0));
-  };
-  const extraBackends = [...flows.backends].filter((key) => !isOwned(key));
   return {
     vips: [
-      ...ranges,
+      ...vips.values(),
       ...extraVips.map(({ address, protocol, port }) => ({
         address,
         protocol,
@@ -142,8 +59,45 @@ export function ownershipOf(
         high: port,
       })),
     ],
-    backends: [...backends, ...extraBackends].map(endpointOf),
-    snat: [...snat],
+    backends: [...backends.values()],
+    snat: [...snat.values()],
+  };
+}
+
+function textOf({ address, protocol, port }: Endpoint): string {
+  return `${address.text}/${protocol}/${port}`;
+}
+
+function vipText({
+  address,
+  prefixLength,
+  protocol,
+  low,
+  high,
+}: Ownership["vips"][number]): string {
+  return `${address.text}/${prefixLength ?? ""}/${protocol}/${low}/${high}`;
+}
+
+/** Whether a VIP has an endpoint: by address, and then by the few that are prefixes. */
+function coverage(vips: Ownership["vips"]): (one: Endpoint) => boolean {
+  const byAddress = new Map<string, Ownership["vips"][number][]>();
+  const prefixes: Ownership["vips"][number][] = [];
+  for (const vip of vips) {
+    if (vip.prefixLength !== undefined) {
+      prefixes.push(vip);
+      continue;
+    }
+    const known = byAddress.get(vip.address.text);
+    if (known === undefined) byAddress.set(vip.address.text, [vip]);
+    else known.push(vip);
+  }
+  return ({ address, protocol, port }) => {
+    const has = (vip: Ownership["vips"][number]): boolean =>
+      vip.protocol === protocol && vip.low <= port && port <= vip.high;
+    return (
+      byAddress.get(address.text)?.some(has) === true ||
+      prefixes.some((vip) => has(vip) && isInPrefix(address, vip.address, vip.prefixLength!))
+    );
   };
 }
 
@@ -152,10 +106,10 @@ function protocolNumber(name: "tcp" | "udp"): number {
 }
 
 function vipsOf(service: ServiceDefinition): Ownership["vips"][number][] {
-  return service.vips.flatMap(({ value }) =>
+  return service.vips.flatMap((vip) =>
     service.protocols.flatMap((protocol) =>
       service.ports.map(({ low, high }) => ({
-        address: value,
+        ...prefixOf(vip),
         protocol: protocolNumber(protocol),
         low,
         high,
@@ -164,11 +118,18 @@ function vipsOf(service: ServiceDefinition): Ownership["vips"][number][] {
   );
 }
 
+/** The text of a VIP that is a prefix has its length; that of an address has not. */
+function prefixOf(vip: VipAddress): Pick<Ownership["vips"][number], "address" | "prefixLength"> {
+  const { family, value, words, prefixLength } = vip;
+  const address = { family, text: vip.text.replace(/\/\d+$/, ""), value, words };
+  return prefixLength === addressBits(address) ? { address } : { address, prefixLength };
+}
+
 /**
- * Keys of the backends whose packets to anywhere are replies. A backend without a port of its own
- * has the service's ports: each one, or any where they are more than a few.
+ * The backends whose packets to anywhere are replies. A backend without a port of its own has the
+ * service's ports: each one, or any where they are more than a few.
  */
-function natBackendsOf(service: ServiceDefinition): number[] {
+function natBackendsOf(service: ServiceDefinition): Endpoint[] {
   if (service.mode !== "nat") return [];
   const servers = [...service.backends];
   if (service.noBackend.sorry !== null)
@@ -176,7 +137,7 @@ function natBackendsOf(service: ServiceDefinition): number[] {
   return servers.flatMap(({ address, port }) =>
     service.protocols.flatMap((name) => {
       const ports = port !== 0 ? [port] : singlePorts(service);
-      return ports.map((each) => endpointKey(address.value, protocolNumber(name), each));
+      return ports.map((each) => ({ address, protocol: protocolNumber(name), port: each }));
     }),
   );
 }

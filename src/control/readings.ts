@@ -1,4 +1,4 @@
-import { formatEndpoint, formatIpv4 } from "../base/address.ts";
+import type { Address } from "../base/address.ts";
 import type {
   BackendRow,
   DropList,
@@ -28,14 +28,19 @@ import { DROP_REASONS } from "../datapath/verdict.ts";
 import {
   FLAG_ACTIVE,
   FLAG_ADOPTED,
+  FLAG_BY_BACKEND,
   FLAG_FIN_ORIGINAL,
   FLAG_FIN_REPLY,
   FLAG_REPLIED,
   MODE_FULL_NAT,
   PROTOCOL_UDP,
   STATE_NAMES,
+  X_BACKEND,
+  X_CLIENT,
+  X_REPLY,
+  X_VIP,
 } from "../flow/flow-record.ts";
-import { type FlowFilter, type FlowSnapshot, listFlows } from "../flow/read-flows.ts";
+import { addressIn, type FlowFilter, type FlowSnapshot, listFlows } from "../flow/read-flows.ts";
 import {
   B_HEALTH,
   B_WEIGHT,
@@ -63,6 +68,7 @@ import {
   readBackendKey,
   usedBackendSlots,
 } from "../service/slots.ts";
+import { parseTarget } from "../service/target.ts";
 import { type RegionViews, W_FLOWS_USED } from "../state/layout.ts";
 import { counterTotal } from "../state/shards.ts";
 import type { FlowQuery } from "./admin/gateway-view.ts";
@@ -226,11 +232,12 @@ export function createReadings(options: ReadingsOptions): Readings {
       .map((slot) => ({ slot, key: readBackendKey(views, slot) }))
       .filter(({ key }) => key !== null && (query.service ?? key.service) === key.service);
     if (query.service !== null && slots.length === 0) requireService(query.service);
+    const endpoint = query.backend === null ? null : parseTarget(`any/${query.backend}`);
     const wanted = slots.filter(
       ({ key }) =>
-        query.backend === null ||
-        query.backend === key?.address ||
-        query.backend === `${key?.address}:${key?.port}`,
+        endpoint === null ||
+        (endpoint.address.text === key?.address &&
+          (endpoint.port === 0 || endpoint.port === key.port)),
     );
     return { ...client, backends: new Set(wanted.map(({ slot }) => slot)) };
   }
@@ -343,7 +350,13 @@ const FLAG_TEXTS: readonly (readonly [number, string])[] = [
   [FLAG_FIN_ORIGINAL, "fin-original"],
   [FLAG_FIN_REPLY, "fin-reply"],
   [FLAG_ADOPTED, "adopted"],
+  [FLAG_BY_BACKEND, "by-backend"],
 ];
+
+/** A client may send from port 0. */
+function withPort({ family, text }: Address, port: number): string {
+  return family === 6 ? `[${text}]:${port}` : `${text}:${port}`;
+}
 
 function flowRow(flow: FlowSnapshot, service: string, tick: number): FlowRow {
   return {
@@ -352,10 +365,10 @@ function flowRow(flow: FlowSnapshot, service: string, tick: number): FlowRow {
     state: STATE_NAMES[flow.state] ?? "NONE",
     expiresInMs: Math.max(0, (flow.expires - tick) | 0),
     ageMs: Math.max(0, (tick - flow.created) | 0),
-    client: formatEndpoint(flow.client, flow.clientPort),
-    vip: formatEndpoint(flow.vip, flow.vipPort),
-    backend: `${formatIpv4(flow.backend)}:${flow.backendPort}`,
-    snat: flow.mode === MODE_FULL_NAT ? formatEndpoint(flow.replyAddress, flow.replyPort) : null,
+    client: withPort(addressIn(flow, X_CLIENT), flow.clientPort),
+    vip: withPort(addressIn(flow, X_VIP), flow.vipPort),
+    backend: withPort(addressIn(flow, X_BACKEND), flow.backendPort),
+    snat: flow.mode === MODE_FULL_NAT ? withPort(addressIn(flow, X_REPLY), flow.replyPort) : null,
     flags: FLAG_TEXTS.filter(([flag]) => (flow.flags & flag) !== 0).map(([, text]) => text),
   };
 }

@@ -1,4 +1,5 @@
 import { setTimeout as pause } from "node:timers/promises";
+import type { Address } from "../base/address.ts";
 import { AssertionError } from "../base/assert.ts";
 import { type Log, reasonOf } from "../base/log.ts";
 import { writeBank } from "../service/bank-writer.ts";
@@ -67,7 +68,7 @@ export interface ReconcilerParts {
   /** Ends the workers' wait for frames; called after every publication. */
   readonly wake: () => void;
   /** Addresses of the host, int32 in host order. */
-  readonly hostAddresses: () => readonly number[];
+  readonly hostAddresses: () => readonly Address[];
   /** Called at the end of every run, when the worker has taken its bank. */
   readonly onApplied: (applied: Applied) => void;
 }

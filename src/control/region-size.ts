@@ -1,5 +1,10 @@
-import type { GatewayDefinition } from "../service/definition.ts";
+import { type GatewayDefinition, needsIpv6 } from "../service/definition.ts";
 import type { RegionSize } from "../state/layout.ts";
+
+/** Whether flows need room for a splice. */
+export function usesSynProxy({ services }: GatewayDefinition): boolean {
+  return services.some(({ synProxy }) => synProxy.mode !== "off");
+}
 
 /** What sizes the region of a gateway that starts with this definition. */
 export function regionSizeOf(definition: GatewayDefinition): RegionSize {
@@ -11,5 +16,7 @@ export function regionSizeOf(definition: GatewayDefinition): RegionSize {
     hashSlots: limits.hashSlots,
     workers: device.workers,
     accessPrefixes: limits.accessPrefixes,
+    splices: usesSynProxy(definition) ? 1 : 0,
+    ipv6: needsIpv6(definition),
   };
 }

@@ -1,8 +1,14 @@
-import { isRefused4 } from "../admission/access-table.ts";
+import { isRefused4, isRefused6 } from "../admission/access-table.ts";
 import { PROTOCOL_TCP } from "../flow/flow-record.ts";
-import { ADMIT_ACCESS, ADMIT_ACCESS_RESETS, S_ACCESS_4, S_ADMISSION } from "../service/bank.ts";
+import {
+  ADMIT_ACCESS,
+  ADMIT_ACCESS_RESETS,
+  S_ACCESS_4,
+  S_ACCESS_6,
+  S_ADMISSION,
+} from "../service/bank.ts";
 import { ICMP_CODE_PORT_UNREACHABLE, ICMP_UNREACHABLE } from "../wire/icmp.ts";
-import { type Context, R_ACCESS } from "./context.ts";
+import { type Context, R_ACCESS, R_IS_IPV6, R_SOURCE6 } from "./context.ts";
 import { C_REFUSED } from "./counters.ts";
 import type { Reply } from "./reply.ts";
 import { DROP_ACCESS_DENIED, DROPPED, REFUSED_ACCESS } from "./verdict.ts";
@@ -45,13 +51,27 @@ export function createAdmission(context: Context, reply: Reply, countersAt: numb
   ): number {
     const asks = i32[serviceWord + S_ADMISSION]!;
     if ((asks & ADMIT_ACCESS) !== 0) {
-      const table = registers[R_ACCESS]! + i32[serviceWord + S_ACCESS_4]!;
-      if (isRefused4(i32, table, client)) {
+      if (isRefused(serviceWord, client)) {
         const resets = (asks & ADMIT_ACCESS_RESETS) !== 0;
         return refuse(rxWord, ipAt, protocol, vip, REFUSED_ACCESS, DROP_ACCESS_DENIED, resets);
       }
     }
     return ADMITTED;
+  }
+
+  function isRefused(serviceWord: number, client: number): boolean {
+    const first = registers[R_ACCESS]!;
+    if (registers[R_IS_IPV6] === 0) {
+      return isRefused4(i32, first + i32[serviceWord + S_ACCESS_4]!, client);
+    }
+    return isRefused6(
+      i32,
+      first + i32[serviceWord + S_ACCESS_6]!,
+      registers[R_SOURCE6]!,
+      registers[R_SOURCE6 + 1]!,
+      registers[R_SOURCE6 + 2]!,
+      registers[R_SOURCE6 + 3]!,
+    );
   }
 
   function refuse(

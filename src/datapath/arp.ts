@@ -1,10 +1,13 @@
 import { D_AT, D_BYTES, D_INTERFACE } from "../device/device.ts";
 import {
   A_ADDRESS,
+  A_ADDRESS6,
   A_FLAGS,
   A_IS_HOST,
+  A_IS_IPV6,
   A_IS_SNAT,
   A_IS_VIP,
+  A_PREFIX_LENGTH,
   ADDRESS_WORDS,
   BANK_ANNOUNCE,
 } from "../service/bank.ts";
@@ -37,17 +40,24 @@ import {
   R_ADDRESSES_MASK,
   R_ANNOUNCE,
   R_ANNOUNCE_NEXT,
+  R_ANNOUNCE_WITHIN,
   R_BANK,
   R_HOPS,
 } from "./context.ts";
 import { C_ARP_REPLIES } from "./counters.ts";
+import type { Ndp } from "./ndp.ts";
 import { ORIGINATED, type Output } from "./output.ts";
 import { DROP_ARP_MALFORMED, DROPPED, PASSED, REPLIED } from "./verdict.ts";
 
 /** Address entries looked at for an announcement in one batch. */
 const ANNOUNCE_ENTRIES_PER_BATCH = 1024;
+/** Prefixes of more addresses than 2 to this power are not announced address by address. */
+const ANNOUNCE_HOST_BITS_MAX = 8;
 
-/** ARP for VIP and SNAT addresses (RFC 826), and gratuitous ones (RFC 5227 section 3). */
+/**
+ * ARP for VIP and SNAT addresses (RFC 826), gratuitous ones (RFC 5227 section 3), and the
+ * advertisements of IPv6 addresses that go with them (ndp.ts).
+ */
 export interface Arp {
   /** Answer a request for an address of ours; everything else is the kernel's. */
   process(rxWord: number): number;
@@ -59,9 +69,12 @@ export function createArp(
   context: Context,
   addresses: Addresses,
   output: Output,
+  ndp: Ndp,
   countersAt: number,
 ): Arp {
   const { device, f64, i32, layout, registers, rx, view } = context;
+  /** The address that is announced. */
+  const address6 = new Int32Array(4);
   const announceDone = layout.workerWord + W_ANNOUNCE_DONE;
 
   /** An address that we answer for: not one of the host's, which the kernel answers itself. */
@@ -132,12 +145,36 @@ export function createArp(
     return true;
   }
 
+  /** @returns false when spares have run out: the entry goes on in the next batch */
+  function announceEntry(entry: number): boolean {
+    const flags = i32[entry + A_FLAGS]!;
+    const bits = (flags & A_IS_IPV6) !== 0 ? 128 : 32;
+    const hostBits = bits - i32[entry + A_PREFIX_LENGTH]!;
+    // A large prefix is routed to the gateway: nobody asks a link for its addresses.
+    const count = hostBits > ANNOUNCE_HOST_BITS_MAX ? 0 : 1 << hostBits;
+    for (let within = registers[R_ANNOUNCE_WITHIN]!; within < count; within++) {
+      registers[R_ANNOUNCE_WITHIN] = within;
+      if (output.sparesLeft() < device.interfaces.length) return false;
+      for (let egress = 0; egress < device.interfaces.length; egress++) {
+        if ((flags & A_IS_IPV6) === 0) sendGratuitous(i32[entry + A_ADDRESS]! | within, egress);
+        else {
+          for (let word = 0; word < 4; word++) address6[word] = i32[entry + A_ADDRESS6 + word]!;
+          address6[3] = address6[3]! | within;
+          ndp.announce(address6, 0, egress);
+        }
+      }
+    }
+    registers[R_ANNOUNCE_WITHIN] = 0;
+    return true;
+  }
+
   function announce(): void {
     const wanted = i32[H_ANNOUNCE_REQUESTED]!;
     if (registers[R_BANK] === 0 || registers[R_HOPS] === 0) return;
     if (registers[R_ANNOUNCE] !== wanted) {
       registers[R_ANNOUNCE] = wanted;
       registers[R_ANNOUNCE_NEXT] = 0;
+      registers[R_ANNOUNCE_WITHIN] = 0;
     } else if (i32[announceDone] === wanted) return;
     const entries = registers[R_ADDRESSES_MASK]! + 1;
     let next = registers[R_ANNOUNCE_NEXT]!;
@@ -146,11 +183,7 @@ export function createArp(
     const silent = isStandby() || i32[H_NODE_DRAINED] !== 0;
     for (; next < last; next++) {
       const entry = registers[R_ADDRESSES]! + next * ADDRESS_WORDS;
-      if (silent || !isAnnounced(entry)) continue;
-      if (output.sparesLeft() < device.interfaces.length) break;
-      for (let egress = 0; egress < device.interfaces.length; egress++) {
-        sendGratuitous(i32[entry + A_ADDRESS]!, egress);
-      }
+      if (!silent && isAnnounced(entry) && !announceEntry(entry)) break;
     }
     registers[R_ANNOUNCE_NEXT] = next;
     if (next === entries) Atomics.store(i32, announceDone, wanted);

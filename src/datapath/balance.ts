@@ -19,10 +19,13 @@ import {
   F_VIP_ADDR,
   FLAG_ADOPTED,
   FLAG_BY_BACKEND,
+  KEY_IPV6,
   KEY_SLOW,
   MODE_FULL_NAT,
   PROTOCOL_TCP,
   PROTOCOL_UDP,
+  protocolOf,
+  replyKeyOf,
   STATE_CLOSE,
   STATE_SYN_RECV,
   STATE_SYN_SENT,
@@ -30,6 +33,7 @@ import {
   STATE_UDP_ONE_WAY,
 } from "../flow/flow-record.ts";
 import { INSERT_INDEX_FULL, INSERT_REPLY_TAKEN, INSERT_TABLE_FULL } from "../flow/flow-table.ts";
+import { addressWord6 } from "../scheduler/mix.ts";
 import {
   B_ADDRESS,
   B_GENERATION,
@@ -39,6 +43,7 @@ import {
   VF_DROPS,
 } from "../service/backend-slots.ts";
 import {
+  ADMIT_SYN_PROXY,
   BANK_BACKENDS_AT,
   BANK_EVICT,
   BANK_SNAT_ADDRESSES,
@@ -74,10 +79,20 @@ import { sourceMacHigh, sourceMacLow } from "../wire/ethernet.ts";
 import { ICMP_CODE_PORT_UNREACHABLE, ICMP_UNREACHABLE } from "../wire/icmp.ts";
 import { TCP_ACK, TCP_RST, TCP_SYN, tcpFlags } from "../wire/tcp.ts";
 import { ADMITTED, type Admission } from "./admit.ts";
-import { type Context, R_BANK, R_SERVICES, R_TICK } from "./context.ts";
+import {
+  type Context,
+  R_BANK,
+  R_DESTINATION6,
+  R_IS_IPV6,
+  R_SERVICES,
+  R_SOURCE6,
+  R_TICK,
+} from "./context.ts";
 import { C_FLOWS_CREATED, C_FLOWS_EVICTED } from "./counters.ts";
+import { createDraft6 } from "./draft6.ts";
 import type { Flows } from "./flows.ts";
 import type { Reply } from "./reply.ts";
+import type { SynProxy } from "./syn-proxy.ts";
 import type { UdpFlows } from "./udp.ts";
 import {
   DROP_FLOW_INDEX_FULL,
@@ -98,6 +113,7 @@ export interface Balancer {
   /**
    * Make a flow for it, or decide what happens instead.
    *
+   * @param client - int32; of an IPv6 packet (R_IS_IPV6) its fold, and `vip` too
    * @param ports - source << 16 | destination
    * @param flag - 0, or FLAG_BY_BACKEND: the client's tuple has a flow to another backend, which stays
    * @returns OPENED, with the row in `opened[0]`, or the packet's verdict
@@ -120,6 +136,7 @@ export function createBalancer(
   context: Context,
   flows: Flows,
   admission: Admission,
+  synProxy: SynProxy,
   reply: Reply,
   udp: UdpFlows,
   countersAt: number,
@@ -130,6 +147,17 @@ export function createBalancer(
   const backendRuns = layout.backendRuns.at >> 3;
   const serviceRuns = layout.serviceRuns.at >> 3;
   const opened = new Int32Array(1);
+  const draft6 = createDraft6(context);
+
+  /** The IPv6 address at a register as the schedulers know it. */
+  function schedulerWord(register: number): number {
+    return addressWord6(
+      registers[register]!,
+      registers[register + 1]!,
+      registers[register + 2]!,
+      registers[register + 3]!,
+    );
+  }
 
   function countDrop(service: number, verdict: number): number {
     const at = serviceRuns + service * (SERVICE_RUN_BYTES >> 3) + VF_DROPS;
@@ -157,6 +185,35 @@ export function createBalancer(
       : reply.answerIcmpError(rxWord, ipAt, vip, ICMP_UNREACHABLE, ICMP_CODE_PORT_UNREACHABLE, 0);
   }
 
+  /**
+   * What a segment without a flow is, in this order: a SYN, an ACK with a cookie of ours, or one for
+   * `outOfState`.
+   *
+   * @returns START_…, or a verdict
+   */
+  function startOf(
+    rxWord: number,
+    ipAt: number,
+    l4At: number,
+    serviceWord: number,
+    service: number,
+  ): number {
+    const flags = tcpFlags(view, l4At);
+    const kind = flags & (TCP_SYN | TCP_ACK | TCP_RST);
+    if (kind === TCP_SYN) return START_BEGINS;
+    if (
+      kind === TCP_ACK &&
+      registers[R_IS_IPV6] === 0 &&
+      (i32[serviceWord + S_ADMISSION]! & ADMIT_SYN_PROXY) !== 0 &&
+      synProxy.accepts(rxWord, ipAt, l4At, serviceWord, service)
+    ) {
+      return START_BRINGS_COOKIE;
+    }
+    const policy = i32[serviceWord + S_OUT_OF_STATE]!;
+    const adopts = policy === OUT_OF_STATE_ADOPT && (flags & (TCP_SYN | TCP_RST)) === 0;
+    return adopts ? START_ADOPTS : outOfState(rxWord, ipAt, flags, policy);
+  }
+
   function open(
     rxWord: number,
     ipAt: number,
@@ -169,42 +226,44 @@ export function createBalancer(
     flag: number,
   ): number {
     const serviceWord = registers[R_SERVICES]! + service * SERVICE_WORDS;
-    let state = STATE_UDP_ONE_WAY;
+    const tcp = protocol === PROTOCOL_TCP;
+    const start = tcp ? startOf(rxWord, ipAt, l4At, serviceWord, service) : START_BEGINS;
+    if (start >= 0) return countDrop(service, start);
     let flags = flag;
     let slot = -1;
-    if (protocol === PROTOCOL_TCP) {
-      const tcp = tcpFlags(view, l4At);
-      state = STATE_SYN_SENT;
-      if ((tcp & (TCP_SYN | TCP_ACK | TCP_RST)) !== TCP_SYN) {
-        const policy = i32[serviceWord + S_OUT_OF_STATE]!;
-        const adopts = policy === OUT_OF_STATE_ADOPT && (tcp & (TCP_SYN | TCP_RST)) === 0;
-        if (!adopts) return countDrop(service, outOfState(rxWord, ipAt, tcp, policy));
-        // Not established before the client has sent once more: a flood of stray segments then fills
-        // the table with flows that go soon, and that may be evicted.
-        state = STATE_SYN_RECV;
-        flags = FLAG_ADOPTED;
-      }
-    } else {
+    if (!tcp) {
       slot = udp.quicSlot(rxWord, l4At, serviceWord);
       if (i32[serviceWord + S_UDP_PER_PACKET] !== 0) flags = FLAG_BY_BACKEND;
       // Whatever its connection ID may change is not for the fast lane.
       if (flags !== 0 || i32[serviceWord + S_QUIC] !== 0) flags |= KEY_SLOW << 8;
     }
-    if (i32[serviceWord + S_ADMISSION] !== 0) {
+    const asks = i32[serviceWord + S_ADMISSION]!;
+    if (asks !== 0) {
       const admitted = admission.admit(rxWord, ipAt, protocol, client, vip, serviceWord, service);
       if (admitted !== ADMITTED) return countDrop(service, admitted);
     }
     if (i32[H_NODE_DRAINED] !== 0) return countDrop(service, DROPPED | (DROP_NODE_DRAINING << 8));
+    if (
+      (asks & ADMIT_SYN_PROXY) !== 0 &&
+      tcp &&
+      registers[R_IS_IPV6] === 0 &&
+      start === START_BEGINS &&
+      i32[serviceWord + S_BACKENDS_COUNT] !== 0 &&
+      synProxy.answers(serviceWord, service)
+    ) {
+      return synProxy.answer(rxWord, ipAt, l4At, serviceWord, service);
+    }
 
+    const isIpv6 = registers[R_IS_IPV6] !== 0;
     let entry = NO_BACKEND;
     if (slot < 0) {
       entry = scheduler.pick(
         registers[R_BANK]!,
         serviceWord,
         service,
-        client,
+        isIpv6 ? schedulerWord(R_SOURCE6) : client,
         ports >>> 16,
-        vip,
+        isIpv6 ? schedulerWord(R_DESTINATION6) : vip,
         ports & 0xffff,
         protocol,
       );
@@ -227,13 +286,20 @@ export function createBalancer(
       link === 0
         ? 0xffff
         : (sourceMacLow(view, rx[rxWord + D_AT]!) << 16) | rx[rxWord + D_INTERFACE]!;
-    draft[F_STATE] = state | (protocol << 8) | (i32[serviceWord + S_MODE]! << 16) | flags;
+    // An adopted flow is not established before the client has sent once more: a flood of stray
+    // segments then fills the table with flows that go soon, and that may be evicted.
+    let word = STATE_UDP_ONE_WAY | flags;
+    if (tcp) word = start === START_ADOPTS ? STATE_SYN_RECV | FLAG_ADOPTED : STATE_SYN_SENT;
+    if (start === START_BRINGS_COOKIE) word |= KEY_SLOW << 8;
+    draft[F_STATE] = word | (protocol << 8) | (i32[serviceWord + S_MODE]! << 16);
 
     let failure = insert(slot, serviceWord, service, client, ports, protocol);
     if (failure === INSERT_REPLY_TAKEN && entry !== NO_BACKEND) {
       failure = insertElsewhere(entry, serviceWord, service, client, ports, protocol);
     }
-    if (failure >= 0) return OPENED;
+    if (failure >= 0) {
+      return start === START_BRINGS_COOKIE ? synProxy.begin(l4At, opened[0]!) : OPENED;
+    }
     return countDrop(service, DROPPED | (dropOf(failure) << 8));
   }
 
@@ -287,9 +353,17 @@ export function createBalancer(
     const port = ownPort === 0 ? ports & 0xffff : ownPort;
     const backendAndGeneration = backendWordOf(slot, i32[backend + B_GENERATION]!);
     if ((draft[F_STATE]! & FLAG_BY_BACKEND) !== 0) {
+      const key = registers[R_IS_IPV6] === 0 ? protocol : protocol | KEY_IPV6;
       const vip = draft[F_VIP_ADDR]!;
-      const row = table.findByBackend(protocol, client, vip, ports, backendAndGeneration);
-      if (row >= 0) return again(row, backend, serviceWord);
+      const row = table.findByBackend(key, client, vip, ports, backendAndGeneration);
+      if (row >= 0 && (registers[R_IS_IPV6] === 0 || draft6.isOf(row)))
+        return again(row, backend, serviceWord);
+    }
+    draft[F_BACKEND] = backendAndGeneration;
+    draft[F_EXPIRES] = (registers[R_TICK]! + flows.timeoutMs(backend, draft[F_STATE]! & 0xff)) | 0;
+    if (address === 0 || registers[R_IS_IPV6] !== 0) {
+      if (!draft6.fill(backend, port, serviceWord, ports, protocol)) return SNAT_EXHAUSTED;
+      return insertDraft(slot, service);
     }
     let replyAddress = client;
     let replyPort = ports >>> 16;
@@ -312,21 +386,22 @@ export function createBalancer(
       replyPort = snatPorts.result[1]!;
     }
     const replyPorts = (port << 16) | replyPort;
-    draft[F_BACKEND] = backendAndGeneration;
     draft[F_BACKEND_ADDR] = address;
     draft[F_REPLY_ADDR] = replyAddress;
     draft[F_BACKEND_REPLY_PORTS] = replyPorts;
-    draft[F_EXPIRES] = (registers[R_TICK]! + flows.timeoutMs(backend, draft[F_STATE]! & 0xff)) | 0;
     const addresses = add16(
       difference32(client, replyAddress),
       difference32(draft[F_VIP_ADDR]!, address),
     );
     draft[F_DELTA] = (addresses << 16) | add16(addresses, difference32(ports, replyPorts));
 
+    return insertDraft(slot, service);
+  }
+
+  /** Insert the draft, which is whole. Returns the row, or an INSERT_ code. */
+  function insertDraft(slot: number, service: number): number {
     let row = table.insert();
-    if (row === INSERT_REPLY_TAKEN && freeClosing(protocol, address, replyAddress, replyPorts)) {
-      row = table.insert();
-    }
+    if (row === INSERT_REPLY_TAKEN && freeClosing()) row = table.insert();
     if (row === INSERT_TABLE_FULL && i32[registers[R_BANK]! + BANK_EVICT] !== 0) {
       const victim = table.evict(registers[R_TICK]!);
       if (victim >= 0) {
@@ -360,13 +435,14 @@ export function createBalancer(
    * A flow that only waits for stray segments gives its reply tuple up to a new one; and so does one
    * of this client's tuple that was found by another key than the new one will be.
    */
-  function freeClosing(
-    protocol: number,
-    backendAddress: number,
-    replyAddress: number,
-    replyPorts: number,
-  ): boolean {
-    const holder = table.find(protocol, backendAddress, replyAddress, replyPorts);
+  function freeClosing(): boolean {
+    const protocol = protocolOf(draft[F_STATE]!);
+    const holder = table.find(
+      replyKeyOf(draft[F_STATE]!),
+      draft[F_BACKEND_ADDR]!,
+      draft[F_REPLY_ADDR]!,
+      draft[F_BACKEND_REPLY_PORTS]!,
+    );
     if (holder < 0) return false;
     const flowWord = table.word(holder >> 1);
     const state = i32[flowWord + F_STATE]! & 0xff;
@@ -383,6 +459,11 @@ export function createBalancer(
 
   return { open, opened };
 }
+
+/** How a packet without a flow begins one; no verdict is negative. */
+const START_BEGINS = -1;
+const START_ADOPTS = -2;
+const START_BRINGS_COOKIE = -3;
 
 /** Beside the INSERT_ codes of the flow table. */
 const SNAT_EXHAUSTED = -16;

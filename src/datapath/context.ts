@@ -70,6 +70,22 @@ export const R_ANNOUNCE_NEXT = 22;
 export const R_IPV4_ID = 23;
 /** 1: the batch at hand was handed over by other workers. */
 export const R_HANDED = 25;
+/**
+ * The IPv6 packet at hand (or the one that it quotes): addresses in four words each, host order, and
+ * what stands for them in a flow's key.
+ */
+export const R_SOURCE6 = 26;
+export const R_DESTINATION6 = 30;
+export const R_SOURCE_FOLD = 34;
+export const R_DESTINATION_FOLD = 35;
+/** 1 while a flow is opened for an IPv6 packet: its addresses are R_SOURCE6 and R_DESTINATION6. */
+export const R_IS_IPV6 = 36;
+/** Transport header of the packet at hand, behind all extension headers: byte offset. */
+export const R_L4_AT = 37;
+/** Its fragment header (of an atomic fragment), or 0. */
+export const R_FRAGMENT_AT = 38;
+/** Announcement under way: the next address within a prefix. */
+export const R_ANNOUNCE_WITHIN = 39;
 /** The flow that process.ts has sent a frame on by: row << 1 | direction. */
 export const R_FLOW = 50;
 /** Tick at which fragments that are held were last looked at. */

@@ -41,6 +41,12 @@ export const C_NATIVE_CALLS = 25;
 export const C_SENT = 26;
 /** New flows refused by admission, by what refused them, also where the answer was a RST: admit.ts. */
 export const C_REFUSED = 48;
+/** SYN-ACKs with a cookie, ACKs that brought one back, ACKs that brought a wrong one. */
+export const C_SYN_COOKIES_SENT = 56;
+export const C_SYN_COOKIES_ACCEPTED = 57;
+export const C_SYN_COOKIES_REJECTED = 58;
+/** SYNs that were sent to a backend again. */
+export const C_SYN_RETRANSMITTED = 59;
 /** Drops by reason: C_DROPS + DROP_…. */
 export const C_DROPS = 64;
 

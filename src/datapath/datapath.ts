@@ -69,14 +69,19 @@ import { createFragmenter } from "./fragmenter.ts";
 import { createHandover } from "./handover.ts";
 import { createHops } from "./hops.ts";
 import { createIcmp } from "./icmp.ts";
+import { createIcmp6 } from "./icmp6.ts";
+import { createKeys6 } from "./keys6.ts";
+import { createNdp } from "./ndp.ts";
 import { createOutput, ORIGINATED, RELEASED } from "./output.ts";
 import { createOwners } from "./owners.ts";
 import { createPartialChecksums } from "./partial.ts";
 import { createProcessor } from "./process.ts";
 import { createReply } from "./reply.ts";
 import { createSamples } from "./samples.ts";
+import { createSynProxy } from "./syn-proxy.ts";
 import { createTokenBucket } from "./token-bucket.ts";
 import { createTranslator } from "./translate.ts";
+import { createTranslator6 } from "./translate6.ts";
 import { createUdpFlows } from "./udp.ts";
 import {
   CONSUMED,
@@ -153,11 +158,26 @@ export function createDatapath(options: DatapathOptions): Datapath {
   const flows = createFlows(context, hops, output, reply, bucket, counters);
   const fragmenter = createFragmenter(context, output, reply);
   const translator = createTranslator(context, output, reply, fragmenter);
+  const synProxy = createSynProxy(context, hops, output, reply, flows, counters);
   const admission = createAdmission(context, reply, counters);
   const udp = createUdpFlows(context);
-  const balancer = createBalancer(context, flows, admission, reply, udp, counters);
-  const arp = createArp(context, addresses, output, counters);
+  const balancer = createBalancer(context, flows, admission, synProxy, reply, udp, counters);
+  const ndp = createNdp(context, addresses, output, counters);
+  const arp = createArp(context, addresses, output, ndp, counters);
   const icmp = createIcmp(context, addresses, owners, handover, hops, output, counters);
+  const keys6 = createKeys6(context);
+  const icmp6 = createIcmp6(
+    context,
+    addresses,
+    owners,
+    handover,
+    hops,
+    keys6,
+    ndp,
+    output,
+    counters,
+  );
+  const translator6 = createTranslator6(context, output, reply.six);
   const partial = createPartialChecksums(context);
   const processor = createProcessor(
     context,
@@ -169,14 +189,18 @@ export function createDatapath(options: DatapathOptions): Datapath {
     hops,
     flows,
     balancer,
+    synProxy,
     translator,
     udp,
     output,
     partial,
+    icmp6,
+    keys6,
+    translator6,
     counters,
   );
   const fastLane = createFastLane(context, output, partial);
-  const expiry = createExpiry(context, flows, udp, output, counters);
+  const expiry = createExpiry(context, flows, synProxy, udp, output, counters);
   const samples = createSamples(context);
 
   function takePublished(): void {

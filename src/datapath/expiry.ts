@@ -25,6 +25,7 @@ import {
 import { C_FLOWS_EXPIRED, C_FLOWS_RESET } from "./counters.ts";
 import type { Flows } from "./flows.ts";
 import type { Output } from "./output.ts";
+import type { SynProxy } from "./syn-proxy.ts";
 import type { UdpFlows } from "./udp.ts";
 
 /** Every row is looked at once in this time, as long as batches come often enough. */
@@ -44,6 +45,7 @@ export interface Expiry {
 export function createExpiry(
   context: Context,
   flows: Flows,
+  synProxy: SynProxy,
   udp: UdpFlows,
   output: Output,
   countersAt: number,
@@ -99,7 +101,11 @@ export function createExpiry(
 
   function expire(row: number): void {
     const flowWord = table.word(row);
-    if (resetsOnIdle(flowWord)) {
+    if (synProxy.isOpening(flowWord)) {
+      if (synProxy.retry(flowWord)) return;
+      // The backend has not answered, and the client waits: `reset` tells both.
+      if (output.sparesLeft() >= SPARES_PER_RESET) flows.reset(flowWord);
+    } else if (resetsOnIdle(flowWord)) {
       if (output.sparesLeft() >= SPARES_PER_RESET) flows.reset(flowWord);
     }
     flows.close(row);

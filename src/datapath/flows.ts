@@ -1,3 +1,12 @@
+import { ADMISSION_RUN_WORDS, N_FLOWS, N_HALF_OPEN } from "../admission/admission-run.ts";
+import {
+  PHASE_MASK,
+  PHASE_OPENING,
+  PHASE_SPLICED,
+  SPLICE_WORDS,
+  X_PHASE,
+  X_SEQUENCE_DELTA,
+} from "../admission/splice.ts";
 import {
   backendSlotOf,
   F_ACK_ORIGINAL,
@@ -12,16 +21,25 @@ import {
   F_STATE,
   F_VIP_ADDR,
   FLAG_ACTIVE,
+  FLOW_WORDS,
   GENERATION_MASK,
   generationOf,
+  KEY_IPV6,
+  originalKeyOf,
   PROTOCOL_TCP,
   protocolOf,
+  replyKeyOf,
   STATE_CLOSE_WAIT,
   STATE_ESTABLISHED,
   STATE_FIN_WAIT,
   STATE_LAST_ACK,
   STATE_SYN_RECV,
+  STATE_SYN_SENT,
   STATE_UDP_REPLIED,
+  X_BACKEND,
+  X_CLIENT,
+  X_REPLY,
+  X_VIP,
 } from "../flow/flow-record.ts";
 import {
   B_DEADLINE,
@@ -52,8 +70,18 @@ import type { TokenBucket } from "./token-bucket.ts";
 
 const BACKEND_SLOT_WORDS = BACKEND_SLOT_BYTES >> 2;
 
+/** A TCP handshake that is not done. */
+function isHalfOpen(state: number): boolean {
+  return state === STATE_SYN_SENT || state === STATE_SYN_RECV;
+}
+
 /** What happens to a flow between its first and its last packet. */
 export interface Flows {
+  /**
+   * What the backend's sequence numbers have more than those that the client knows: not 0 where a SYN
+   * cookie began the flow.
+   */
+  sequenceDelta(flowWord: number): number;
   /** First word of the slot of the flow's backend. */
   backendWord(flowWord: number): number;
   /** True when the flow's backend is another one by now, or must give its flows up. */
@@ -89,6 +117,10 @@ export function createFlows(
   const { i32, f64, layout, registers, table } = context;
   const slots = layout.backendSlots.at >> 2;
   const runs = layout.backendRuns.at >> 2;
+  const admissionRuns = layout.admissionRuns.at >> 2;
+  const flowsWord = layout.flows.at >> 2;
+  const splices = layout.splices.at >> 2;
+  const hasSplices = layout.splices.bytes > 0;
 
   function backendWord(flowWord: number): number {
     return slots + backendSlotOf(i32[flowWord + F_BACKEND]!) * BACKEND_SLOT_WORDS;
@@ -97,6 +129,15 @@ export function createFlows(
   /** First word of what this worker counts of the flow's backend. */
   function runWord(flowWord: number): number {
     return runs + backendSlotOf(i32[flowWord + F_BACKEND]!) * BACKEND_RUN_WORDS;
+  }
+
+  /** First word of what admission counts of the flow's service. */
+  function admissionWord(backend: number): number {
+    return admissionRuns + i32[backend + B_SERVICE]! * ADMISSION_RUN_WORDS;
+  }
+
+  function spliceWord(flowWord: number): number {
+    return splices + ((flowWord - flowsWord) / FLOW_WORDS) * SPLICE_WORDS;
   }
 
   function mustEnd(flowWord: number, backend: number): boolean {
@@ -131,6 +172,10 @@ export function createFlows(
       next &= ~FLAG_ACTIVE;
       i32[run + R_ACTIVE] = i32[run + R_ACTIVE]! - 1;
     }
+    if (isHalfOpen(word & 0xff) !== isHalfOpen(state)) {
+      const admission = admissionWord(backend);
+      i32[admission + N_HALF_OPEN] = i32[admission + N_HALF_OPEN]! + (isHalfOpen(state) ? 1 : -1);
+    }
     i32[flowWord + F_STATE] = next;
     i32[flowWord + F_EXPIRES] = (registers[R_TICK]! + timeoutMs(backend, state)) | 0;
   }
@@ -140,6 +185,11 @@ export function createFlows(
     i32[run + R_FLOWS] = i32[run + R_FLOWS]! + 1;
     if ((i32[flowWord + F_STATE]! & FLAG_ACTIVE) !== 0) {
       i32[run + R_ACTIVE] = i32[run + R_ACTIVE]! + 1;
+    }
+    const admission = admissionWord(backendWord(flowWord));
+    i32[admission + N_FLOWS] = i32[admission + N_FLOWS]! + 1;
+    if (isHalfOpen(i32[flowWord + F_STATE]! & 0xff)) {
+      i32[admission + N_HALF_OPEN] = i32[admission + N_HALF_OPEN]! + 1;
     }
   }
 
@@ -156,7 +206,14 @@ export function createFlows(
       if ((i32[flowWord + F_STATE]! & FLAG_ACTIVE) !== 0) {
         i32[run + R_ACTIVE] = i32[run + R_ACTIVE]! - 1;
       }
+      const admission = admissionWord(backend);
+      i32[admission + N_FLOWS] = i32[admission + N_FLOWS]! - 1;
+      if (isHalfOpen(i32[flowWord + F_STATE]! & 0xff)) {
+        i32[admission + N_HALF_OPEN] = i32[admission + N_HALF_OPEN]! - 1;
+      }
     }
+    // The next flow of this row has none, whatever its process lives to write.
+    if (hasSplices) i32[spliceWord(flowWord) + X_PHASE] = 0;
     table.remove(row);
   }
 
@@ -187,6 +244,10 @@ export function createFlows(
       lost();
       return;
     }
+    if ((originalKeyOf(i32[flowWord + F_STATE]!) & KEY_IPV6) !== 0) {
+      originate(ipAt, writeToClient6(flowWord, ipAt, tcp));
+      return;
+    }
     const vip = i32[flowWord + F_VIP_ADDR]!;
     const client = i32[flowWord + F_CLIENT_ADDR]!;
     const ports = i32[flowWord + F_CLIENT_VIP_PORTS]!;
@@ -204,6 +265,29 @@ export function createFlows(
     originate(ipAt, bytes);
   }
 
+  function sequenceDelta(flowWord: number): number {
+    if (!hasSplices) return 0;
+    const word = spliceWord(flowWord);
+    return i32[word + X_PHASE] === PHASE_SPLICED ? i32[word + X_SEQUENCE_DELTA]! : 0;
+  }
+
+  function writeToClient6(flowWord: number, ipAt: number, tcp: boolean): number {
+    const extension = table.extensionOf(flowWord);
+    const ports = i32[flowWord + F_CLIENT_VIP_PORTS]!;
+    const back = (ports << 16) | (ports >>> 16);
+    const vip = extension + X_VIP;
+    const client = extension + X_CLIENT;
+    if (!tcp) return reply.six.writePortUnreachable(ipAt, vip, client, back);
+    return reply.six.writeReset(
+      ipAt,
+      vip,
+      client,
+      back,
+      i32[flowWord + F_ACK_ORIGINAL]!,
+      i32[flowWord + F_ACK_REPLY]!,
+    );
+  }
+
   function resetBackend(flowWord: number): void {
     const slot = backendSlotOf(i32[flowWord + F_BACKEND]!);
     const ipAt = hops.toBackend(slot) === HOP_FOUND ? output.takeSpare() : -1;
@@ -212,21 +296,39 @@ export function createFlows(
       return;
     }
     const ports = i32[flowWord + F_BACKEND_REPLY_PORTS]!;
+    if ((replyKeyOf(i32[flowWord + F_STATE]!) & KEY_IPV6) !== 0) {
+      const extension = table.extensionOf(flowWord);
+      const bytes6 = reply.six.writeReset(
+        ipAt,
+        extension + X_REPLY,
+        extension + X_BACKEND,
+        (ports << 16) | (ports >>> 16),
+        i32[flowWord + F_ACK_REPLY]!,
+        i32[flowWord + F_ACK_ORIGINAL]!,
+      );
+      originate(ipAt, bytes6);
+      return;
+    }
     const bytes = reply.writeReset(
       ipAt,
       i32[flowWord + F_REPLY_ADDR]!,
       i32[flowWord + F_BACKEND_ADDR]!,
       (ports << 16) | (ports >>> 16),
       i32[flowWord + F_ACK_REPLY]!,
-      i32[flowWord + F_ACK_ORIGINAL]!,
+      (i32[flowWord + F_ACK_ORIGINAL]! + sequenceDelta(flowWord)) | 0,
     );
     originate(ipAt, bytes);
+  }
+
+  /** The client has a connection already, by a SYN cookie. */
+  function isOpening(flowWord: number): boolean {
+    return hasSplices && (i32[spliceWord(flowWord) + X_PHASE]! & PHASE_MASK) === PHASE_OPENING;
   }
 
   function reset(flowWord: number): boolean {
     const word = i32[flowWord + F_STATE]!;
     const tcp = protocolOf(word) === PROTOCOL_TCP;
-    if (tcp && !isSynchronised(word & 0xff)) return true;
+    if (tcp && !isSynchronised(word & 0xff) && !isOpening(flowWord)) return true;
     if (!bucket.take()) return false;
     resetClient(flowWord, tcp);
     // One that has never answered has sent no number that a RST could carry.
@@ -234,5 +336,5 @@ export function createFlows(
     return true;
   }
 
-  return { backendWord, mustEnd, timeoutMs, enter, opened, close, reset };
+  return { backendWord, mustEnd, timeoutMs, enter, opened, close, reset, sequenceDelta };
 }

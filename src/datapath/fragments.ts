@@ -22,6 +22,8 @@ import {
   F_REPLY_ADDR,
   F_STATE,
   F_VIP_ADDR,
+  KEY_IPV6,
+  KEY_PROTOCOL,
   ORIGINAL,
   PROTOCOL_TCP,
   PROTOCOL_UDP,
@@ -38,9 +40,13 @@ import {
   FRAGMENT_REFUSED,
   FRAGMENT_WAITING,
   X_CREATED,
+  X_DESTINATION,
+  X_FLAGS,
   X_HELD_COUNT,
+  X_KEY,
   X_PORTS,
   X_REFERENCE,
+  X_SOURCE,
   X_STATE,
 } from "../flow/fragments.ts";
 import {
@@ -64,15 +70,35 @@ import {
   ipv4Source,
   ipv4TotalBytes,
 } from "../wire/ipv4.ts";
-import { checkTcp, TCP_HEADER_BYTES, TCP_MALFORMED, TCP_OK, tcpPorts } from "../wire/tcp.ts";
-import { checkUdpFirst, UDP_HEADER_BYTES, UDP_OK } from "../wire/udp.ts";
+import {
+  ipv6TotalBytes,
+  WALK_FRAGMENT_AT,
+  WALK_L4_AT,
+  WALK_WORDS,
+  walkExtensions,
+} from "../wire/ipv6.ts";
+import {
+  checkTcp,
+  TCP_HEADER_BYTES,
+  TCP_MALFORMED,
+  TCP_OK,
+  tcpHeaderBytes,
+  tcpPorts,
+} from "../wire/tcp.ts";
+import { checkUdpFirst, UDP_HEADER_BYTES, UDP_OK, udpChecksum } from "../wire/udp.ts";
 import type { Addresses } from "./addresses.ts";
 import {
   type Context,
+  R_DESTINATION_FOLD,
+  R_DESTINATION6,
   R_FLOW,
+  R_FRAGMENT_AT,
   R_FRAGMENT_TOKENS,
   R_FRAGMENT_TOKENS_TICK,
   R_HELD_TICK,
+  R_L4_AT,
+  R_SOURCE_FOLD,
+  R_SOURCE6,
   R_TICK,
   R_TX_COUNT,
 } from "./context.ts";
@@ -80,6 +106,7 @@ import { C_DROPPED, C_DROPS, C_FORWARDED, C_HELD } from "./counters.ts";
 import type { Flows } from "./flows.ts";
 import type { Handover } from "./handover.ts";
 import { createHeldFragments } from "./held-fragments.ts";
+import type { Keys6 } from "./keys6.ts";
 import { type Output, RELEASED } from "./output.ts";
 import type { Owners } from "./owners.ts";
 import {
@@ -96,6 +123,7 @@ import {
   DROP_NOT_OURS,
   DROP_TCP_FLAGS_INVALID,
   DROP_TCP_HEADER_MALFORMED,
+  DROP_UDP_CHECKSUM_MISSING,
   DROP_UDP_HEADER_MALFORMED,
   DROP_VNET_HEADER_INVALID,
   DROPPED,
@@ -120,24 +148,46 @@ import {
 export interface FragmentPath {
   /** A fragment with a checked IPv4 header. @returns its verdict */
   process(rxWord: number, ipAt: number): number;
+  /**
+   * A fragment with a checked IPv6 header, whose addresses are loaded (Keys6), and whose fragment header
+   * is at R_FRAGMENT_AT and what lies behind it at R_L4_AT.
+   *
+   * @param protocol - what its fragment header says comes next
+   * @param end - byte offset behind the packet
+   */
+  process6(rxWord: number, ipAt: number, protocol: number, end: number): number;
   /** Once a batch: copies that can go on or whose time is over. */
   run(): void;
 }
 
-/** What fragments need of process.ts. */
+/** What fragments need of process.ts and process6.ts. */
 export interface WholePackets {
   /** Handle a packet as if it were whole; R_FLOW is its flow when it is FORWARDED. */
   transport(rxWord: number, ipAt: number, l4At: number, protocol: number): number;
+  transport6(rxWord: number, ipAt: number, l4At: number, protocol: number): number;
   /** Send a packet by flow R_FLOW. */
   follow(rxWord: number, ipAt: number, protocol: number, flow: number): number;
   pass(rxWord: number): number;
 }
 
-/** Bytes of payload that an IPv4 packet of the largest length can have. */
+/** Bytes of payload that an IPv4 packet of the largest length can have; an IPv6 one has all of it. */
 const PAYLOAD_MAX = 65_535 - 20;
+const PAYLOAD6_MAX = 65_535;
 
-const V_KEEPER = 0;
-const V_OURS = 1;
+/** The fragment at hand, family by family alike. */
+const V_KEEPER = 0; // 1: this worker is its keeper
+const V_OURS = 1; // 1: its addresses say that the guard owns it
+const V_IPV6 = 2;
+const V_FLAGS = 3; // A_… of its destination
+const V_KEY = 4; // protocol, and KEY_IPV6
+const V_SOURCE = 5; // addresses as keys: of IPv6 their folds
+const V_DESTINATION = 6;
+const V_ID = 7;
+const V_FIRST = 8; // offset in units of eight bytes
+const V_PAYLOAD = 9; // bytes
+const V_LAST = 10; // 1: no more fragments
+const V_L4_AT = 11;
+const V_WORDS = 12;
 
 export function createFragmentPath(
   context: Context,
@@ -145,6 +195,7 @@ export function createFragmentPath(
   owners: Owners,
   handover: Handover,
   flows: Flows,
+  keys: Keys6,
   output: Output,
   whole: WholePackets,
   countersAt: number,
@@ -157,8 +208,8 @@ export function createFragmentPath(
   const burst = FRAGMENT_TOKENS_BURST * 1000;
   registers[R_FRAGMENT_TOKENS] = burst;
   const saved = new Int32Array(DESCRIPTOR_WORDS);
-  /** About the frame at hand: is this worker the keeper, is the packet one that the guard owns. */
-  const now = new Int32Array(2);
+  const now = new Int32Array(V_WORDS);
+  const walked = new Int32Array(WALK_WORDS);
   forgetFormer();
 
   /** Copies that a process before this one held are lost. */
@@ -193,8 +244,26 @@ export function createFragmentPath(
     return true;
   }
 
-  function isBackend(source: number, protocol: number): boolean {
-    const entry = addresses.find(source);
+  function entryOf6(register: number): number {
+    return addresses.find6(
+      registers[register]!,
+      registers[register + 1]!,
+      registers[register + 2]!,
+      registers[register + 3]!,
+    );
+  }
+
+  /** Fill in what the addresses say. @param to - entry of the destination @param from - of the source */
+  function place(protocol: number, to: number, from: number): void {
+    const flags = to < 0 ? 0 : i32[to + A_FLAGS]!;
+    const isTo = (flags & (A_IS_VIP | A_IS_SNAT)) !== 0;
+    const isFrom = !isTo && (flags & A_IS_HOST) === 0 && isBackend(from, protocol);
+    now[V_FLAGS] = flags;
+    now[V_OURS] = isTo || isFrom ? 1 : 0;
+    now[V_KEEPER] = 1;
+  }
+
+  function isBackend(entry: number, protocol: number): boolean {
     if (entry < 0 || (i32[entry + A_FLAGS]! & A_IS_BACKEND) === 0) return false;
     return i32[entry + (protocol === PROTOCOL_TCP ? A_TCP_COUNT : A_UDP_COUNT)] !== 0;
   }
@@ -203,23 +272,49 @@ export function createFragmentPath(
     const protocol = ipv4Protocol(view, ipAt);
     const source = ipv4Source(view, ipAt);
     const destination = ipv4Destination(view, ipAt);
-    const to = addresses.find(destination);
-    const flags = to < 0 ? 0 : i32[to + A_FLAGS]!;
-    const isTo = (flags & (A_IS_VIP | A_IS_SNAT)) !== 0;
+    place(protocol, addresses.find(destination), addresses.find(source));
+    const word = ipv4FragmentWord(view, ipAt);
+    const headerBytes = ipv4HeaderBytes(view, ipAt);
+    now[V_IPV6] = 0;
+    now[V_KEY] = protocol;
+    now[V_SOURCE] = source;
+    now[V_DESTINATION] = destination;
+    now[V_ID] = ipv4Id(view, ipAt);
+    now[V_FIRST] = word & IPV4_OFFSET_MASK;
+    now[V_LAST] = (word & IPV4_MORE_FRAGMENTS) === 0 ? 1 : 0;
+    now[V_PAYLOAD] = ipv4TotalBytes(view, ipAt) - headerBytes;
+    now[V_L4_AT] = ipAt + headerBytes;
+    return processPlaced(rxWord, ipAt, protocol);
+  }
+
+  function process6(rxWord: number, ipAt: number, protocol: number, end: number): number {
+    const to = entryOf6(R_DESTINATION6);
+    place(protocol, to, entryOf6(R_SOURCE6));
+    const headerAt = registers[R_FRAGMENT_AT]!;
+    const word = view.getUint16(headerAt + 2);
+    now[V_IPV6] = 1;
+    now[V_KEY] = protocol | KEY_IPV6;
+    now[V_SOURCE] = registers[R_SOURCE_FOLD]!;
+    now[V_DESTINATION] = registers[R_DESTINATION_FOLD]!;
+    now[V_ID] = view.getInt32(headerAt + 4);
+    now[V_FIRST] = word >>> 3;
+    now[V_LAST] = (word & 1) === 0 ? 1 : 0;
+    now[V_L4_AT] = registers[R_L4_AT]!;
+    now[V_PAYLOAD] = end - registers[R_L4_AT]!;
+    return processPlaced(rxWord, ipAt, protocol);
+  }
+
+  function processPlaced(rxWord: number, ipAt: number, protocol: number): number {
     if (protocol !== PROTOCOL_TCP && protocol !== PROTOCOL_UDP) {
       // An echo request in fragments would have to be put together to be answered.
-      const isHost = (flags & A_IS_HOST) !== 0;
-      return isTo && !isHost ? drop(DROP_FRAGMENT_NOT_SUPPORTED) : whole.pass(rxWord);
+      const kinds = now[V_FLAGS]! & (A_IS_VIP | A_IS_SNAT | A_IS_HOST);
+      const isRefused = kinds !== 0 && (kinds & A_IS_HOST) === 0;
+      return isRefused ? drop(DROP_FRAGMENT_NOT_SUPPORTED) : whole.pass(rxWord);
     }
-    const isFrom = !isTo && (flags & A_IS_HOST) === 0 && isBackend(source, protocol);
-    now[V_OURS] = isTo || isFrom ? 1 : 0;
-    const word = ipv4FragmentWord(view, ipAt);
-    const payload = ipv4TotalBytes(view, ipAt) - ipv4HeaderBytes(view, ipAt);
-    const reason = faultOf(rxWord, protocol, word, payload);
+    const reason = faultOf(rxWord, protocol);
     if (reason !== 0) return now[V_OURS] === 0 ? whole.pass(rxWord) : drop(reason);
-    now[V_KEEPER] = 1;
     if (workers !== 1 && now[V_OURS] !== 0) {
-      const keeper = owners.ofFragment(flags, source, destination);
+      const keeper = ownerOf(0);
       if (keeper !== worker) {
         // Whom the keeper hands a fragment has its flow.
         if (rx[rxWord + D_RESULT] === 0) return handover.send(rxWord, keeper);
@@ -227,24 +322,33 @@ export function createFragmentPath(
       }
     }
     const entry = fragments.find(
-      protocol,
-      source,
-      destination,
-      ipv4Id(view, ipAt),
+      now[V_KEY]!,
+      now[V_SOURCE]!,
+      now[V_DESTINATION]!,
+      now[V_ID]!,
       registers[R_TICK]!,
     );
-    return (word & IPV4_OFFSET_MASK) === 0
-      ? processFirst(rxWord, ipAt, protocol, source, destination, payload, flags, entry)
-      : processLater(rxWord, ipAt, protocol, source, destination, payload, word, entry);
+    return now[V_FIRST] === 0
+      ? processFirst(rxWord, ipAt, protocol, entry)
+      : processLater(rxWord, ipAt, protocol, entry);
+  }
+
+  /** Worker for the ports of the first fragment; with ports 0 the datagram's keeper. */
+  function ownerOf(ports: number): number {
+    const flags = now[V_FLAGS]!;
+    return now[V_IPV6] === 0
+      ? owners.ofFirst(flags, now[V_SOURCE]!, now[V_DESTINATION]!, ports)
+      : owners.ofFirst(flags, keys.sourceOwner(), keys.destinationOwner(), ports);
   }
 
   /** 0, or the reason for which no fragment of an honest sender is like this one. */
-  function faultOf(rxWord: number, protocol: number, word: number, payload: number): number {
-    const offset = (word & IPV4_OFFSET_MASK) * 8;
-    const hasMore = (word & IPV4_MORE_FRAGMENTS) !== 0;
-    if (payload === 0 || offset + payload > PAYLOAD_MAX) return DROP_FRAGMENT_MALFORMED;
-    // RFC 791 section 3.2: all but the last are multiples of eight bytes.
-    if (hasMore && (payload & 7) !== 0) return DROP_FRAGMENT_MALFORMED;
+  function faultOf(rxWord: number, protocol: number): number {
+    const payload = now[V_PAYLOAD]!;
+    const offset = 8 * now[V_FIRST]!;
+    const most = now[V_IPV6] === 0 ? PAYLOAD_MAX : PAYLOAD6_MAX;
+    if (payload <= 0 || offset + payload > most) return DROP_FRAGMENT_MALFORMED;
+    // RFC 791 section 3.2, RFC 8200 section 4.5: all but the last are multiples of eight bytes.
+    if (now[V_LAST] === 0 && (payload & 7) !== 0) return DROP_FRAGMENT_MALFORMED;
     // RFC 3128, RFC 1858 section 4.2: it would lie over the flags of the first one's header.
     if (protocol === PROTOCOL_TCP && offset === 8) return DROP_FRAGMENT_TINY;
     // A sender that leaves a checksum to its device does not send in fragments.
@@ -253,54 +357,57 @@ export function createFragmentPath(
   }
 
   /** 0, or what is wrong with the transport header that the first fragment must have whole. */
-  function faultOfFirst(l4At: number, protocol: number, payload: number): number {
+  function faultOfFirst(protocol: number): number {
+    const l4At = now[V_L4_AT]!;
+    const payload = now[V_PAYLOAD]!;
     if (protocol === PROTOCOL_UDP) {
       if (payload < UDP_HEADER_BYTES) return DROP_FRAGMENT_TINY;
-      return checkUdpFirst(view, l4At, payload) === UDP_OK ? 0 : DROP_UDP_HEADER_MALFORMED;
+      if (checkUdpFirst(view, l4At, payload) !== UDP_OK) return DROP_UDP_HEADER_MALFORMED;
+      // RFC 8200 section 8.1: no datagram goes without.
+      const isBare = now[V_IPV6] !== 0 && udpChecksum(view, l4At) === 0;
+      return isBare ? DROP_UDP_CHECKSUM_MISSING : 0;
     }
-    // RFC 1858 section 4.1, and more: nothing is decided on half a header.
+    // RFC 1858 section 4.1, RFC 7112, and more: nothing is decided on half a header.
     if (payload < TCP_HEADER_BYTES) return DROP_FRAGMENT_TINY;
-    if ((view.getUint8(l4At + 12) >>> 4) * 4 > payload) return DROP_FRAGMENT_TINY;
+    if (tcpHeaderBytes(view, l4At) > payload) return DROP_FRAGMENT_TINY;
     const tcp = checkTcp(view, l4At, payload);
     if (tcp === TCP_OK) return 0;
     return tcp === TCP_MALFORMED ? DROP_TCP_HEADER_MALFORMED : DROP_TCP_FLAGS_INVALID;
   }
 
   /** An entry for a datagram that has none. @returns its first word, or -1: too many begin */
-  function begin(protocol: number, source: number, destination: number, id: number): number {
+  function begin(): number {
     if (now[V_KEEPER] !== 0 && !takeToken()) return -1;
     const tick = registers[R_TICK]!;
-    const entry = fragments.choose(protocol, source, destination, id, tick);
+    const key = now[V_KEY]!;
+    const source = now[V_SOURCE]!;
+    const destination = now[V_DESTINATION]!;
+    const id = now[V_ID]!;
+    const entry = fragments.choose(key, source, destination, id, tick);
     discard(entry, DROP_FRAGMENT_TABLE_FULL);
-    fragments.begin(entry, protocol, source, destination, id, tick);
+    fragments.begin(entry, key, source, destination, id, tick);
+    words[entry + X_FLAGS] = now[V_FLAGS]!;
     return entry;
   }
 
-  function processFirst(
-    rxWord: number,
-    ipAt: number,
-    protocol: number,
-    source: number,
-    destination: number,
-    payload: number,
-    flags: number,
-    found: number,
-  ): number {
-    const l4At = ipAt + ipv4HeaderBytes(view, ipAt);
-    const fault = faultOfFirst(l4At, protocol, payload);
+  function findFlow(protocol: number, ports: number): number {
+    if (now[V_IPV6] !== 0) return keys.find(protocol, ports);
+    return table.find(protocol, now[V_SOURCE]!, now[V_DESTINATION]!, ports);
+  }
+
+  function processFirst(rxWord: number, ipAt: number, protocol: number, found: number): number {
+    const fault = faultOfFirst(protocol);
     if (fault !== 0) return now[V_OURS] === 0 ? whole.pass(rxWord) : drop(fault);
+    const l4At = now[V_L4_AT]!;
     const ports = tcpPorts(view, l4At);
     // A reply of a backend that the configuration no longer has: its flow alone knows of it.
-    if (now[V_OURS] === 0 && table.find(protocol, source, destination, ports) < 0) {
-      return whole.pass(rxWord);
-    }
-    const id = ipv4Id(view, ipAt);
-    const entry = found >= 0 ? found : begin(protocol, source, destination, id);
+    if (now[V_OURS] === 0 && findFlow(protocol, ports) < 0) return whole.pass(rxWord);
+    const entry = found >= 0 ? found : begin();
     if (entry < 0) return drop(DROP_FRAGMENT_RATE_LIMITED);
-    const covered = cover(entry, 0, payload, false);
+    const covered = cover(entry);
     if (covered !== 0) return covered;
     if (workers !== 1 && now[V_KEEPER] !== 0 && now[V_OURS] !== 0) {
-      const owner = owners.ofFirst(flags, source, destination, ports);
+      const owner = ownerOf(ports);
       if (owner !== worker) {
         words[entry + X_STATE] = FRAGMENT_AWAY;
         words[entry + X_REFERENCE] = owner;
@@ -309,7 +416,10 @@ export function createFragmentPath(
         return handed;
       }
     }
-    const verdict = whole.transport(rxWord, ipAt, l4At, protocol);
+    const verdict =
+      now[V_IPV6] === 0
+        ? whole.transport(rxWord, ipAt, l4At, protocol)
+        : whole.transport6(rxWord, ipAt, l4At, protocol);
     if (verdict === FORWARDED) {
       const flow = registers[R_FLOW]!;
       words[entry + X_STATE] = FRAGMENT_FLOW;
@@ -323,26 +433,16 @@ export function createFragmentPath(
     return verdict;
   }
 
-  function processLater(
-    rxWord: number,
-    ipAt: number,
-    protocol: number,
-    source: number,
-    destination: number,
-    payload: number,
-    word: number,
-    found: number,
-  ): number {
+  function processLater(rxWord: number, ipAt: number, protocol: number, found: number): number {
     let entry = found;
     if (entry < 0) {
       if (now[V_OURS] === 0) return whole.pass(rxWord);
       if (now[V_KEEPER] === 0) return drop(DROP_FRAGMENT_REFUSED);
       if (held.count() === FRAGMENTS_HELD_MAX) return drop(DROP_FRAGMENT_TABLE_FULL);
-      entry = begin(protocol, source, destination, ipv4Id(view, ipAt));
+      entry = begin();
       if (entry < 0) return drop(DROP_FRAGMENT_RATE_LIMITED);
     }
-    const isLast = (word & IPV4_MORE_FRAGMENTS) === 0;
-    const covered = cover(entry, word & IPV4_OFFSET_MASK, payload, isLast);
+    const covered = cover(entry);
     if (covered !== 0) return covered;
     if (words[entry + X_STATE] === FRAGMENT_WAITING) {
       if (words[entry + X_HELD_COUNT]! >= FRAGMENTS_HELD_OF_DATAGRAM_MAX) {
@@ -356,9 +456,10 @@ export function createFragmentPath(
   }
 
   /** @returns 0, or the drop of a fragment that is not new; an overlap is the end of the datagram */
-  function cover(entry: number, first: number, payload: number, isLast: boolean): number {
+  function cover(entry: number): number {
     if (words[entry + X_STATE] === FRAGMENT_OVERLAPPED) return drop(DROP_FRAGMENT_OVERLAP);
-    const covered = fragments.cover(entry, first, (payload + 7) >>> 3, isLast);
+    const units = (now[V_PAYLOAD]! + 7) >>> 3;
+    const covered = fragments.cover(entry, now[V_FIRST]!, units, now[V_LAST] !== 0);
     if (covered === COVER_NEW) return 0;
     if (covered !== COVER_OVERLAP) return drop(DROP_FRAGMENT_DUPLICATE);
     // RFC 5722 section 4: silently, with those that have come and those that will.
@@ -378,36 +479,33 @@ export function createFragmentPath(
     if (state === FRAGMENT_AWAY) return handover.send(rxWord, reference);
     if (state === FRAGMENT_PASSED) {
       // The kernel's copy is gone where the guard takes every later fragment.
-      const isTaken = link !== 0 && now[V_OURS] !== 0 && !isToHost(ipAt);
+      const isTaken = link !== 0 && now[V_OURS] !== 0 && (now[V_FLAGS]! & A_IS_HOST) === 0;
       return isTaken ? drop(DROP_NOT_OURS) : whole.pass(rxWord);
     }
     if (state !== FRAGMENT_FLOW) return drop(DROP_FRAGMENT_REFUSED);
     const flowWord = table.word(reference >> 1);
-    if (!isSameFlow(flowWord, reference & 1, ipAt, entry)) return drop(DROP_FRAGMENT_REFUSED);
+    if (!isSameFlow(flowWord, reference & 1, entry)) return drop(DROP_FRAGMENT_REFUSED);
     if (flows.mustEnd(flowWord, flows.backendWord(flowWord))) return drop(DROP_BACKEND_GONE);
     return whole.follow(rxWord, ipAt, protocol, reference);
   }
 
-  function isToHost(ipAt: number): boolean {
-    const entry = addresses.find(ipv4Destination(view, ipAt));
-    return entry >= 0 && (i32[entry + A_FLAGS]! & A_IS_HOST) !== 0;
-  }
-
   /** The row has not become another flow's since. */
-  function isSameFlow(flowWord: number, direction: number, ipAt: number, entry: number): boolean {
+  function isSameFlow(flowWord: number, direction: number, entry: number): boolean {
     const isOriginal = direction === ORIGINAL;
     return (
       (i32[flowWord + F_STATE]! & 0xff) !== STATE_FREE &&
       i32[flowWord + F_CREATED] === words[entry + X_CREATED] &&
       i32[flowWord + (isOriginal ? F_CLIENT_VIP_PORTS : F_BACKEND_REPLY_PORTS)] ===
         words[entry + X_PORTS] &&
-      i32[flowWord + (isOriginal ? F_CLIENT_ADDR : F_BACKEND_ADDR)] === ipv4Source(view, ipAt) &&
-      i32[flowWord + (isOriginal ? F_VIP_ADDR : F_REPLY_ADDR)] === ipv4Destination(view, ipAt)
+      i32[flowWord + (isOriginal ? F_CLIENT_ADDR : F_BACKEND_ADDR)] === words[entry + X_SOURCE] &&
+      i32[flowWord + (isOriginal ? F_VIP_ADDR : F_REPLY_ADDR)] === words[entry + X_DESTINATION]
     );
   }
 
   /** Send what an entry holds, as far as there are spares; the rest goes with the next batch. */
   function release(entry: number): void {
+    const protocol = words[entry + X_KEY]! & KEY_PROTOCOL;
+    const isSix = (words[entry + X_KEY]! & KEY_IPV6) !== 0;
     for (let slot = held.oldest(words, entry); slot >= 0; slot = held.oldest(words, entry)) {
       const ipAt = output.takeSpare();
       if (ipAt < 0) return;
@@ -415,11 +513,19 @@ export function createFragmentPath(
       for (let word = 0; word < DESCRIPTOR_WORDS; word++) saved[word] = rx[word]!;
       held.restore(slot, 0, ipAt);
       held.dropOldest(words, entry);
+      if (isSix) locate6(ipAt);
       const before = registers[R_TX_COUNT]!;
-      settle(deliver(0, ipAt, ipv4Protocol(view, ipAt), entry), before);
+      settle(deliver(0, ipAt, protocol, entry), before);
       for (let word = 0; word < DESCRIPTOR_WORDS; word++) rx[word] = saved[word]!;
     }
     freeIfComplete(entry);
+  }
+
+  /** Where the headers of a copy are: each has been walked when it came. */
+  function locate6(ipAt: number): void {
+    walkExtensions(view, ipAt, ipAt + ipv6TotalBytes(view, ipAt), walked);
+    registers[R_FRAGMENT_AT] = walked[WALK_FRAGMENT_AT]!;
+    registers[R_L4_AT] = walked[WALK_L4_AT]!;
   }
 
   /** A copy has its verdict. One that is sent is counted with what the device says of it. */
@@ -454,11 +560,12 @@ export function createFragmentPath(
     const tick = registers[R_TICK]!;
     if (held.count() === 0 || registers[R_HELD_TICK] === tick) return;
     registers[R_HELD_TICK] = tick;
-    now[V_OURS] = 1;
     for (let slot = 0; slot < FRAGMENTS_HELD_MAX; slot++) {
       const entry = held.entryOf(slot);
       if (entry < 0) continue;
       if (words[entry + X_STATE] !== FRAGMENT_WAITING) {
+        now[V_OURS] = 1;
+        now[V_FLAGS] = words[entry + X_FLAGS]!;
         release(entry);
         continue;
       }
@@ -469,5 +576,5 @@ export function createFragmentPath(
     }
   }
 
-  return { process, run };
+  return { process, process6, run };
 }

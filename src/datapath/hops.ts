@@ -1,6 +1,14 @@
 import { assert } from "../base/assert.ts";
 import { HOPS_MAX } from "../base/limits.ts";
-import { F_CLIENT_ADDR, F_HOP_MAC_HIGH, F_HOP_MAC_LOW } from "../flow/flow-record.ts";
+import {
+  F_CLIENT_ADDR,
+  F_HOP_MAC_HIGH,
+  F_HOP_MAC_LOW,
+  F_STATE,
+  KEY_IPV6,
+  originalKeyOf,
+  X_CLIENT,
+} from "../flow/flow-record.ts";
 import { BANK_LAST_HOP } from "../service/bank.ts";
 import {
   HOP_ADDRESS,
@@ -72,14 +80,8 @@ assert(
 export interface Hops {
   /** Either family: the slot's row has the way to it. */
   toBackend(slot: number): number;
-  /** The IPv4 client of the flow at `flowWord`: its last hop, or its route (`device.replies`). */
+  /** The client of the flow at `flowWord`: its last hop, or its route (`device.replies`). */
   toClient(flowWord: number): number;
-  /**
-   * The IPv6 client of the flow at `flowWord`, likewise.
-   *
-   * @param addressWord - int32 index of the four words of its address, host order
-   */
-  toClient6(flowWord: number, addressWord: number): number;
   /** Any IPv4 address (int32, host order), by the host's routes. */
   byRoute(address: number): number;
   /** Any IPv6 address: int32 index of its four words. */
@@ -87,7 +89,7 @@ export interface Hops {
 }
 
 export function createHops(context: Context): Hops {
-  const { i32, layout, link, registers } = context;
+  const { i32, layout, link, registers, table: flowTable } = context;
   const hashed = hashedHopsAt(layout);
   const routes = routesAt(layout);
   const routes6 = routes6At(layout);
@@ -145,11 +147,11 @@ export function createHops(context: Context): Hops {
   }
 
   function toClient(flowWord: number): number {
-    return lastHop(flowWord) ? HOP_FOUND : byRoute(i32[flowWord + F_CLIENT_ADDR]!);
-  }
-
-  function toClient6(flowWord: number, addressWord: number): number {
-    return lastHop(flowWord) ? HOP_FOUND : byRoute6(addressWord);
+    if (lastHop(flowWord)) return HOP_FOUND;
+    if ((originalKeyOf(i32[flowWord + F_STATE]!) & KEY_IPV6) === 0) {
+      return byRoute(i32[flowWord + F_CLIENT_ADDR]!);
+    }
+    return byRoute6(flowTable.extensionOf(flowWord) + X_CLIENT);
   }
 
   /** Takes the hop that the flow's client last came by. @returns whether it is to be taken */
@@ -252,5 +254,5 @@ export function createHops(context: Context): Hops {
     return DROP_NO_NEIGHBOUR;
   }
 
-  return { toBackend, toClient, toClient6, byRoute, byRoute6 };
+  return { toBackend, toClient, byRoute, byRoute6 };
 }

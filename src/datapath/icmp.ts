@@ -1,3 +1,4 @@
+import { PHASE_SPLICED, SPLICE_WORDS, X_PHASE, X_SEQUENCE_DELTA } from "../admission/splice.ts";
 import { D_BYTES, D_INTERFACE } from "../device/device.ts";
 import {
   backendSlotOf,
@@ -7,7 +8,11 @@ import {
   F_CLIENT_ADDR,
   F_CLIENT_VIP_PORTS,
   F_REPLY_ADDR,
+  F_STATE,
   F_VIP_ADDR,
+  FLOW_WORDS,
+  KEY_ORIGINAL_IPV6,
+  KEY_REPLY_IPV6,
   PROTOCOL_TCP,
   PROTOCOL_UDP,
   REPLY,
@@ -47,6 +52,7 @@ import { HOP_FOUND, type Hops } from "./hops.ts";
 import type { Output } from "./output.ts";
 import type { Owners } from "./owners.ts";
 import {
+  DROP_FAMILY_NOT_TRANSLATED,
   DROP_ICMP_CHECKSUM_WRONG,
   DROP_ICMP_HEADER_MALFORMED,
   DROP_ICMP_NO_FLOW,
@@ -166,6 +172,10 @@ export function createIcmp(
     if (reference < 0) return ours ? DROPPED | (DROP_ICMP_NO_FLOW << 8) : PASSED;
     const flowWord = table.word(reference >> 1);
     const toClient = (reference & 1) === REPLY;
+    const receiver = toClient ? KEY_ORIGINAL_IPV6 : KEY_REPLY_IPV6;
+    if (((i32[flowWord + F_STATE]! >>> 8) & receiver) !== 0) {
+      return DROPPED | (DROP_FAMILY_NOT_TRANSLATED << 8);
+    }
     const hop = toClient
       ? hops.toClient(flowWord)
       : hops.toBackend(backendSlotOf(i32[flowWord + F_BACKEND]!));
@@ -182,6 +192,13 @@ export function createIcmp(
     output.sendReceived(rxWord, egress);
     f64[countersAt + C_ICMP_ERRORS_TRANSLATED] = f64[countersAt + C_ICMP_ERRORS_TRANSLATED]! + 1;
     return FORWARDED;
+  }
+
+  function sequenceDeltaOf(flowWord: number): number {
+    if (layout.splices.bytes === 0) return 0;
+    const row = (flowWord - (layout.flows.at >> 2)) / FLOW_WORDS;
+    const word = (layout.splices.at >> 2) + row * SPLICE_WORDS;
+    return i32[word + X_PHASE] === PHASE_SPLICED ? i32[word + X_SEQUENCE_DELTA]! : 0;
   }
 
   /** The quote becomes what the receiver once sent, its checksums included as far as they are there. */
@@ -205,6 +222,10 @@ export function createIcmp(
     setIpv4Destination(view, quoteAt, destination);
     updateIpv4HeaderChecksum(view, quoteAt, addressDelta);
     view.setInt32(l4At, ports);
+    // Of what the backend once sent, the client was shown other sequence numbers.
+    if (!toClient && protocol === PROTOCOL_TCP) {
+      view.setInt32(l4At + 4, (view.getInt32(l4At + 4) + sequenceDeltaOf(flowWord)) | 0);
+    }
     if (protocol === PROTOCOL_UDP) {
       const checksum = view.getUint16(l4At + 6);
       if (checksum === 0) return;

@@ -27,14 +27,21 @@ export interface Owners {
     ports: number,
   ): number;
   /**
-   * The keeper of a datagram that comes in fragments: by addresses alone, since only the first one
-   * has ports. The kernel's steering agrees (addon/steering.cc).
+   * The worker for the first fragment of a datagram, whoever it was that handed it on. With ports 0 it
+   * is the datagram's keeper: by addresses alone, since only the first one has ports. The kernel's
+   * steering agrees (addon/steering.cc).
    */
-  ofFragment(flags: number, source: number, destination: number): number;
-  /** The worker for a first fragment, whoever it was that handed it on. */
   ofFirst(flags: number, source: number, destination: number, ports: number): number;
   /** The same for an ICMP error: addresses and ports of the packet that it quotes. */
   ofQuote(rxWord: number, source: number, destination: number, ports: number): number;
+  /** The same where the A_… flags of the quoted source are known; addresses as ownerOfClient() has them. */
+  ofQuoteFrom(
+    rxWord: number,
+    flags: number,
+    source: number,
+    destination: number,
+    ports: number,
+  ): number;
 }
 
 export function createOwners(context: Context, addresses: Addresses): Owners {
@@ -70,6 +77,16 @@ export function createOwners(context: Context, addresses: Addresses): Owners {
   function ofQuote(rxWord: number, source: number, destination: number, ports: number): number {
     const entry = addresses.find(source);
     const flags = entry < 0 ? 0 : i32[entry + A_FLAGS]!;
+    return ofQuoteFrom(rxWord, flags, source, destination, ports);
+  }
+
+  function ofQuoteFrom(
+    rxWord: number,
+    flags: number,
+    source: number,
+    destination: number,
+    ports: number,
+  ): number {
     if ((flags & A_IS_VIP) !== 0) return client(rxWord, destination, ports & 0xffff);
     if ((flags & A_IS_SNAT) !== 0) return snatPort(rxWord, ports >>> 16);
     return client(rxWord, source, ports >>> 16);
@@ -80,15 +97,11 @@ export function createOwners(context: Context, addresses: Addresses): Owners {
     return ownerOfClient(i32[H_SECRET]!, i32[H_SECRET + 1]!, address, port, mask, workers);
   }
 
-  function ofFragment(flags: number, source: number, destination: number): number {
-    return ofFirst(flags, source, destination, 0);
-  }
-
   function ofFirst(flags: number, source: number, destination: number, ports: number): number {
     if ((flags & A_IS_VIP) !== 0) return byClient(source, ports >>> 16);
     if ((flags & A_IS_SNAT) !== 0) return ownerOfSnatPort(ports & 0xffff, workers);
     return byClient(destination, ports & 0xffff);
   }
 
-  return { ofPacket, ofFragment, ofFirst, ofQuote };
+  return { ofPacket, ofFirst, ofQuote, ofQuoteFrom };
 }

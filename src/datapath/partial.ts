@@ -1,7 +1,7 @@
 import { D_AT, D_CSUM, D_INTERFACE, D_VNET, VNET_F_NEEDS_CSUM } from "../device/device.ts";
 import { PROTOCOL_TCP } from "../flow/flow-record.ts";
 import { W_PARTIAL_CHECKSUMS } from "../state/layout.ts";
-import { pseudoSumIpv4 } from "../wire/checksum.ts";
+import { pseudoSumIpv4, pseudoSumIpv6 } from "../wire/checksum.ts";
 import { ipv4Destination, ipv4Source } from "../wire/ipv4.ts";
 import { TCP_CHECKSUM_AT } from "../wire/tcp.ts";
 import { UDP_CHECKSUM_AT } from "../wire/udp.ts";
@@ -20,6 +20,8 @@ export interface PartialChecksums {
    * @param l4Bytes - header and data
    */
   mark(rxWord: number, ipAt: number, l4At: number, l4Bytes: number, protocol: number): void;
+  /** The same for IPv6. */
+  mark6(rxWord: number, ipAt: number, l4At: number, l4Bytes: number, protocol: number): void;
 }
 
 export function createPartialChecksums(context: Context): PartialChecksums {
@@ -33,13 +35,27 @@ export function createPartialChecksums(context: Context): PartialChecksums {
     l4Bytes: number,
     protocol: number,
   ): void {
-    const field = protocol === PROTOCOL_TCP ? TCP_CHECKSUM_AT : UDP_CHECKSUM_AT;
     const sum = pseudoSumIpv4(
       ipv4Source(view, ipAt),
       ipv4Destination(view, ipAt),
       protocol,
       l4Bytes,
     );
+    markIf(sum, rxWord, l4At, protocol);
+  }
+
+  function mark6(
+    rxWord: number,
+    ipAt: number,
+    l4At: number,
+    l4Bytes: number,
+    protocol: number,
+  ): void {
+    markIf(pseudoSumIpv6(view, ipAt, protocol, l4Bytes), rxWord, l4At, protocol);
+  }
+
+  function markIf(sum: number, rxWord: number, l4At: number, protocol: number): void {
+    const field = protocol === PROTOCOL_TCP ? TCP_CHECKSUM_AT : UDP_CHECKSUM_AT;
     // The sum is never 0, which on UDP says "no checksum".
     if (view.getUint16(l4At + field) !== sum) return;
     rx[rxWord + D_VNET] = VNET_F_NEEDS_CSUM;
@@ -49,5 +65,5 @@ export function createPartialChecksums(context: Context): PartialChecksums {
     if ((seen & bit) === 0) i32[seenWord] = seen | bit;
   }
 
-  return { mark };
+  return { mark, mark6 };
 }

@@ -26,6 +26,7 @@ import {
   FLAG_BY_BACKEND,
   FLAG_FIN_ORIGINAL,
   FLAG_FIN_REPLY,
+  hasExtension,
   ORIGINAL,
   PROTOCOL_ICMP,
   PROTOCOL_TCP,
@@ -54,7 +55,16 @@ import {
   VF_PACKETS_IN,
   VF_PACKETS_OUT,
 } from "../service/backend-slots.ts";
-import { A_FLAGS, A_IS_BACKEND, A_IS_HOST, A_IS_SNAT, A_IS_VIP } from "../service/bank.ts";
+import {
+  A_FLAGS,
+  A_IS_BACKEND,
+  A_IS_HOST,
+  A_IS_SNAT,
+  A_IS_VIP,
+  S_SYN_PROXY,
+  SERVICE_WORDS,
+  SYN_PROXY_OFF,
+} from "../service/bank.ts";
 import { HT_INTERFACES } from "../state/hop-table.ts";
 import { BACKEND_RUN_BYTES, SERVICE_RUN_BYTES } from "../state/layout.ts";
 import {
@@ -63,7 +73,9 @@ import {
   ETHERNET_HEADER_BYTES,
   ETHERTYPE_ARP,
   ETHERTYPE_IPV4,
+  ETHERTYPE_IPV6,
   etherType,
+  MAC_IPV6_GROUP,
   sourceMacHigh,
   sourceMacLow,
 } from "../wire/ethernet.ts";
@@ -83,11 +95,13 @@ import {
   ipv4TotalBytes,
   isFragment,
 } from "../wire/ipv4.ts";
+import { ipv6TotalBytes } from "../wire/ipv6.ts";
 import {
   checkTcp,
   TCP_ACK,
   TCP_MALFORMED,
   TCP_OK,
+  TCP_SYN,
   tcpAcknowledgement,
   tcpFlags,
   tcpPorts,
@@ -97,17 +111,22 @@ import { checkUdp, UDP_OK } from "../wire/udp.ts";
 import type { Addresses } from "./addresses.ts";
 import type { Arp } from "./arp.ts";
 import { type Balancer, OPENED } from "./balance.ts";
-import { type Context, R_FLOW, R_HOPS, R_TICK } from "./context.ts";
+import { type Context, R_FLOW, R_HOPS, R_IS_IPV6, R_SERVICES, R_TICK } from "./context.ts";
 import { C_FLOWS_RESET } from "./counters.ts";
 import type { Flows } from "./flows.ts";
 import { createFragmentPath } from "./fragments.ts";
 import type { Handover } from "./handover.ts";
 import { HOP_FOUND, type Hops } from "./hops.ts";
 import type { Icmp } from "./icmp.ts";
+import type { Icmp6 } from "./icmp6.ts";
+import type { Keys6 } from "./keys6.ts";
 import type { Output } from "./output.ts";
 import type { Owners } from "./owners.ts";
 import type { PartialChecksums } from "./partial.ts";
+import { createProcessor6, FLOW_OVER } from "./process6.ts";
+import type { SynProxy } from "./syn-proxy.ts";
 import type { Translator } from "./translate.ts";
+import type { Translator6 } from "./translate6.ts";
 import type { UdpFlows } from "./udp.ts";
 import {
   DROP_BACKEND_GONE,
@@ -117,7 +136,6 @@ import {
   DROP_IPV4_LENGTH_WRONG,
   DROP_IPV4_OPTIONS_SOURCE_ROUTE,
   DROP_IPV4_SOURCE_INVALID,
-  DROP_IPV6_NOT_SUPPORTED,
   DROP_NO_SERVICE,
   DROP_NOT_OURS,
   DROP_OUT_OF_STATE,
@@ -146,6 +164,8 @@ export interface Processor {
   endBatch(): void;
 }
 
+/** A partial checksum, or segments to be made: half of a virtio_net_hdr that no ICMP message has. */
+const ICMP_VNET_REFUSED = VNET_F_NEEDS_CSUM | (0xff << 8);
 const BACKEND_RUN_DOUBLES = BACKEND_RUN_BYTES >> 3;
 const SERVICE_RUN_DOUBLES = SERVICE_RUN_BYTES >> 3;
 
@@ -159,10 +179,14 @@ export function createProcessor(
   hops: Hops,
   flows: Flows,
   balancer: Balancer,
+  synProxy: SynProxy,
   translator: Translator,
   udp: UdpFlows,
   output: Output,
   partial: PartialChecksums,
+  icmp6: Icmp6,
+  keys6: Keys6,
+  translator6: Translator6,
   countersAt: number,
 ): Processor {
   const { device, f64, i32, layout, link, registers, rx, table, view } = context;
@@ -179,13 +203,18 @@ export function createProcessor(
     owners,
     handover,
     flows,
+    keys6,
     output,
-    { transport: processTransport, follow: send, pass },
+    { transport: processTransport, transport6, follow: send, pass },
     countersAt,
   );
 
   function drop(reason: number): number {
     return DROPPED | (reason << 8);
+  }
+
+  function transport6(rxWord: number, ipAt: number, l4At: number, protocol: number): number {
+    return six.processTransport(rxWord, ipAt, l4At, protocol);
   }
 
   /** Leave it to the kernel: AF_PACKET is a tap, a TUN device takes the packet back. */
@@ -207,6 +236,12 @@ export function createProcessor(
     if (registers[R_HOPS] === 0) return PASSED;
     const type = etherType(view, at);
     if (type === ETHERTYPE_ARP) return arp.process(rxWord);
+    const ipAt = at + ETHERNET_HEADER_BYTES;
+    const ipBytes = bytes - ETHERNET_HEADER_BYTES;
+    // Solicitations for addresses of ours come to a group of theirs (RFC 2464 section 7).
+    if (type === ETHERTYPE_IPV6 && destinationMacHigh(view, at) >>> 16 === MAC_IPV6_GROUP) {
+      return six.processGroup(rxWord, ipAt, ipBytes);
+    }
     // A bridge or a promiscuous interface shows frames for others: they are not ours to take.
     const own = registers[R_HOPS]! + HT_INTERFACES + 4 * rx[rxWord + D_INTERFACE]!;
     if (
@@ -215,8 +250,9 @@ export function createProcessor(
     ) {
       return PASSED;
     }
+    if (type === ETHERTYPE_IPV6) return six.process(rxWord, ipAt, ipBytes);
     if (type !== ETHERTYPE_IPV4) return PASSED;
-    return processIpv4(rxWord, at + ETHERNET_HEADER_BYTES, bytes - ETHERNET_HEADER_BYTES);
+    return processIpv4(rxWord, ipAt, ipBytes);
   }
 
   function processTun(rxWord: number): number {
@@ -224,8 +260,7 @@ export function createProcessor(
     const bytes = rx[rxWord + D_BYTES]!;
     if (bytes < 1) return drop(DROP_FRAME_TOO_SHORT);
     const version = view.getUint8(at) >>> 4;
-    // What the kernel says on its own account on a new device (router solicitations, MLD).
-    if (version === 6) return drop(DROP_IPV6_NOT_SUPPORTED);
+    if (version === 6) return six.process(rxWord, at, bytes);
     if (version !== 4) return drop(DROP_IPV4_HEADER_MALFORMED);
     return processIpv4(rxWord, at, bytes);
   }
@@ -249,6 +284,10 @@ export function createProcessor(
         return malformed(rxWord, ipAt, DROP_UDP_HEADER_MALFORMED);
       }
     } else if (protocol === PROTOCOL_ICMP) {
+      // Nobody leaves the checksum of ICMP to a device: whoever completed it would break the message.
+      if ((rx[rxWord + D_VNET]! & ICMP_VNET_REFUSED) !== 0) {
+        return malformed(rxWord, ipAt, DROP_VNET_HEADER_INVALID);
+      }
       const verdict = icmp.process(rxWord, ipAt);
       return verdict === PASSED ? pass(rxWord) : verdict;
     } else {
@@ -256,7 +295,7 @@ export function createProcessor(
     }
     if (isXdp) partial.mark(rxWord, ipAt, l4At, l4Bytes, protocol);
     const vnet = rx[rxWord + D_VNET]!;
-    if (vnet !== 0 && !isVnetSane(rxWord, ipAt, l4At, l4Bytes, protocol, vnet)) {
+    if (vnet !== 0 && !isVnetSane(rxWord, ipAt, l4At, l4Bytes, protocol, vnet, VNET_GSO_TCPV4)) {
       return malformed(rxWord, ipAt, DROP_VNET_HEADER_INVALID);
     }
     return processTransport(rxWord, ipAt, l4At, protocol);
@@ -273,10 +312,11 @@ export function createProcessor(
     l4Bytes: number,
     protocol: number,
     vnet: number,
+    tcpGso: number,
   ): boolean {
     const gso = (vnet >>> 8) & 0xff & ~VNET_GSO_ECN;
     if (gso !== VNET_GSO_NONE) {
-      const expected = protocol === PROTOCOL_TCP ? VNET_GSO_TCPV4 : VNET_GSO_UDP_L4;
+      const expected = protocol === PROTOCOL_TCP ? tcpGso : VNET_GSO_UDP_L4;
       if (gso !== expected || vnet >>> 16 === 0) return false;
     }
     if ((vnet & VNET_F_NEEDS_CSUM) === 0) return true;
@@ -373,9 +413,11 @@ export function createProcessor(
     if (flows.mustEnd(flowWord, backend)) {
       return endFlow(protocol, row, direction);
     }
+    if (synProxy.isOpening(flowWord)) return synProxy.receive(rxWord, ipAt, l4At, row, direction);
     const state = i32[flowWord + F_STATE]! & 0xff;
     if (protocol === PROTOCOL_TCP) {
       const tcpFlagBits = tcpFlags(view, l4At);
+      if (direction === REPLY && (tcpFlagBits & TCP_SYN) !== 0) learn(backend, l4At);
       const kind = kindOf(l4At, tcpFlagBits, flowWord, direction);
       const next = nextState(state, direction, kind);
       if (next === TCP_NEW_FLOW) {
@@ -408,6 +450,8 @@ export function createProcessor(
     flowWord: number,
     service: number,
   ): number {
+    // The addresses of an IPv6 packet were loaded when its flow was looked for.
+    registers[R_IS_IPV6] = view.getUint8(ipAt) >>> 4 === 6 ? 1 : 0;
     const verdict = balancer.open(
       rxWord,
       ipAt,
@@ -419,6 +463,7 @@ export function createProcessor(
       service,
       FLAG_BY_BACKEND,
     );
+    registers[R_IS_IPV6] = 0;
     if (verdict !== OPENED) return verdict;
     const row = balancer.opened[0]!;
     registers[R_FLOW] = (row << 1) | ORIGINAL;
@@ -429,6 +474,13 @@ export function createProcessor(
     return (reference & 1) === ORIGINAL
       ? sendOriginal(rxWord, ipAt, protocol, reference >> 1)
       : sendReply(rxWord, ipAt, protocol, table.word(reference >> 1));
+  }
+
+  /** SYN-ACKs of backends say what those of ours must. */
+  function learn(backend: number, l4At: number): void {
+    const service = i32[backend + B_SERVICE]!;
+    const serviceWord = registers[R_SERVICES]! + service * SERVICE_WORDS;
+    if (i32[serviceWord + S_SYN_PROXY] !== SYN_PROXY_OFF) synProxy.learn(l4At, service, false, 0);
   }
 
   /**
@@ -454,8 +506,10 @@ export function createProcessor(
    * behind it. Before it has acknowledged anything every number is.
    */
   function isInWindow(l4At: number, flowWord: number, direction: number): boolean {
-    const acknowledged = i32[flowWord + (direction === ORIGINAL ? F_ACK_REPLY : F_ACK_ORIGINAL)]!;
-    if (acknowledged === 0) return true;
+    const known = i32[flowWord + (direction === ORIGINAL ? F_ACK_REPLY : F_ACK_ORIGINAL)]!;
+    if (known === 0) return true;
+    // Numbers of a backend's segment are its own here; the client acknowledges what it was told.
+    const acknowledged = direction === ORIGINAL ? known : known + flows.sequenceDelta(flowWord);
     return (tcpSequence(view, l4At) - acknowledged) >>> 0 <= SEQUENCE_WINDOW_BYTES;
   }
 
@@ -472,8 +526,11 @@ export function createProcessor(
     const slot = backendSlotOf(i32[flowWord + F_BACKEND]!);
     const hop = hops.toBackend(slot);
     if (hop !== HOP_FOUND) return drop(hop);
-    const bytes = ipv4TotalBytes(view, ipAt);
-    const verdict = translator.forward(rxWord, ipAt, flowWord, ORIGINAL, protocol);
+    const extended = hasExtension(i32[flowWord + F_STATE]!);
+    const bytes = extended ? packetBytes(ipAt) : ipv4TotalBytes(view, ipAt);
+    const verdict = extended
+      ? translator6.forward(rxWord, ipAt, flowWord, ORIGINAL, protocol)
+      : translator.forward(rxWord, ipAt, flowWord, ORIGINAL, protocol);
     if (verdict === FORWARDED) {
       count(flowWord, slot, bytes, BF_PACKETS_IN, BF_BYTES_IN, VF_PACKETS_IN, VF_BYTES_IN);
     }
@@ -484,12 +541,21 @@ export function createProcessor(
     const hop = hops.toClient(flowWord);
     if (hop !== HOP_FOUND) return drop(hop);
     const slot = backendSlotOf(i32[flowWord + F_BACKEND]!);
-    const bytes = ipv4TotalBytes(view, ipAt);
-    const verdict = translator.forward(rxWord, ipAt, flowWord, REPLY, protocol);
+    const extended = hasExtension(i32[flowWord + F_STATE]!);
+    const bytes = extended ? packetBytes(ipAt) : ipv4TotalBytes(view, ipAt);
+    const verdict = extended
+      ? translator6.forward(rxWord, ipAt, flowWord, REPLY, protocol)
+      : translator.forward(rxWord, ipAt, flowWord, REPLY, protocol);
     if (verdict === FORWARDED) {
       count(flowWord, slot, bytes, BF_PACKETS_OUT, BF_BYTES_OUT, VF_PACKETS_OUT, VF_BYTES_OUT);
     }
     return verdict;
+  }
+
+  /** Bytes of the IP packet, of either family. */
+  function packetBytes(ipAt: number): number {
+    const isSix = view.getUint8(ipAt) >>> 4 === 6;
+    return isSix ? ipv6TotalBytes(view, ipAt) : ipv4TotalBytes(view, ipAt);
   }
 
   function count(
@@ -555,8 +621,16 @@ export function createProcessor(
     return malformed(rxWord, ipAt, reason);
   }
 
+  const six = createProcessor6(
+    context,
+    addresses,
+    owners,
+    handover,
+    icmp6,
+    keys6,
+    balancer,
+    partial,
+    { pass, processFlow, sendOriginal, processFragment6: fragments.process6, isVnetSane },
+  );
   return { process, endBatch: fragments.run };
 }
-
-/** The answer of processFlow when the packet must be looked at as one without a flow. */
-const FLOW_OVER = -1;

@@ -4,11 +4,20 @@ import { PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP } from "../flow/flow-record.t
 import { fold, pseudoSumIpv4, sumBytes } from "../wire/checksum.ts";
 import { isGroupDestination, sourceMacHigh, sourceMacLow } from "../wire/ethernet.ts";
 import {
+  ICMP_CODE_FRAGMENTATION_NEEDED,
   ICMP_CODE_PORT_UNREACHABLE,
   ICMP_HEADER_BYTES,
+  ICMP_TIME_EXCEEDED,
   ICMP_UNREACHABLE,
   writeIcmpErrorHeader,
 } from "../wire/icmp.ts";
+import {
+  ICMP6_CODE_ADMIN_PROHIBITED,
+  ICMP6_CODE_PORT_UNREACHABLE,
+  ICMP6_PACKET_TOO_BIG,
+  ICMP6_TIME_EXCEEDED,
+  ICMP6_UNREACHABLE,
+} from "../wire/icmpv6.ts";
 import {
   IPV4_HEADER_BYTES,
   ipv4Destination,
@@ -36,6 +45,7 @@ import { UDP_HEADER_BYTES } from "../wire/udp.ts";
 import { type Context, R_IPV4_ID } from "./context.ts";
 import { C_ICMP_ERRORS_SENT, C_RST_SENT } from "./counters.ts";
 import type { Output } from "./output.ts";
+import { createReply6, FROM_DESTINATION, type Reply6 } from "./reply6.ts";
 import type { TokenBucket } from "./token-bucket.ts";
 import { DROP_REPLY_NOT_ALLOWED, DROP_REPLY_RATE_LIMITED, DROPPED, REPLIED } from "./verdict.ts";
 
@@ -48,7 +58,11 @@ const OWN_TTL = 64;
  * why there is no answer. `write…` makes a packet in a spare and returns its bytes, or 0.
  */
 export interface Reply {
+  /** The same for IPv6. */
+  readonly six: Reply6;
+  /** Of a packet of either family; an IPv6 one has its transport header at R_L4_AT. */
   answerReset(rxWord: number, ipAt: number): number;
+  /** About an IPv6 packet: the ICMPv6 error of the same meaning, from the packet's destination. */
   answerIcmpError(
     rxWord: number,
     ipAt: number,
@@ -82,6 +96,7 @@ export function createReply(
   // A part of the numbers for each worker: two never give out one at the same time.
   const ids = Math.floor(0x10000 / layout.workers);
   const firstId = layout.worker * ids;
+  const six = createReply6(context, output, bucket, countersAt);
 
   function nextId(): number {
     const id = registers[R_IPV4_ID]!;
@@ -106,7 +121,12 @@ export function createReply(
     output.sendSpare(ipAt, bytes, ingress, rxWord);
   }
 
+  function isIpv6(ipAt: number): boolean {
+    return view.getUint8(ipAt) >>> 4 === 6;
+  }
+
   function answerReset(rxWord: number, frameIpAt: number): number {
+    if (isIpv6(frameIpAt)) return six.answerReset(rxWord, frameIpAt);
     if (!mayAnswer(frameIpAt)) return DROPPED | (DROP_REPLY_NOT_ALLOWED << 8);
     const frameTcpAt = frameIpAt + ipv4HeaderBytes(view, frameIpAt);
     const flags = tcpFlags(view, frameTcpAt);
@@ -186,6 +206,7 @@ export function createReply(
     code: number,
     mtu: number,
   ): number {
+    if (isIpv6(frameIpAt)) return answerError6(rxWord, frameIpAt, type, code, mtu);
     if (!mayAnswer(frameIpAt)) return DROPPED | (DROP_REPLY_NOT_ALLOWED << 8);
     if (!bucket.take()) return DROPPED | (DROP_REPLY_RATE_LIMITED << 8);
     const ipAt = output.takeSpare();
@@ -200,6 +221,25 @@ export function createReply(
     const bytes = writeIcmp(ipAt, source, ipv4Source(view, frameIpAt), type, code, mtu, quoted);
     sendBack(rxWord, frameIpAt, ipAt, bytes);
     return REPLIED;
+  }
+
+  function answerError6(
+    rxWord: number,
+    frameIpAt: number,
+    type: number,
+    code: number,
+    mtu: number,
+  ): number {
+    let type6 = ICMP6_UNREACHABLE;
+    let code6 = ICMP6_CODE_ADMIN_PROHIBITED;
+    if (type === ICMP_TIME_EXCEEDED) {
+      type6 = ICMP6_TIME_EXCEEDED;
+      code6 = code;
+    } else if (code === ICMP_CODE_FRAGMENTATION_NEEDED) {
+      type6 = ICMP6_PACKET_TOO_BIG;
+      code6 = 0;
+    } else if (code === ICMP_CODE_PORT_UNREACHABLE) code6 = ICMP6_CODE_PORT_UNREACHABLE;
+    return six.answerError(rxWord, frameIpAt, FROM_DESTINATION, type6, code6, mtu);
   }
 
   /** The quote lies in place already. */
@@ -249,5 +289,5 @@ export function createReply(
     );
   }
 
-  return { answerReset, answerIcmpError, writeReset, writePortUnreachable, nextId };
+  return { six, answerReset, answerIcmpError, writeReset, writePortUnreachable, nextId };
 }

@@ -90,6 +90,16 @@ export const DROP_REASONS = [
   "fragment_refused",
   // Admission
   "access_denied",
+  // IPv6
+  "ipv6_header_malformed",
+  "ipv6_length_wrong",
+  "ipv6_source_invalid",
+  "ipv6_extension_malformed",
+  "ipv6_extensions_too_many",
+  "ipv6_routing_header",
+  "udp_checksum_missing",
+  "neighbour_malformed",
+  "family_not_translated",
 ] as const;
 export type DropReason = (typeof DROP_REASONS)[number];
 
@@ -151,3 +161,12 @@ export const DROP_ACCESS_DENIED = reason("access_denied");
 /** Refusals, in the order of their counters: C_REFUSED + REFUSED_…. */
 export const REFUSED_ACCESS = 0;
 export const REFUSAL_NAMES = ["access"] as const;
+export const DROP_IPV6_HEADER_MALFORMED = reason("ipv6_header_malformed");
+export const DROP_IPV6_LENGTH_WRONG = reason("ipv6_length_wrong");
+export const DROP_IPV6_SOURCE_INVALID = reason("ipv6_source_invalid");
+export const DROP_IPV6_EXTENSION_MALFORMED = reason("ipv6_extension_malformed");
+export const DROP_IPV6_EXTENSIONS_TOO_MANY = reason("ipv6_extensions_too_many");
+export const DROP_IPV6_ROUTING_HEADER = reason("ipv6_routing_header");
+export const DROP_UDP_CHECKSUM_MISSING = reason("udp_checksum_missing");
+export const DROP_NEIGHBOUR_MALFORMED = reason("neighbour_malformed");
+export const DROP_FAMILY_NOT_TRANSLATED = reason("family_not_translated");

@@ -1,3 +1,4 @@
+import type { Words6 } from "../base/address.ts";
 import { assert } from "../base/assert.ts";
 import { DeviceError } from "../base/errors.ts";
 import { errnoName, isNativeFailure, nativeAddon } from "./native.ts";
@@ -5,7 +6,8 @@ import { errnoName, isNativeFailure, nativeAddon } from "./native.ts";
 /**
  * The guard of the addon (addon/guard.cc): a program and its maps. On the interfaces that it is
  * attached to it keeps the kernel from the packets that the maps name: as a TCX program it drops
- * the kernel's copy, as an XDP program it hands them to AF_XDP sockets.
+ * the kernel's copy, as an XDP program it hands them to AF_XDP sockets. Addresses are four words in
+ * host order, those of IPv4 mapped (::ffff:a.b.c.d).
  */
 export interface NativeGuard {
   /**
@@ -13,13 +15,17 @@ export interface NativeGuard {
    * open; -1 for TCX. The socket of a queue stands at ordinal * XDP_QUEUES_MAX + queue.
    */
   readonly sockets: number;
-  /** Insert or replace one address (int32, host order) with its GUARD_ flags. */
-  setAddress(address: number, flags: number): void;
+  /**
+   * Insert or replace one address, or a prefix, with its GUARD_ flags.
+   *
+   * @param bits - of the prefix, counted on the 128 of the words: 96 more than IPv4's own length
+   */
+  setAddress(address: Words6, bits: number, flags: number): void;
   /** Removing what is not there is fine. */
-  removeAddress(address: number): void;
+  removeAddress(address: Words6, bits: number): void;
   /** Insert the ports whose first `bits` (0..16) bits are those of `port`. */
-  setPorts(kind: number, protocol: number, address: number, port: number, bits: number): void;
-  removePorts(kind: number, protocol: number, address: number, port: number, bits: number): void;
+  setPorts(kind: number, protocol: number, address: Words6, port: number, bits: number): void;
+  removePorts(kind: number, protocol: number, address: Words6, port: number, bits: number): void;
   /**
    * Put the program on an interface, before all others there.
    *
@@ -45,8 +51,14 @@ interface GuardAddon {
     portsMax: number,
     hook: number,
     keeps: boolean,
-  ): Omit<NativeGuard, "attach"> & {
+  ): {
+    readonly sockets: number;
+    setAddress(...wordsBitsFlags: number[]): void;
+    removeAddress(...wordsBits: number[]): void;
+    setPorts(kind: number, protocol: number, ...wordsPortBits: number[]): void;
+    removePorts(kind: number, protocol: number, ...wordsPortBits: number[]): void;
     attach(interfaceIndex: number, pin: string, ordinal: number, generic: number): number;
+    close(): void;
   };
   guardPinned(path: string): number;
 }
@@ -101,12 +113,12 @@ export function openNativeGuard(
   const native = call(() => addon().createGuard(addressesMax, portsMax, HOOKS[hook], keeps));
   return {
     sockets: native.sockets,
-    setAddress: (address, flags) => call(() => native.setAddress(address, flags)),
-    removeAddress: (address) => call(() => native.removeAddress(address)),
+    setAddress: (address, bits, flags) => call(() => native.setAddress(...address, bits, flags)),
+    removeAddress: (address, bits) => call(() => native.removeAddress(...address, bits)),
     setPorts: (kind, protocol, address, port, bits) =>
-      call(() => native.setPorts(kind, protocol, address, port, bits)),
+      call(() => native.setPorts(kind, protocol, ...address, port, bits)),
     removePorts: (kind, protocol, address, port, bits) =>
-      call(() => native.removePorts(kind, protocol, address, port, bits)),
+      call(() => native.removePorts(kind, protocol, ...address, port, bits)),
     attach: (interfaceIndex, pin, ordinal, generic) =>
       call(() => native.attach(interfaceIndex, pin, ordinal, generic ? 1 : 0) !== 0),
     close: () => native.close(),

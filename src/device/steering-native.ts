@@ -1,3 +1,4 @@
+import type { Words6 } from "../base/address.ts";
 import { assert } from "../base/assert.ts";
 import { DeviceError } from "../base/errors.ts";
 import { errnoName, isNativeFailure, nativeAddon } from "./native.ts";
@@ -10,13 +11,14 @@ export interface Steering {
   /** Descriptor of the program, valid in every thread of the process. */
   readonly programFd: number;
   /**
-   * Say what an address is.
+   * Say what an address is, or a prefix.
    *
-   * @param address - int32, host order
+   * @param address - four words in host order; IPv4 mapped (::ffff:a.b.c.d)
+   * @param bits - of the 128; fewer for a prefix
    * @param flags - STEER_ flags; 0: nothing
    * @throws DeviceError when the map is full, or the steering is closed
    */
-  set(address: number, flags: number): void;
+  set(address: Words6, bits: number, flags: number): void;
   /** What was given the program keeps it. Closing twice is fine. */
   close(): void;
 }
@@ -42,7 +44,11 @@ interface SteeringAddon {
     portMask: number,
     workers: number,
     addressesMax: number,
-  ): Steering;
+  ): {
+    readonly programFd: number;
+    set(...wordsBitsFlags: number[]): void;
+    close(): void;
+  };
 }
 
 function call<T>(work: () => T): T {
@@ -78,7 +84,7 @@ export function createSteering(options: SteeringOptions): Steering {
   const native = call(() => addon.createSteering(key[0], key[1], portMask, workers, addressesMax));
   return {
     programFd: native.programFd,
-    set: (address, flags) => call(() => native.set(address, flags)),
+    set: (address, bits, flags) => call(() => native.set(...address, bits, flags)),
     close: () => native.close(),
   };
 }

@@ -1,5 +1,5 @@
 import { assert } from "../base/assert.ts";
-import { FLOW_BYTES } from "../state/layout.ts";
+import { EXTENSION_BYTES, FLOW_BYTES } from "../state/layout.ts";
 
 /**
  * One flow: sixteen words, one cache line, both directions.
@@ -9,8 +9,11 @@ import { FLOW_BYTES } from "../state/layout.ts";
  * themselves after any single store, so that a process that dies between two stores leaves a record
  * that is either whole or marked as half-written.
  *
- * IPv6 flows will keep their addresses in an extension section that has the same row number; the
- * family bit in F_STATE says which. The four address words then hold nothing.
+ * A flow with IPv6 addresses on either side (KEY_ORIGINAL_IPV6, KEY_REPLY_IPV6) has all four of its
+ * addresses in its extension, the row of the same number in the section flowExtensions. Its address
+ * words of that side hold a keyed fold of each address (foldAddress6), so that the index and the
+ * search for a key are the same for both families; who finds a flow by folds compares the whole
+ * addresses before following it.
  */
 
 /** Version: odd while the fixed words are being written; 0: never used; even: whole. */
@@ -51,6 +54,18 @@ export const F_ACK_REPLY = 15;
 
 export const FLOW_WORDS = 16;
 assert(FLOW_WORDS * 4 === FLOW_BYTES, "a flow record is one section record");
+
+/**
+ * Words of an extension: the addresses of the flow in full, four words each in host order; IPv4 ones
+ * as mapped addresses, ::ffff:a.b.c.d. All of them are (fixed).
+ */
+export const X_CLIENT = 0;
+export const X_VIP = 4;
+export const X_BACKEND = 8;
+/** SNAT address, or the client's in nat. */
+export const X_REPLY = 12;
+export const EXTENSION_WORDS = 16;
+assert(EXTENSION_WORDS * 4 === EXTENSION_BYTES, "an extension is one section record");
 
 /** A slot's number has 20 bits: 1,000 services of 100 backends and a protocol or two fit. */
 export const BACKEND_SLOT_BITS = 20;
@@ -114,6 +129,9 @@ export const KEY_SLOW = 0x20;
 export const KEY_REPLY_IPV6 = 0x40;
 export const KEY_ORIGINAL_IPV6 = 0x80;
 
+/** Either side has IPv6 addresses: the flow has an extension. */
+export const KEY_ANY_IPV6 = KEY_REPLY_IPV6 | KEY_ORIGINAL_IPV6;
+
 /** What an IPv6 packet's protocol is combined with when its flow is looked for. */
 export const KEY_IPV6 = 0x80;
 
@@ -123,6 +141,11 @@ export const KEY_BY_BACKEND = 1 << 23;
 /** Protocol number of the record whose F_STATE is `word`. */
 export function protocolOf(word: number): number {
   return (word >>> 8) & KEY_PROTOCOL;
+}
+
+/** Whether the record whose F_STATE is `word` has an extension. */
+export function hasExtension(word: number): boolean {
+  return ((word >>> 8) & KEY_ANY_IPV6) !== 0;
 }
 
 /** MODE_… of the record whose F_STATE is `word`. */
@@ -148,6 +171,7 @@ export function replyKeyOf(word: number): number {
 export const PROTOCOL_ICMP = 1;
 export const PROTOCOL_TCP = 6;
 export const PROTOCOL_UDP = 17;
+export const PROTOCOL_ICMPV6 = 58;
 
 /** States of a flow. Names as netfilter has them (nf_conntrack_tcp.h), plus two for UDP. */
 export const STATE_FREE = 0;

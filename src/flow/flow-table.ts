@@ -1,10 +1,11 @@
 import { assert } from "../base/assert.ts";
 import { EVICT_LOOKS, SWEEP_ROWS_MAX } from "../base/limits.ts";
 import { type RegionViews, W_FLOWS_HIGH_WATER, W_FLOWS_USED } from "../state/layout.ts";
-import { recordIsSound } from "./check-record.ts";
+import { flowIsSound } from "./check-record.ts";
 import { createFlowIndex } from "./flow-index.ts";
 import {
   backendSlotOf,
+  EXTENSION_WORDS,
   F_BACKEND,
   F_BACKEND_ADDR,
   F_BACKEND_REPLY_PORTS,
@@ -19,6 +20,7 @@ import {
   F_VIP_ADDR,
   FLOW_WORDS,
   generationOf,
+  hasExtension,
   isOneWay,
   KEY_BY_BACKEND,
   ORIGINAL,
@@ -51,6 +53,8 @@ import {
  * Keys      ORIGINAL (protocol, client, VIP, client port << 16 | VIP port), REPLY (protocol,
  *           backend, reply address, backend port << 16 | reply port). All live keys, of both
  *           directions together, differ: no two live flows share a reply tuple (design section 2).
+ * Extension Addresses of a flow that has IPv6 ones: a row of the same number in another section, written
+ *           between the same two versions (flow-record.ts). Keys have folds of the addresses.
  * Stores    insert() makes the version odd, writes the words, makes the version even, and only then
  *           indexes the row; remove() first makes the state FREE, with one store. A process that
  *           dies between any two stores leaves each row free, whole, or marked by an odd version.
@@ -86,11 +90,14 @@ export interface RebuildReport {
 export interface FlowTable {
   /** The caller fills every word but F_VERSION, then calls insert(). Reused; never cleared here. */
   readonly draft: Int32Array;
+  /** The extension of the draft: the caller fills it where the key byte says IPv6. */
+  readonly draftExtension: Int32Array;
   /**
    * Find a flow by the addresses and ports of a packet.
    *
-   * @param protocol - PROTOCOL_TCP or PROTOCOL_UDP
-   * @param source - source address, int32 in host order
+   * @param protocol - PROTOCOL_TCP or PROTOCOL_UDP; of an IPv6 packet with KEY_IPV6
+   * @param source - source address, int32 in host order; foldAddress6() of an IPv6 one, and who finds
+   *   a flow so compares the addresses of its extension
    * @param destination - destination address
    * @param ports - source port << 16 | destination port
    * @returns row << 1 | direction, or -1
@@ -125,6 +132,10 @@ export interface FlowTable {
   remove(row: number): void;
   /** Index in views.i32 of the first word of a row; F_* are relative to it. */
   word(row: number): number;
+  /** The same of the row's extension, X_*; it means something where hasExtension(). */
+  extensionWord(row: number): number;
+  /** The extension of the flow whose record begins at `flowWord`. */
+  extensionOf(flowWord: number): number;
   /**
    * Look at EVICT_LOOKS rows for one that may make room for a new flow: a half-open one (SYN_SENT,
    * SYN_RECV, UDP_ONE_WAY), else a closed one (TIME_WAIT, CLOSE); of several the one that expires
@@ -165,6 +176,8 @@ export interface FlowTable {
   rebuild(isBackend?: (slot: number, generation: number) => boolean): RebuildReport;
 }
 
+assert(EXTENSION_WORDS === FLOW_WORDS, "a record and its extension lie equally far into sections");
+
 /** The REPLY entry of a flow that has none. */
 const NO_ENTRY = -2;
 
@@ -186,10 +199,12 @@ export function createFlowTable(views: RegionViews): FlowTable {
   const capacity = layout.flowCapacity;
   const flowsWord = layout.flows.at >> 2;
   const freeWord = layout.flowFree.at >> 2;
+  const extensionsWord = layout.flowExtensions.at >> 2;
   const usedWord = layout.workerWord + W_FLOWS_USED;
   const highWaterWord = layout.workerWord + W_FLOWS_HIGH_WATER;
   const index = createFlowIndex(views);
   const draft = new Int32Array(FLOW_WORDS);
+  const draftExtension = new Int32Array(EXTENSION_WORDS);
   const cells = new Int32Array(CELLS);
 
   function find(protocol: number, source: number, destination: number, ports: number): number {
@@ -258,6 +273,8 @@ export function createFlowTable(views: RegionViews): FlowTable {
     if (taken !== 0) return taken;
     const originalEntry = index.choose(original, -1);
     if (originalEntry < 0) return INSERT_INDEX_FULL;
+    const extended = hasExtension(draft[F_STATE]!);
+    assert(!extended || layout.ipv6, "only a region with room for IPv6 has IPv6 flows");
     const oneWay = isOneWay(draft[F_STATE]!);
     const replyEntry = oneWay ? NO_ENTRY : index.choose(reply, originalEntry);
     if (replyEntry === -1) return INSERT_INDEX_FULL;
@@ -267,6 +284,12 @@ export function createFlowTable(views: RegionViews): FlowTable {
     const odd = i32[at + F_VERSION]! | 1;
     Atomics.store(i32, at + F_VERSION, odd);
     for (let word = F_VERSION + 1; word < FLOW_WORDS; word++) i32[at + word] = draft[word]!;
+    if (extended) {
+      const extension = extensionWord(row);
+      for (let word = 0; word < EXTENSION_WORDS; word++) {
+        i32[extension + word] = draftExtension[word]!;
+      }
+    }
     Atomics.store(i32, at + F_VERSION, nextVersion(odd));
     index.write(originalEntry, original, (row << 1) | ORIGINAL);
     if (!oneWay) index.write(replyEntry, reply, (row << 1) | REPLY);
@@ -290,6 +313,15 @@ export function createFlowTable(views: RegionViews): FlowTable {
 
   function word(row: number): number {
     return flowsWord + row * FLOW_WORDS;
+  }
+
+  function extensionWord(row: number): number {
+    return extensionsWord + row * EXTENSION_WORDS;
+  }
+
+  function extensionOf(flowWord: number): number {
+    // Records and extensions have as many words.
+    return extensionsWord + flowWord - flowsWord;
   }
 
   function evict(tick: number): number {
@@ -409,7 +441,7 @@ export function createFlowTable(views: RegionViews): FlowTable {
     isBackend: (slot: number, generation: number) => boolean,
   ): "kept" | "damaged" | "noRoom" {
     const at = flowsWord + row * FLOW_WORDS;
-    if (!recordIsSound(i32, at)) return "damaged";
+    if (!flowIsSound(views, at, extensionWord(row))) return "damaged";
     const backend = i32[at + F_BACKEND]!;
     if (!isBackend(backendSlotOf(backend), generationOf(backend))) return "damaged";
     const original = index.originalHash(i32, at);
@@ -466,6 +498,9 @@ export function createFlowTable(views: RegionViews): FlowTable {
 
   return {
     draft,
+    draftExtension,
+    extensionWord,
+    extensionOf,
     find,
     findByBackend,
     insert,

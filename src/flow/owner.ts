@@ -9,6 +9,7 @@ import { MODE_FULL_NAT } from "./flow-record.ts";
  *                                destination of the other
  *   REPLY in full-nat            the port at our SNAT address, modulo the workers: worker w takes
  *                                only ports that are w modulo N (snat-ports.ts)
+ *   either family                an IPv6 address is the exclusive or of its four words
  *   an ICMP error                by the packet that it quotes
  *   all else                     worker 0
  *
@@ -23,9 +24,20 @@ export const OWNER_PORT_COUNTS = 0xffff;
 export const OWNER_ADDRESS_ONLY = 0;
 
 /**
+ * An IPv6 address as the one word that ownerOfClient() takes. Whoever owns a /64 can choose addresses
+ * that fold to one word, so all of them to one worker: as one who owns many IPv4 addresses can by
+ * trying. The kernel's program does it with three instructions.
+ *
+ * @returns int32
+ */
+export function ownerWord6(w0: number, w1: number, w2: number, w3: number): number {
+  return w0 ^ w1 ^ w2 ^ w3;
+}
+
+/**
  * @param k0 - first word of the region's secret
  * @param k1 - second word
- * @param address - the client's, int32 in host order
+ * @param address - the client's, int32 in host order; ownerWord6() of an IPv6 one
  * @param port - the client's, 0..65535
  * @param portMask - OWNER_PORT_COUNTS or OWNER_ADDRESS_ONLY
  * @param workers - 1..WORKERS_MAX

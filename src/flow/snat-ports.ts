@@ -51,12 +51,13 @@ function scramble(word: number): number {
 }
 
 export interface SnatPorts {
-  /** After pick() gave 1: address (int32, host order), port. */
+  /** After pick() gave 1: address (int32, host order; the fold of an IPv6 one), port, its place. */
   readonly result: Int32Array;
   /**
    * Find a free address and port towards a backend. Nothing is taken: inserting the flow does it.
    *
-   * @param protocol - PROTOCOL_TCP or PROTOCOL_UDP
+   * @param protocol - PROTOCOL_TCP or PROTOCOL_UDP; with KEY_IPV6 where the pool is IPv6, and then
+   *   addresses of that side are folds
    * @param client - client address
    * @param vip - VIP address
    * @param clientVipPorts - client port << 16 | VIP port
@@ -90,7 +91,7 @@ export function createSnatPorts(views: RegionViews, table: FlowTable): SnatPorts
   const i32 = views.i32;
   const { worker, workers } = views.layout;
   const others = createOtherShards(views);
-  const result = new Int32Array(2);
+  const result = new Int32Array(3);
   /** The search at hand, so that a candidate is looked at without a closure or ten arguments. */
   const search = new Int32Array(SEARCH_WORDS);
 
@@ -113,6 +114,7 @@ export function createSnatPorts(views: RegionViews, table: FlowTable): SnatPorts
     }
     result[0] = address;
     result[1] = port;
+    result[2] = (candidate / ports) | 0;
     return true;
   }
 

@@ -1,6 +1,6 @@
 import { removeNftablesGuards } from "./guard-nftables.ts";
 import { BPF_FOLDER, removePinnedGuards } from "./guard-pins.ts";
-import { removeTunRoutes } from "./tun-routes.ts";
+import { removeTunRoutes } from "./tun-leftovers.ts";
 
 /**
  * Remove what a crashed gateway may have left in this network namespace: routing rules, routes and

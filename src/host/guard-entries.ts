@@ -1,3 +1,4 @@
+import { type Address, addressBits, compareAddresses, isInPrefix } from "../base/address.ts";
 import { portPrefixes } from "./port-prefixes.ts";
 
 /** IP protocol numbers that services have. */
@@ -6,26 +7,28 @@ export const UDP = 17;
 
 /**
  * What the gateway owns (design 1.9): packets that it takes from the wire, so that the kernel must
- * not handle its own copy of them. Addresses are int32 in host order, protocols IP numbers.
+ * not handle its own copy of them. Protocols are IP numbers.
  */
 export interface GuardEntries {
   /** Every VIP: address, protocol, and ports `low..high` (both included; `any` is 1..65535). */
   readonly vips: readonly {
-    readonly address: number;
+    readonly address: Address;
+    /** Of a VIP that is a prefix; left out: the address alone. */
+    readonly prefixLength?: number | undefined;
     readonly protocol: number;
     readonly low: number;
     readonly high: number;
   }[];
   /** Backends of `nat` services; port 0 means every port. */
   readonly backends: readonly {
-    readonly address: number;
+    readonly address: Address;
     readonly protocol: number;
     readonly port: number;
   }[];
   /** Addresses of the full-NAT pool. */
-  readonly snat: readonly number[];
+  readonly snat: readonly Address[];
   /** Addresses of the host, see hostAddresses(). */
-  readonly hosts: readonly number[];
+  readonly hosts: readonly Address[];
 }
 
 /** Address flags: the values of the guard's address map, addon/guard.cc has the same numbers. */
@@ -45,32 +48,63 @@ export const PORTS_OF_BACKEND = 1;
 export interface PortRangeEntry {
   readonly kind: typeof PORTS_OF_VIP | typeof PORTS_OF_BACKEND;
   readonly protocol: number;
-  readonly address: number;
+  readonly address: Address;
   readonly low: number;
   readonly high: number;
 }
 
+export interface AddressEntry {
+  readonly address: Address;
+  /** All of the address's, or fewer: a prefix. */
+  readonly prefixLength: number;
+  /** GUARD_…; those of an address count alone, without what prefixes say of it. */
+  readonly flags: number;
+}
+
 export interface CompiledGuard {
-  /** Address -> GUARD_ flags. */
-  readonly addresses: ReadonlyMap<number, number>;
+  /** By `ADDRESS/LENGTH`. */
+  readonly addresses: ReadonlyMap<string, AddressEntry>;
   /** Not overlapping for one kind, protocol and address; ascending. */
   readonly ranges: readonly PortRangeEntry[];
 }
 
+type Vip = GuardEntries["vips"][number];
+
+function isWhole({ address, prefixLength }: Vip): boolean {
+  return prefixLength === undefined || prefixLength === addressBits(address);
+}
+
 /** Work out flags per address and merged port ranges. Pure. */
 export function compileGuard(entries: GuardEntries): CompiledGuard {
-  const addresses = new Map<number, number>();
-  const mark = (address: number, flag: number): void => {
-    addresses.set(address, (addresses.get(address) ?? 0) | flag);
+  const addresses = new Map<string, AddressEntry>();
+  const mark = (address: Address, flag: number, length?: number): void => {
+    const prefixLength = length ?? addressBits(address);
+    const key = `${address.text}/${prefixLength}`;
+    const flags = (addresses.get(key)?.flags ?? 0) | flag;
+    addresses.set(key, { address, prefixLength, flags });
   };
-  const hosts = new Set(entries.hosts);
-  for (const address of hosts) mark(address, GUARD_HOST);
-  for (const { address } of entries.vips)
-    mark(address, hosts.has(address) ? GUARD_VIP : GUARD_WHOLE);
+  const hosts = new Map(entries.hosts.map((address) => [address.text, address]));
+  const prefixes = entries.vips.filter((vip) => !isWhole(vip));
+  // Only a host's VIP has packets that are not owned: its ports are looked at.
+  const vipRanges: PortRangeEntry[] = [];
+  const markVip = (address: Address, { protocol, low, high }: Vip): void => {
+    mark(address, hosts.has(address.text) ? GUARD_VIP : GUARD_WHOLE);
+    vipRanges.push({ kind: PORTS_OF_VIP, address, protocol, low, high });
+  };
+  for (const address of hosts.values()) mark(address, GUARD_HOST);
+  for (const vip of entries.vips) if (isWhole(vip)) markVip(vip.address, vip);
   for (const address of entries.snat) mark(address, GUARD_WHOLE);
   for (const { address } of entries.backends) mark(address, GUARD_BACKEND);
+  // An address that is looked up for its own sake has to say what prefixes say of it, too.
+  const known = [...addresses.values()].map(({ address }) => address);
+  for (const vip of prefixes) {
+    const length = vip.prefixLength as number;
+    mark(vip.address, GUARD_WHOLE, length);
+    for (const address of known)
+      if (isInPrefix(address, vip.address, length)) markVip(address, vip);
+  }
   const ranges = [
-    ...entries.vips.map((vip) => ({ kind: PORTS_OF_VIP, ...vip }) as const),
+    ...vipRanges,
     ...entries.backends.map(
       ({ address, protocol, port }) =>
         ({
@@ -89,7 +123,7 @@ function compareRanges(a: PortRangeEntry, b: PortRangeEntry): number {
   return (
     a.kind - b.kind ||
     a.protocol - b.protocol ||
-    a.address - b.address ||
+    compareAddresses(a.address, b.address) ||
     a.low - b.low ||
     a.high - b.high
   );
@@ -104,7 +138,7 @@ function mergeRanges(ranges: readonly PortRangeEntry[]): PortRangeEntry[] {
       last !== undefined &&
       last.kind === range.kind &&
       last.protocol === range.protocol &&
-      last.address === range.address &&
+      last.address.text === range.address.text &&
       range.low <= last.high + 1;
     if (joins) merged[merged.length - 1] = { ...last, high: Math.max(last.high, range.high) };
     else merged.push(range);
@@ -116,7 +150,7 @@ function mergeRanges(ranges: readonly PortRangeEntry[]): PortRangeEntry[] {
 export interface PortEntry {
   readonly kind: number;
   readonly protocol: number;
-  readonly address: number;
+  readonly address: Address;
   readonly port: number;
   readonly bits: number;
 }
@@ -126,7 +160,7 @@ export function portEntries(ranges: readonly PortRangeEntry[]): Map<string, Port
   const entries = new Map<string, PortEntry>();
   for (const { kind, protocol, address, low, high } of ranges) {
     for (const { port, bits } of portPrefixes(low, high)) {
-      entries.set(`${kind}/${protocol}/${address}/${port}/${bits}`, {
+      entries.set(`${kind}/${protocol}/${address.text}/${port}/${bits}`, {
         kind,
         protocol,
         address,

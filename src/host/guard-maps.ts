@@ -1,5 +1,12 @@
+import { addressBits } from "../base/address.ts";
 import { type NativeGuard, openNativeGuard } from "../device/guard-native.ts";
-import { compileGuard, type GuardEntries, type PortEntry, portEntries } from "./guard-entries.ts";
+import {
+  type AddressEntry,
+  compileGuard,
+  type GuardEntries,
+  type PortEntry,
+  portEntries,
+} from "./guard-entries.ts";
 
 /** Room of the maps; nothing of it is taken before it is used. */
 const ADDRESSES_MAX = 1 << 16;
@@ -17,24 +24,26 @@ export function openGuard(hook: "tcx" | "xdp", keeps: boolean): NativeGuard {
 
 /** What the maps hold, and the changes that make them hold something else. */
 export function createEntries(native: NativeGuard): { write(wanted: GuardEntries): void } {
-  const addresses = new Map<number, number>();
+  const addresses = new Map<string, AddressEntry>();
   const ports = new Map<string, PortEntry>();
 
   function setPorts(key: string, entry: PortEntry): void {
-    native.setPorts(entry.kind, entry.protocol, entry.address, entry.port, entry.bits);
+    const { kind, protocol, address, port, bits } = entry;
+    native.setPorts(kind, protocol, address.words, port, bits);
     ports.set(key, entry);
   }
   function removePorts(key: string, entry: PortEntry): void {
-    native.removePorts(entry.kind, entry.protocol, entry.address, entry.port, entry.bits);
+    const { kind, protocol, address, port, bits } = entry;
+    native.removePorts(kind, protocol, address.words, port, bits);
     ports.delete(key);
   }
-  function setAddress(address: number, flags: number): void {
-    native.setAddress(address, flags);
-    addresses.set(address, flags);
+  function setAddress(key: string, entry: AddressEntry): void {
+    native.setAddress(entry.address.words, bitsOf(entry), entry.flags);
+    addresses.set(key, entry);
   }
-  function removeAddress(address: number): void {
-    native.removeAddress(address);
-    addresses.delete(address);
+  function removeAddress(key: string, entry: AddressEntry): void {
+    native.removeAddress(entry.address.words, bitsOf(entry));
+    addresses.delete(key);
   }
 
   return {
@@ -42,15 +51,21 @@ export function createEntries(native: NativeGuard): { write(wanted: GuardEntries
       const next = compileGuard(wanted);
       const nextPorts = portEntries(next.ranges);
       // Ports count only for an address with its flag: they come before it and go after it. A call
-      // that throws leaves what is noted here true, and the old entries in place.
+      // that throws leaves what is noted here true, and the old entries in place. An address of its
+      // own that goes may stay in a prefix: the prefix has to be there first.
       for (const [key, entry] of nextPorts) if (!ports.has(key)) setPorts(key, entry);
-      for (const [address, flags] of next.addresses) {
-        if (addresses.get(address) !== flags) setAddress(address, flags);
+      for (const [key, entry] of next.addresses) {
+        if (addresses.get(key)?.flags !== entry.flags) setAddress(key, entry);
       }
-      for (const address of [...addresses.keys()]) {
-        if (!next.addresses.has(address)) removeAddress(address);
+      for (const [key, entry] of [...addresses]) {
+        if (!next.addresses.has(key)) removeAddress(key, entry);
       }
       for (const [key, entry] of [...ports]) if (!nextPorts.has(key)) removePorts(key, entry);
     },
   };
+}
+
+/** Of the mapped address: IPv4 has 96 bits before its own. */
+function bitsOf({ address, prefixLength }: AddressEntry): number {
+  return prefixLength + 128 - addressBits(address);
 }

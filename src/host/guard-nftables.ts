@@ -1,20 +1,10 @@
 import { type ChildProcessWithoutNullStreams, spawn } from "node:child_process";
 import { setTimeout as sleep } from "node:timers/promises";
-import { formatIpv4 } from "../base/address.ts";
 import { HostError } from "../base/errors.ts";
 import { reasonOf } from "../base/log.ts";
 import type { Guard } from "./guard.ts";
-import {
-  compileGuard,
-  GUARD_BACKEND,
-  GUARD_HOST,
-  GUARD_VIP,
-  GUARD_WHOLE,
-  type GuardEntries,
-  PORTS_OF_BACKEND,
-  PORTS_OF_VIP,
-  type PortRangeEntry,
-} from "./guard-entries.ts";
+import type { GuardEntries } from "./guard-entries.ts";
+import { type Elements, elementsOf, tableCommands } from "./guard-nftables-rules.ts";
 import type { GuardSettings } from "./guard-tcx.ts";
 import { firstComplaint, runCommand, tryCommand } from "./ip-json.ts";
 
@@ -29,18 +19,6 @@ import { firstComplaint, runCommand, tryCommand } from "./ip-json.ts";
  */
 
 const TABLE_PREFIX = "headgate_guard_";
-
-/** Sets of addresses, by the flag that puts an address into them. */
-const ADDRESS_SETS: readonly (readonly [name: string, flag: number])[] = [
-  ["whole", GUARD_WHOLE],
-  ["vips", GUARD_VIP],
-  ["hosts", GUARD_HOST],
-  ["backends", GUARD_BACKEND],
-];
-const PORT_SETS: readonly (readonly [name: string, kind: number])[] = [
-  ["vip_ports", PORTS_OF_VIP],
-  ["backend_ports", PORTS_OF_BACKEND],
-];
 
 /** How long `nft` may take for one transaction. */
 const ANSWER_MS = 10_000;
@@ -229,83 +207,6 @@ async function leftTables(base: string, interfaces: readonly string[]): Promise<
 async function checkHook(table: string, names: readonly string[]): Promise<void> {
   const commands = tableCommands(table, names, false);
   await runCommand("nft", ["--check", "-f", "-"], `${commands.join("\n")}\n`);
-}
-
-/**
- * The table, its sets and its chain. What an ICMP error quotes has no names in nftables: it is
- * compared as raw bits behind the ICMP header (@th), which needs sets of their own (`quoted_…`), and
- * is looked at when the quoted IPv4 header has no options.
- */
-function tableCommands(table: string, interfaces: readonly string[], owned: boolean): string[] {
-  const devices = interfaces.map((name) => JSON.stringify(name)).join(", ");
-  const raw = { source: "@th,160,32", destination: "@th,192,32", protocol: "@th,136,8" };
-  const set = (name: string, definition: string): string =>
-    `add set netdev ${table} ${name} { ${definition}; }`;
-  const rule = (text: string): string => `add rule netdev ${table} ingress ${text}`;
-  const quotes =
-    "icmp type { destination-unreachable, source-quench, redirect, time-exceeded, " +
-    "parameter-problem } @th,64,8 0x45";
-  const vipPorts = `${raw.source} . ${raw.protocol} . @th,224,16`;
-  const backendPorts = `${raw.destination} . ${raw.protocol} . @th,240,16`;
-  return [
-    `add table netdev ${table}${owned ? " { flags owner; }" : ""}`,
-    ...ADDRESS_SETS.flatMap(([name]) => [
-      set(name, "type ipv4_addr"),
-      set(`quoted_${name}`, `typeof ${raw.source}`),
-    ]),
-    ...PORT_SETS.flatMap(([name]) => [
-      set(name, "type ipv4_addr . inet_proto . inet_service; flags interval"),
-      set(`quoted_${name}`, `typeof ${vipPorts}; flags interval`),
-    ]),
-    `add chain netdev ${table} ingress { type filter hook ingress devices = { ${devices} } ` +
-      "priority -500; policy accept; }",
-    rule("meta pkttype { broadcast, multicast } accept"),
-    rule("ether type vlan accept"),
-    rule("meta protocol != ip accept"),
-    rule("ip daddr @whole drop"),
-    // A later fragment has no ports; from a backend it may follow a reply.
-    rule(
-      "ip frag-off & 0x1fff != 0 meta l4proto { tcp, udp } ip daddr != @hosts " +
-        "ip saddr @backends drop",
-    ),
-    rule("ip frag-off & 0x1fff != 0 accept"),
-    rule("ip daddr @vips icmp type echo-request drop"),
-    rule("meta l4proto { tcp, udp } ip daddr . meta l4proto . th dport @vip_ports drop"),
-    rule(
-      "meta l4proto { tcp, udp } ip daddr != @hosts " +
-        "ip saddr . meta l4proto . th sport @backend_ports drop",
-    ),
-    rule(`${quotes} ${raw.source} @quoted_whole drop`),
-    rule(`${quotes} @th,112,16 & 0x1fff == 0 ${vipPorts} @quoted_vip_ports drop`),
-    rule(
-      `${quotes} @th,112,16 & 0x1fff == 0 ${raw.source} != @quoted_hosts ` +
-        `${backendPorts} @quoted_backend_ports drop`,
-    ),
-  ];
-}
-
-/** Elements by set: what the rules look up. */
-type Elements = ReadonlyMap<string, ReadonlySet<string>>;
-
-function elementsOf(entries: GuardEntries): Elements {
-  const { addresses, ranges } = compileGuard(entries);
-  const raw = (address: number): string => `0x${(address >>> 0).toString(16)}`;
-  const elements = new Map<string, ReadonlySet<string>>();
-  for (const [name, flag] of ADDRESS_SETS) {
-    const members = [...addresses].filter(([, flags]) => (flags & flag) !== 0);
-    elements.set(name, new Set(members.map(([address]) => formatIpv4(address))));
-    elements.set(`quoted_${name}`, new Set(members.map(([address]) => raw(address))));
-  }
-  for (const [name, kind] of PORT_SETS) {
-    const members = ranges.filter((range) => range.kind === kind);
-    const rest = ({ protocol, low, high }: PortRangeEntry): string =>
-      `${protocol} . ${low === high ? low : `${low}-${high}`}`;
-    const text = (range: PortRangeEntry): string => `${formatIpv4(range.address)} . ${rest(range)}`;
-    const quoted = (range: PortRangeEntry): string => `${raw(range.address)} . ${rest(range)}`;
-    elements.set(name, new Set(members.map(text)));
-    elements.set(`quoted_${name}`, new Set(members.map(quoted)));
-  }
-  return elements;
 }
 
 /** `add element` for what is new; null when something has to go. */

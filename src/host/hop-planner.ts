@@ -1,4 +1,4 @@
-import type { Address } from "../base/address.ts";
+import { type Address, compareAddresses } from "../base/address.ts";
 import { monotonicMs } from "../base/clock.ts";
 import { HOPS_MAX } from "../base/limits.ts";
 import { type Log, reasonOf } from "../base/log.ts";
@@ -345,13 +345,4 @@ function planRoutes(
       mtu: mtuOf(name, mtu),
     }))
     .sort((a, b) => b.prefixLength - a.prefixLength || compareAddresses(a.address, b.address));
-}
-
-/** IPv4 before IPv6 (a mapped address is below every global one), each in numeric order. */
-function compareAddresses(a: Address, b: Address): number {
-  for (let word = 0; word < 4; word++) {
-    const difference = (a.words[word]! >>> 0) - (b.words[word]! >>> 0);
-    if (difference !== 0) return difference;
-  }
-  return 0;
 }

@@ -141,15 +141,17 @@ export interface BatchAnswer {
 
 /**
  * Run many `ip` commands in one process (`ip -batch`), going on after one that fails. Each has the
- * family of the address that it names; one that names none begins with `-6`.
+ * family of the address that it names.
  *
  * @param lines - commands without the leading `ip`
+ * @param family - of commands that name no address
  * @throws HostError - `ip` cannot be run or gives no answer within IP_TIMEOUT_MS
  */
-export function ipBatch(lines: readonly string[]): Promise<BatchAnswer> {
+export function ipBatch(lines: readonly string[], family?: 4 | 6): Promise<BatchAnswer> {
   if (lines.length === 0) return Promise.resolve({ objects: [], failures: [] });
   return new Promise((resolve, reject) => {
-    const args = ["-json", "-force", "-batch", "-"];
+    const flag = family === undefined ? [] : [`-${family}`];
+    const args = ["-json", ...flag, "-force", "-batch", "-"];
     const child = spawn("ip", args, { stdio: ["pipe", "pipe", "pipe"], env: ENVIRONMENT });
     const out: Buffer[] = [];
     const err: Buffer[] = [];

@@ -1,22 +1,31 @@
 import { readFileSync, writeFileSync } from "node:fs";
-import { formatIpv4 } from "../base/address.ts";
+import { type Address, addressBits, formatIpv4 } from "../base/address.ts";
 import { HostError } from "../base/errors.ts";
 import type { Log } from "../base/log.ts";
 import { listAddresses } from "./interfaces.ts";
+import { ipBatch, textOf, tryCommand } from "./ip-json.ts";
 import {
-  type BatchAnswer,
-  type IpObject,
-  ipBatch,
-  ipJson,
-  numberOf,
-  textOf,
-  tryCommand,
-} from "./ip-json.ts";
+  belongsTo,
+  deviceAddress,
+  deviceNumber,
+  FAMILIES,
+  leftoverRules,
+  METRIC_LAST,
+  PORT_LAST,
+  ROUTE_PROTOCOL,
+  RULE_FRAGMENTS_PREFERENCE,
+  RULE_GOAL_PREFERENCE,
+  RULE_JUMP_PREFERENCE,
+  RULE_PORTS_PREFERENCE,
+  RULE_PREFERENCE,
+  removeRules,
+  TABLE_BASE,
+} from "./tun-leftovers.ts";
 
 /**
  * How packets find the TUN device (`device.routes: auto`):
  *
- *   VIP/32, SNAT/32          a route in the main table, to the device
+ *   VIP, SNAT address        a route in the main table, to the device; a VIP may be a prefix
  *   replies of nat backends  `ip rule from ADDRESS ipproto P sport N` to a table of our own, whose
  *                            only route is the device; port 0 (any): without sport; and their ICMP
  *   fragments of UDP         have no ports where the kernel looks, nor has the first one: what of such
@@ -27,7 +36,10 @@ import {
  *                            rules again: a rule above them jumps over them (`iif DEVICE goto`), to
  *                            a rule that does nothing, so that the host's other rules still count
  *
- * The device gets an address, since the kernel drops what a device without one hands it where
+ * The same for IPv6, once there are IPv6 entries: until then the device has no IPv6, so that the
+ * kernel says nothing on it of its own accord.
+ *
+ * The device gets an IPv4 address, since the kernel drops what a device without one hands it where
  * reverse path filtering is on (net/ipv4/fib_frontend.c, __fib_validate_source).
  *
  * Everything is marked with a routing protocol number, by which cleanup finds what a crash left. A
@@ -36,56 +48,19 @@ import {
  * next process brings the device again or `headgate cleanup` removes them.
  */
 
-/**
- * Preference of the jump, of the rules, of those for fragments, and of the jumps' goal: before all
- * ordinary rules.
- */
-export const RULE_JUMP_PREFERENCE = 4699;
-export const RULE_PREFERENCE = 4700;
-export const RULE_PORTS_PREFERENCE = 4701;
-export const RULE_FRAGMENTS_PREFERENCE = 4702;
-export const RULE_GOAL_PREFERENCE = 4703;
-
-/** Marks our rules and routes; a number that iproute2's rt_protos gives to nobody. */
-export const ROUTE_PROTOCOL = 147;
-
-/** Table of device number N: TABLE_BASE + N; see deviceNumber(). */
-export const TABLE_BASE = 47_000;
-export const TABLES = 1000;
-
-/** Device number N has the address N + 1 of 169.254.64.0/22 (link-local, RFC 3927), as a /32. */
-const DEVICE_ADDRESS_BASE = 0xa9fe4001 | 0;
-
-/** The highest port that a rule's range may end at (include/net/fib_rules.h). */
-const PORT_LAST = 65_534;
-
 const PROTOCOL_NAMES: Readonly<Record<number, string>> = { 6: "tcp", 17: "udp" };
 
-/**
- * Number of a device, from its name, so that the next process finds the leftovers of the last: hg0
- * is 0, hg99 is 99, other names are spread over 100..999.
- */
-export function deviceNumber(name: string): number {
-  const simple = /^hg(0|[1-9]\d?)$/.exec(name);
-  if (simple !== null) return Number(simple[1]);
-  let hash = 0;
-  for (const letter of name) hash = (Math.imul(hash, 31) + letter.charCodeAt(0)) >>> 0;
-  return 100 + (hash % (TABLES - 100));
-}
-
-/** Address of a device's own, int32 in host order. */
-export function deviceAddress(name: string): number {
-  return (DEVICE_ADDRESS_BASE + deviceNumber(name)) | 0;
-}
-
 export interface TunRouteEntries {
-  /** VIP addresses, int32 in host order. */
-  readonly vips: readonly number[];
+  /** VIP addresses and prefixes. A host's address in a prefix stays the host's. */
+  readonly vips: readonly {
+    readonly address: Address;
+    readonly prefixLength?: number | undefined;
+  }[];
   /** Addresses of the full-NAT pool. */
-  readonly snat: readonly number[];
+  readonly snat: readonly Address[];
   /** Backends of `nat` services: protocol is the IP number, port 0 any port. */
   readonly backends: readonly {
-    readonly address: number;
+    readonly address: Address;
     readonly protocol: number;
     readonly port: number;
   }[];
@@ -117,9 +92,6 @@ export interface TunRouteOptions {
   readonly log?: Log | undefined;
 }
 
-/** The last resort among routes to one destination: it counts when the device's route is gone. */
-const METRIC_LAST = 4_294_967_295;
-
 /**
  * Prepare the device and remove what a crashed process with the same device left.
  *
@@ -135,21 +107,111 @@ export async function createTunRoutes(options: TunRouteOptions): Promise<TunRout
   const table = TABLE_BASE + deviceNumber(device);
   const own = `${formatIpv4(deviceAddress(device))}/32`;
   await requireFreeTable(table, device);
-  await removeRules((rule) => belongsTo(rule, table, device) && textOf(rule, "iif") === device);
-  silenceIpv6(device);
+  for (const family of FAMILIES) {
+    await removeRules(
+      family,
+      (rule) => belongsTo(rule, table, device) && textOf(rule, "iif") === device,
+    );
+  }
+  setIpv6(device, false);
   const warnings = setReversePathFilter(device);
   for (const warning of warnings) log?.warn("reverse_path_filter", { reason: warning });
 
-  const base = {
+  const base = baseCommands(device, table, persistent);
+  await runAll([`address replace ${own} dev ${device} scope link`, `link set dev ${device} up`], 4);
+  await runAll(base.add, 4);
+  let hasIpv6 = false;
+
+  /** IPv6 on the device, and its own part of the base. */
+  async function addIpv6(): Promise<void> {
+    if (hasIpv6) return;
+    requireForwarding6();
+    setIpv6(device, true);
+    await runAll(base.add, 6);
+    hasIpv6 = true;
+  }
+
+  /**
+   * What is in the kernel now: the command that removes it, by the one that made it. Rules that
+   * another process left are part of it: they go in the first update, when the new ones are there,
+   * so that no reply meets the time between.
+   */
+  const made = new Map<string, Made>();
+  for (const family of FAMILIES) {
+    for (const [add, remove] of await leftoverRules(family, table, device)) {
+      made.set(add, { remove, family });
+    }
+  }
+  let closed = false;
+
+  async function update(entries: TunRouteEntries): Promise<void> {
+    if (closed) throw new HostError(`the routes of ${device} are closed`);
+    await refuseHostAddresses(entries);
+    if (needsIpv6(entries)) await addIpv6();
+    const next = commandsFor(entries, device, table, persistent);
+    const fresh = [...next].filter(([add]) => !made.has(add));
+    for (const [add, one] of fresh) made.set(add, one);
+    for (const family of FAMILIES) {
+      await runAll(
+        linesOf(fresh, family, (add) => add),
+        family,
+      );
+    }
+    const gone = [...made].filter(([add]) => !next.has(add));
+    for (const [add] of gone) made.delete(add);
+    for (const family of FAMILIES) {
+      await runAll(
+        linesOf(gone, family, (_, { remove }) => remove),
+        family,
+      );
+    }
+  }
+
+  async function close(): Promise<void> {
+    if (closed) return;
+    closed = true;
+    // The device may be gone, and its routes with it: what is not there need not be removed.
+    for (const family of persistent ? [] : FAMILIES) {
+      await ipBatch(
+        linesOf([...made], family, (_, { remove }) => remove),
+        family,
+      );
+    }
+    await ipBatch([...base.remove, `address del ${own} dev ${device}`], 4);
+    if (hasIpv6) await ipBatch(base.remove, 6);
+    made.clear();
+  }
+
+  return { warnings, update, close };
+}
+
+/** A command of a family that was run: the one that takes it back. */
+interface Made {
+  readonly remove: string;
+  readonly family: 4 | 6;
+}
+
+function linesOf(
+  commands: readonly (readonly [string, Made])[],
+  family: 4 | 6,
+  line: (add: string, made: Made) => string,
+): string[] {
+  return commands
+    .filter(([, made]) => made.family === family)
+    .map(([add, made]) => line(add, made));
+}
+
+/** What each family has, whatever the entries: our table's route, and the jump over the rules. */
+function baseCommands(
+  device: string,
+  table: number,
+  persistent: boolean,
+): { readonly add: readonly string[]; readonly remove: readonly string[] } {
+  const ours = `table ${table} protocol ${ROUTE_PROTOCOL}`;
+  return {
     add: [
-      `address replace ${own} dev ${device} scope link`,
-      `link set dev ${device} up`,
-      ...(persistent
-        ? [
-            `route replace blackhole default table ${table} metric ${METRIC_LAST} protocol ${ROUTE_PROTOCOL}`,
-          ]
-        : []),
-      `route replace default dev ${device} table ${table} protocol ${ROUTE_PROTOCOL}`,
+      ...(persistent ? [`route replace blackhole default metric ${METRIC_LAST} ${ours}`] : []),
+      `route replace default dev ${device} ${ours}`,
       `rule add pref ${RULE_GOAL_PREFERENCE} iif ${device} nop protocol ${ROUTE_PROTOCOL}`,
       `rule add pref ${RULE_JUMP_PREFERENCE} iif ${device} goto ${RULE_GOAL_PREFERENCE} ` +
         `protocol ${ROUTE_PROTOCOL}`,
@@ -158,40 +220,13 @@ export async function createTunRoutes(options: TunRouteOptions): Promise<TunRout
       `rule del pref ${RULE_JUMP_PREFERENCE} iif ${device} goto ${RULE_GOAL_PREFERENCE}`,
       `rule del pref ${RULE_GOAL_PREFERENCE} iif ${device} nop`,
       ...(persistent ? [] : [`route flush table ${table}`]),
-      `address del ${own} dev ${device}`,
     ],
   };
-  await runAll(base.add);
+}
 
-  /**
-   * What is in the kernel now: the command that removes it, by the one that made it. Rules that
-   * another process left are part of it: they go in the first update, when the new ones are there,
-   * so that no reply meets the time between.
-   */
-  const made = await leftoverRules(table, device);
-  let closed = false;
-
-  async function update(entries: TunRouteEntries): Promise<void> {
-    if (closed) throw new HostError(`the routes of ${device} are closed`);
-    await refuseHostAddresses(entries);
-    const next = commandsFor(entries, device, table, persistent);
-    const fresh = [...next].filter(([add]) => !made.has(add));
-    for (const [add, remove] of fresh) made.set(add, remove);
-    await runAll(fresh.map(([add]) => add));
-    const gone = [...made].filter(([add]) => !next.has(add));
-    for (const [add] of gone) made.delete(add);
-    await runAll(gone.map(([, remove]) => remove));
-  }
-
-  async function close(): Promise<void> {
-    if (closed) return;
-    closed = true;
-    // The device may be gone, and its routes with it: what is not there need not be removed.
-    await ipBatch([...(persistent ? [] : made.values()), ...base.remove]);
-    made.clear();
-  }
-
-  return { warnings, update, close };
+function needsIpv6({ vips, snat, backends }: TunRouteEntries): boolean {
+  const isSix = ({ family }: Address): boolean => family === 6;
+  return snat.some(isSix) || [...vips, ...backends].some(({ address }) => isSix(address));
 }
 
 /** `ip` commands that make each entry, and remove it again. */
@@ -200,38 +235,32 @@ function commandsFor(
   device: string,
   table: number,
   persistent: boolean,
-): ReadonlyMap<string, string> {
-  const commands = new Map<string, string>();
-  for (const address of [...entries.vips, ...entries.snat]) {
-    const route = `${formatIpv4(address)}/32 dev ${device}`;
-    commands.set(
-      `route replace ${route} protocol ${ROUTE_PROTOCOL}`,
-      `route del ${route} protocol ${ROUTE_PROTOCOL}`,
-    );
-    if (!persistent) continue;
-    const drop = `blackhole ${formatIpv4(address)}/32 metric ${METRIC_LAST}`;
-    commands.set(
-      `route replace ${drop} protocol ${ROUTE_PROTOCOL}`,
-      `route del ${drop} protocol ${ROUTE_PROTOCOL}`,
-    );
+): ReadonlyMap<string, Made> {
+  const commands = new Map<string, Made>();
+  const addRoute = (family: 4 | 6, text: string): void => {
+    const route = `${text} protocol ${ROUTE_PROTOCOL}`;
+    commands.set(`route replace ${route}`, { remove: `route del ${route}`, family });
+  };
+  for (const prefix of [...entries.vips, ...entries.snat.map((address) => ({ address }))]) {
+    const { family } = prefix.address;
+    addRoute(family, `${prefixText(prefix)} dev ${device}`);
+    if (persistent) addRoute(family, `blackhole ${prefixText(prefix)} metric ${METRIC_LAST}`);
   }
-  // A backend's own errors (port unreachable) are about flows too.
-  for (const address of new Set(entries.backends.map((backend) => backend.address))) {
+  const addRule = (address: Address, what: string): void => {
     const rule =
-      `pref ${RULE_PREFERENCE} from ${formatIpv4(address)} ipproto icmp ` +
+      `pref ${RULE_PREFERENCE} from ${address.text} ${what} ` +
       `lookup ${table} protocol ${ROUTE_PROTOCOL}`;
-    commands.set(`rule add ${rule}`, `rule del ${rule}`);
-  }
+    commands.set(`rule add ${rule}`, { remove: `rule del ${rule}`, family: address.family });
+  };
   for (const { address, protocol, port } of entries.backends) {
+    // A backend's own errors (port unreachable) are about flows too.
+    addRule(address, address.family === 4 ? "ipproto icmp" : "ipproto ipv6-icmp");
     const name = PROTOCOL_NAMES[protocol] ?? String(protocol);
-    const rule =
-      `pref ${RULE_PREFERENCE} from ${formatIpv4(address)} ipproto ${name} ` +
-      `${port === 0 ? "" : `sport ${port} `}lookup ${table} protocol ${ROUTE_PROTOCOL}`;
-    commands.set(`rule add ${rule}`, `rule del ${rule}`);
+    addRule(address, port === 0 ? `ipproto ${name}` : `ipproto ${name} sport ${port}`);
     // Segments of TCP are not cut: their ends keep them within the path's MTU.
     if (port === 0 || name !== "udp") continue;
-    for (const each of fragmentRules(formatIpv4(address), name, device, table)) {
-      commands.set(`rule add ${each}`, `rule del ${each}`);
+    for (const rule of fragmentRules(address.text, name, device, table)) {
+      commands.set(`rule add ${rule}`, { remove: `rule del ${rule}`, family: address.family });
     }
   }
   return commands;
@@ -252,12 +281,17 @@ function fragmentRules(address: string, protocol: string, device: string, table:
   ];
 }
 
+function prefixText({ address, prefixLength }: TunRouteEntries["vips"][number]): string {
+  return `${address.text}/${prefixLength ?? addressBits(address)}`;
+}
+
 /** Run a batch whose every command has to succeed. */
-async function runAll(lines: readonly string[]): Promise<void> {
-  const answer = await ipBatch(lines);
+async function runAll(lines: readonly string[], family: 4 | 6): Promise<void> {
+  const answer = await ipBatch(lines, family);
   const [failure] = answer.failures;
   if (failure === undefined) return;
-  throw new HostError(`\`ip ${lines[failure.line] ?? ""}\` failed: ${failure.reason}`);
+  const flag = family === 6 ? "-6 " : "";
+  throw new HostError(`\`ip ${flag}${lines[failure.line] ?? ""}\` failed: ${failure.reason}`);
 }
 
 function readSetting(name: string): number {
@@ -278,13 +312,33 @@ function requireForwarding(): void {
   );
 }
 
-/** The kernel's own router solicitations on the device would be drops that tell nobody anything. */
-function silenceIpv6(device: string): void {
+/** Needed as soon as something is IPv6. */
+function requireForwarding6(): void {
+  if (readFileSync("/proc/sys/net/ipv6/conf/all/forwarding", "utf8").trim() !== "0") return;
+  throw new HostError(
+    "device.type: tun with IPv6 addresses needs the kernel to forward IPv6, and " +
+      "net.ipv6.conf.all.forwarding is 0; run `sysctl -w net.ipv6.conf.all.forwarding=1` (an " +
+      "interface that has its addresses from router advertisements then needs accept_ra=2)",
+  );
+}
+
+/**
+ * Give the device IPv6, or take it. Without, the kernel's own router solicitations would come as
+ * frames that tell nobody anything; with it, there is no link-local address that could send them.
+ */
+function setIpv6(device: string, enabled: boolean): void {
+  const folder = `/proc/sys/net/ipv6/conf/${device}`;
   try {
-    writeFileSync(`/proc/sys/net/ipv6/conf/${device}/disable_ipv6`, "1");
+    if (enabled) {
+      writeFileSync(`${folder}/addr_gen_mode`, "1"); // none
+      writeFileSync(`${folder}/accept_ra`, "0");
+    }
+    writeFileSync(`${folder}/disable_ipv6`, enabled ? "0" : "1");
   } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
     // A kernel without IPv6 says nothing in the first place.
-    if ((error as NodeJS.ErrnoException).code !== "ENOENT") throw error;
+    if (code === "ENOENT" && !enabled) return;
+    throw new HostError(`cannot set ${folder}: ${code}`, { cause: error });
   }
 }
 
@@ -317,8 +371,10 @@ function setReversePathFilter(device: string): string[] {
 
 /** Two devices whose names give the same number would take each other's replies. */
 async function requireFreeTable(table: number, device: string): Promise<void> {
-  const text = await tryCommand("ip", ["-4", "-oneline", "route", "show", "table", String(table)]);
-  const other = /\bdev (\S+)/.exec(text ?? "")?.[1];
+  const show = (family: string): Promise<string | null> =>
+    tryCommand("ip", [family, "-oneline", "route", "show", "table", String(table)]);
+  const text = `${await show("-4")}\n${await show("-6")}`;
+  const other = /\bdev (\S+)/.exec(text)?.[1];
   if (other === undefined || other === device) return;
   throw new HostError(
     `routing table ${table} of ${device} is in use for ${other}; choose another device.name ` +
@@ -328,106 +384,22 @@ async function requireFreeTable(table: number, device: string): Promise<void> {
 
 async function refuseHostAddresses(entries: TunRouteEntries): Promise<void> {
   const hosts = new Map(
-    (await listAddresses()).map(({ address, interface: name }) => [address.value, name]),
+    (await listAddresses()).map(({ address, interface: name }) => [address.text, name]),
+  );
+  const vips = entries.vips.filter(
+    ({ address, prefixLength }) => (prefixLength ?? 128) >= addressBits(address),
   );
   for (const [what, addresses] of [
-    ["VIP", entries.vips],
+    ["VIP", vips.map(({ address }) => address)],
     ["SNAT address", entries.snat],
   ] as const) {
-    for (const address of addresses) {
-      const owner = hosts.get(address);
+    for (const { text } of addresses) {
+      const owner = hosts.get(text);
       if (owner === undefined) continue;
       throw new HostError(
-        `the ${what} ${formatIpv4(address)} is an address of this host (${owner}); with ` +
-          `device.type: tun it must not be: \`ip address del ${formatIpv4(address)} dev ${owner}\``,
+        `the ${what} ${text} is an address of this host (${owner}); with ` +
+          `device.type: tun it must not be: \`ip address del ${text} dev ${owner}\``,
       );
     }
   }
-}
-
-/** The rules for replies that lead to our table, as the commands that make and remove them. */
-async function leftoverRules(table: number, device: string): Promise<Map<string, string>> {
-  const rules = (await ipJson(["rule", "show"])).filter(
-    (rule) =>
-      textOf(rule, "protocol") === String(ROUTE_PROTOCOL) &&
-      (textOf(rule, "table") === String(table) ||
-        numberOf(rule, "sport_end") === PORT_LAST - deviceNumber(device)),
-  );
-  return new Map(
-    rules.map((rule) => {
-      const text = `${ruleText(rule)} protocol ${ROUTE_PROTOCOL}`;
-      return [`rule add ${text}`, `rule del ${text}`];
-    }),
-  );
-}
-
-function belongsTo(rule: IpObject, table: number, device: string): boolean {
-  return (
-    textOf(rule, "protocol") === String(ROUTE_PROTOCOL) &&
-    (textOf(rule, "table") === String(table) || textOf(rule, "iif") === device)
-  );
-}
-
-/** The arguments of `ip rule del` for a rule of ours. */
-function ruleText(rule: IpObject): string {
-  const words = [`pref ${numberOf(rule, "priority")}`];
-  const source = textOf(rule, "src");
-  if (source !== "" && source !== "all") words.push(`from ${source}`);
-  for (const key of ["iif", "ipproto"]) {
-    if (textOf(rule, key) !== "") words.push(`${key} ${textOf(rule, key)}`);
-  }
-  if (numberOf(rule, "sport_end") !== 0) {
-    words.push(`sport ${numberOf(rule, "sport_start")}-${numberOf(rule, "sport_end")}`);
-  }
-  if (numberOf(rule, "sport") !== 0) words.push(`sport ${numberOf(rule, "sport")}`);
-  if (textOf(rule, "table") !== "") words.push(`lookup ${textOf(rule, "table")}`);
-  else if (numberOf(rule, "goto") !== 0) words.push(`goto ${numberOf(rule, "goto")}`);
-  else words.push("nop");
-  return words.join(" ");
-}
-
-/** Remove our rules that `choose` picks. @returns their texts */
-async function removeRules(choose: (rule: IpObject) => boolean): Promise<string[]> {
-  const rules = (await ipJson(["rule", "show"])).filter(choose).map(ruleText);
-  const answer: BatchAnswer = await ipBatch(rules.map((rule) => `rule del ${rule}`));
-  const failed = new Set(answer.failures.map(({ line }) => line));
-  return rules.filter((_, index) => !failed.has(index));
-}
-
-/**
- * Remove every rule, table and route of TUN gateways in this network namespace.
- *
- * @returns what was removed, one sentence each
- * @throws HostError - `ip` is missing or fails
- */
-export async function removeTunRoutes(): Promise<string[]> {
-  const removed = (
-    await removeRules((rule) => textOf(rule, "protocol") === String(ROUTE_PROTOCOL))
-  ).map((rule) => `ip rule ${rule}`);
-  for (const route of await ipJson(["route", "show", "table", "all"])) {
-    if (textOf(route, "protocol") !== String(ROUTE_PROTOCOL)) continue;
-    const destination = textOf(route, "dst");
-    const type = textOf(route, "type");
-    const words =
-      type === "blackhole" ? [type, destination] : [destination, `dev ${textOf(route, "dev")}`];
-    if (numberOf(route, "metric") !== 0) words.push(`metric ${numberOf(route, "metric")}`);
-    if (textOf(route, "table") !== "") words.push(`table ${textOf(route, "table")}`);
-    words.push(`protocol ${ROUTE_PROTOCOL}`);
-    if ((await tryCommand("ip", ["route", "del", ...words.join(" ").split(" ")])) !== null) {
-      removed.push(`ip route ${words.join(" ")}`);
-    }
-  }
-  for (const { address, interface: name } of await listAddresses()) {
-    if (!isDeviceAddress(address.value)) continue;
-    const text = `${address.text}/32`;
-    if ((await tryCommand("ip", ["address", "del", text, "dev", name])) !== null) {
-      removed.push(`address ${text} of ${name}`);
-    }
-  }
-  return removed;
-}
-
-function isDeviceAddress(address: number): boolean {
-  const number = (address - DEVICE_ADDRESS_BASE) | 0;
-  return number >= 0 && number < TABLES;
 }

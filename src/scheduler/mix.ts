@@ -1,3 +1,5 @@
+import type { Address } from "../base/address.ts";
+
 /**
  * The hash of the schedulers: the finaliser of MurmurHash3 over 32-bit words. It is not keyed by a
  * secret, because every node of a fleet has to choose alike from `hash.seed`; who floods the flow
@@ -16,6 +18,24 @@ export function mix(seed: number, a: number, b: number, c: number, d: number): n
   hash ^= hash >>> 13;
   hash = Math.imul(hash, 0xc2b2ae35 | 0);
   return hash ^ (hash >>> 16);
+}
+
+/** Makes the hash of an address another one than those that it goes into. */
+const ADDRESS_KEY = 0x49507636; // "IPv6"
+
+/**
+ * An IPv6 address as the one word that the schedulers know addresses by; an IPv4 address is that
+ * word itself. The same on every node of a fleet.
+ *
+ * @returns int32
+ */
+export function addressWord6(w0: number, w1: number, w2: number, w3: number): number {
+  return mix(ADDRESS_KEY, w0, w1, w2, w3);
+}
+
+/** The same of an address of either family (cold). */
+export function addressWord({ family, value, words }: Address): number {
+  return family === 4 ? value : addressWord6(...words);
 }
 
 function step(hash: number, word: number): number {

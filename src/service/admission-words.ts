@@ -1,5 +1,24 @@
 import type { AccessTables } from "./access-buffers.ts";
-import { ADMIT_ACCESS, ADMIT_ACCESS_RESETS, S_ACCESS_4, S_ACCESS_6, S_ADMISSION } from "./bank.ts";
+import {
+  ADMIT_ACCESS,
+  ADMIT_ACCESS_RESETS,
+  ADMIT_SYN_PROXY,
+  S_ACCESS_4,
+  S_ACCESS_6,
+  S_ADMISSION,
+  S_SYN_HALF_OPEN,
+  S_SYN_MSS,
+  S_SYN_OPTIONS,
+  S_SYN_PROXY,
+  S_SYN_WINDOW_SCALE,
+  SYN_OPTION_LEARN_SACK,
+  SYN_OPTION_LEARN_TIMESTAMPS,
+  SYN_OPTION_SACK,
+  SYN_OPTION_TIMESTAMPS,
+  SYN_PROXY_AUTO,
+  SYN_PROXY_ON,
+} from "./bank.ts";
+import type { SynProxyDefinition } from "./definition.ts";
 import type { AssignedService } from "./slots.ts";
 
 /**
@@ -7,21 +26,48 @@ import type { AssignedService } from "./slots.ts";
  *
  * @param word - first word of the service
  * @param access - its access tables, when it has lists
+ * @param workers - limits are the gateway's: each worker has its share
  */
 export function writeAdmission(
   i32: Int32Array,
   word: number,
   service: AssignedService,
   access: AccessTables | undefined,
+  workers: number,
 ): void {
   const { definition } = service;
   let flags = 0;
   if (access !== undefined) {
     flags |= ADMIT_ACCESS;
+    if (definition.access.refuse === "reset") flags |= ADMIT_ACCESS_RESETS;
     i32[word + S_ACCESS_4] = access.four;
     i32[word + S_ACCESS_6] = access.six;
   }
-  if (definition.access.refuse === "reset") flags |= ADMIT_ACCESS_RESETS;
-  // What no service asks for costs a new flow one comparison with 0.
-  i32[word + S_ADMISSION] = access === undefined ? 0 : flags;
+  if (definition.synProxy.mode !== "off" && service.protocol === "tcp") {
+    flags |= ADMIT_SYN_PROXY;
+    writeSynProxy(i32, word, definition.synProxy, workers);
+  }
+  // What a service does not ask for costs its new flows one comparison with 0.
+  i32[word + S_ADMISSION] = flags;
+}
+
+function writeSynProxy(
+  i32: Int32Array,
+  word: number,
+  { mode, mss, windowScale, sack, timestamps, halfOpen }: SynProxyDefinition,
+  workers: number,
+): void {
+  i32[word + S_SYN_PROXY] = mode === "on" ? SYN_PROXY_ON : SYN_PROXY_AUTO;
+  i32[word + S_SYN_MSS] = mss ?? 0;
+  // -1 is learnt, -2 never.
+  i32[word + S_SYN_WINDOW_SCALE] = windowScale === -1 ? -2 : (windowScale ?? -1);
+  i32[word + S_SYN_OPTIONS] =
+    optionOf(sack, SYN_OPTION_SACK, SYN_OPTION_LEARN_SACK) |
+    optionOf(timestamps, SYN_OPTION_TIMESTAMPS, SYN_OPTION_LEARN_TIMESTAMPS);
+  i32[word + S_SYN_HALF_OPEN] = Math.max(1, Math.ceil(halfOpen / workers));
+}
+
+function optionOf(said: boolean | null, flag: number, learn: number): number {
+  if (said === null) return learn;
+  return said ? flag : 0;
 }

@@ -1,5 +1,6 @@
-import { A_IS_BACKEND, A_IS_HOST, A_IS_SNAT, A_IS_VIP } from "./bank.ts";
-import type { BackendDefinition, GatewayDefinition, PortRange } from "./definition.ts";
+import { type Address, addressBits, isInPrefix } from "../base/address.ts";
+import { A_IS_BACKEND, A_IS_HOST, A_IS_IPV6, A_IS_PREFIX, A_IS_SNAT, A_IS_VIP } from "./bank.ts";
+import type { BackendDefinition, GatewayDefinition, PortRange, VipAddress } from "./definition.ts";
 import type { AssignedService, SlotAssignment } from "./slots.ts";
 
 /** Ports of an address that belong to one service. */
@@ -8,8 +9,11 @@ export interface Interval extends PortRange {
   readonly service: number;
 }
 
-/** What a bank says of one address. */
+/** What a bank says of one address or prefix. */
 export interface KnownAddress {
+  readonly address: Address;
+  /** A prefix where it is less than the bits of the address. */
+  readonly prefixLength: number;
   /** A_IS_…, without A_USED. */
   flags: number;
   answersPing: boolean;
@@ -21,8 +25,9 @@ export interface KnownAddress {
 const ANY_PORT: PortRange = { low: 0, high: 65_535 };
 
 /**
- * Every address that the gateway knows, by its value: VIPs, SNAT addresses, `nat` backends and the
- * host's own.
+ * Every address that the gateway knows: VIPs, SNAT addresses, `nat` backends and the host's own; and
+ * every prefix. What is in a prefix has its ports too, as far as no longer prefix or the address
+ * itself has them: so the first entry that a search finds says all.
  *
  * @param isAlive - whether a backend of the service takes new flows without need of panic
  */
@@ -30,19 +35,19 @@ export function knownAddresses(
   definition: GatewayDefinition,
   assignment: SlotAssignment,
   isAlive: (service: AssignedService) => boolean,
-  hostAddresses: readonly number[],
-): Map<number, KnownAddress> {
-  const known = new Map<number, KnownAddress>();
-  const at = (value: number): KnownAddress => {
-    const found = known.get(value) ?? { flags: 0, answersPing: false, tcp: [], udp: [] };
-    known.set(value, found);
+  hostAddresses: readonly Address[],
+): KnownAddress[] {
+  const known = new Map<string, KnownAddress>();
+  const at = (address: VipAddress): KnownAddress => {
+    const found = known.get(address.text) ?? newAddress(address);
+    known.set(address.text, found);
     return found;
   };
   for (const service of assignment.services) {
     const { definition: one, protocol, slot } = service;
     const answers = one.ping === "always" || (one.ping === "healthy" && isAlive(service));
     for (const vip of one.vips) {
-      const address = at(vip.value);
+      const address = at(vip);
       address.flags |= A_IS_VIP;
       address.answersPing ||= answers;
       for (const { low, high } of one.ports) address[protocol].push({ low, high, service: slot });
@@ -52,15 +57,64 @@ export function knownAddresses(
     const servers: Pick<BackendDefinition, "address" | "port">[] = [...one.backends];
     if (sorry !== null) servers.push(sorry);
     for (const { address: server, port } of servers) {
-      const address = at(server.value);
+      const address = at(server);
       address.flags |= A_IS_BACKEND;
       const ports = port === 0 ? ANY_PORT : { low: port, high: port };
       address[protocol].push({ ...ports, service: slot });
     }
   }
-  for (const address of definition.snat.addresses) at(address.value).flags |= A_IS_SNAT;
-  for (const value of hostAddresses) at(value).flags |= A_IS_HOST;
-  return known;
+  for (const address of definition.snat.addresses) at(address).flags |= A_IS_SNAT;
+  for (const address of hostAddresses) at(address).flags |= A_IS_HOST;
+  const all = [...known.values()];
+  inheritFromPrefixes(all);
+  return all;
+}
+
+function newAddress(address: VipAddress): KnownAddress {
+  const prefixLength = address.prefixLength ?? addressBits(address);
+  const flags =
+    (address.family === 6 ? A_IS_IPV6 : 0) |
+    (prefixLength < addressBits(address) ? A_IS_PREFIX : 0);
+  return { address, prefixLength, flags, answersPing: false, tcp: [], udp: [] };
+}
+
+/** A VIP in a prefix, or an address of the host there, is also what the prefix is. */
+function inheritFromPrefixes(all: readonly KnownAddress[]): void {
+  const prefixes = all
+    .filter(({ flags }) => (flags & A_IS_PREFIX) !== 0)
+    .toSorted((a, b) => b.prefixLength - a.prefixLength);
+  if (prefixes.length === 0) return;
+  const own = new Map(prefixes.map((it) => [it, { tcp: [...it.tcp], udp: [...it.udp] }]));
+  for (const one of all) {
+    if ((one.flags & (A_IS_VIP | A_IS_HOST)) === 0) continue;
+    for (const prefix of prefixes) {
+      if (prefix.prefixLength >= one.prefixLength) continue;
+      if (!isInPrefix(one.address, prefix.address, prefix.prefixLength)) continue;
+      // Each is cut by itself first: an exact port of a shorter prefix does not beat a range of a
+      // longer one.
+      for (const protocol of ["tcp", "udp"] as const) {
+        const merged = fillGaps(flattenIntervals(one[protocol]), own.get(prefix)![protocol]);
+        one[protocol].splice(0, Infinity, ...merged);
+      }
+      if ((one.flags & A_IS_VIP) === 0) one.answersPing = prefix.answersPing;
+      one.flags |= A_IS_VIP;
+    }
+  }
+}
+
+/** @returns `first`, and of `second` what lies between */
+function fillGaps(first: readonly Interval[], second: readonly Interval[]): Interval[] {
+  const filled: Interval[] = [...first];
+  for (const { low, high, service } of flattenIntervals(second)) {
+    let from = low;
+    for (const taken of first) {
+      if (taken.high < from || taken.low > high) continue;
+      if (taken.low > from) filled.push({ low: from, high: taken.low - 1, service });
+      from = taken.high + 1;
+    }
+    if (from <= high) filled.push({ low: from, high, service });
+  }
+  return filled.toSorted((a, b) => a.low - b.low);
 }
 
 const EXACT = 0;

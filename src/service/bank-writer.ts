@@ -1,4 +1,6 @@
+import type { Address } from "../base/address.ts";
 import { EXIT, HeadgateError } from "../base/errors.ts";
+import { foldAddress6 } from "../flow/flow-hash.ts";
 import {
   MODE_FULL_NAT,
   MODE_NAT,
@@ -25,6 +27,7 @@ import {
   type BankSize,
   bankSize,
   H_BANK_PUBLISHED,
+  H_SECRET,
   type RegionLayout,
   type RegionViews,
 } from "../state/layout.ts";
@@ -33,8 +36,11 @@ import { writeAdmission } from "./admission-words.ts";
 import { V_USED } from "./backend-slots.ts";
 import {
   A_ADDRESS,
+  A_ADDRESS6,
   A_ANSWER_PING,
   A_FLAGS,
+  A_IS_PREFIX,
+  A_PREFIX_LENGTH,
   A_TCP_COUNT,
   A_TCP_FIRST,
   A_UDP_COUNT,
@@ -42,6 +48,7 @@ import {
   A_USED,
   ADDRESS_WORDS,
   addressHash,
+  addressHash6,
   BANK_ACCESS,
   BANK_ADDRESSES_AT,
   BANK_ADDRESSES_MASK,
@@ -52,6 +59,10 @@ import {
   BANK_INTERVALS_AT,
   BANK_LAST_HOP,
   BANK_NUMBER,
+  BANK_PREFIX4_COUNT,
+  BANK_PREFIX4_LENGTHS,
+  BANK_PREFIX6_COUNT,
+  BANK_PREFIX6_LENGTHS,
   BANK_SEED,
   BANK_SERVICE_COUNT,
   BANK_SERVICES_AT,
@@ -59,6 +70,9 @@ import {
   BANK_SNAT_COUNT,
   BANK_SNAT_PORT_HIGH,
   BANK_SNAT_PORT_LOW,
+  BANK_SNAT6_ADDRESSES,
+  BANK_SNAT6_COUNT,
+  BANK_SNAT6_FOLDS,
   BANK_UDP_SWEEP,
   E_ADDRESS,
   E_PORT,
@@ -158,7 +172,7 @@ function placeOf(layout: RegionLayout, number: number): Place {
  * Write a whole bank (service/bank.ts).
  *
  * @param number - its number; it goes to banks[number & 1], which must be neither published nor taken
- * @param hostAddresses - addresses of the host, int32 in host order
+ * @param hostAddresses - addresses of the host
  * @throws HeadgateError when a table of the bank is too small for the definition; the bank must not
  *   be published then
  */
@@ -167,7 +181,7 @@ export function writeBank(
   number: number,
   definition: GatewayDefinition,
   assignment: SlotAssignment,
-  hostAddresses: readonly number[],
+  hostAddresses: readonly Address[],
 ): BankReport {
   const place = placeOf(views.layout, number);
   const seed = seedWord(definition.hash.seed);
@@ -185,12 +199,13 @@ export function writeBank(
   const known = knownAddresses(definition, assignment, isAlive, hostAddresses);
   const intervals = writeAddresses(views.i32, place, known);
   writeHeader(views.i32, place, definition, assignment.services.length, seed);
+  writePool(views.i32, place.bank, definition.snat.addresses);
   views.i32[place.bank + BANK_UDP_SWEEP] = assignment.services.some(needsUdpSweep) ? 1 : 0;
   views.i32[place.bank + BANK_ACCESS] = access.which;
   return {
     services: assignment.services.length,
     backends: services.listed,
-    addresses: known.size,
+    addresses: known.length,
     intervals,
     hashSlots: services.hashSlots,
   };
@@ -215,13 +230,25 @@ function writeHeader(
   i32[bank + BANK_HASH_SLOTS_AT] = place.hashSlotsAt;
   i32[bank + BANK_SNAT_PORT_LOW] = snat.ports.low;
   i32[bank + BANK_SNAT_PORT_HIGH] = snat.ports.high;
-  i32[bank + BANK_SNAT_COUNT] = snat.addresses.length;
   i32[bank + BANK_SEED] = seed;
   i32[bank + BANK_ANNOUNCE] = device.announce ? 1 : 0;
   i32[bank + BANK_LAST_HOP] = device.replies === "last-hop" ? 1 : 0;
   i32[bank + BANK_EVICT] = flows.whenFull === "evict" ? 1 : 0;
-  snat.addresses.forEach((address, index) => {
-    i32[bank + BANK_SNAT_ADDRESSES + index] = address.value;
+}
+
+/** The SNAT pool, by family. */
+function writePool(i32: Int32Array, bank: number, addresses: readonly Address[]): void {
+  const four = addresses.filter(({ family }) => family === 4);
+  const six = addresses.filter(({ family }) => family === 6);
+  i32[bank + BANK_SNAT_COUNT] = four.length;
+  i32[bank + BANK_SNAT6_COUNT] = six.length;
+  four.forEach(({ value }, index) => {
+    i32[bank + BANK_SNAT_ADDRESSES + index] = value;
+  });
+  six.forEach(({ words }, index) => {
+    const fold = foldAddress6(i32[H_SECRET]!, i32[H_SECRET + 1]!, ...words);
+    i32[bank + BANK_SNAT6_FOLDS + index] = fold;
+    i32.set(words, bank + BANK_SNAT6_ADDRESSES + 4 * index);
   });
 }
 
@@ -248,7 +275,7 @@ function writeServices(
     }
     const word = bank + (place.servicesAt >> 2) + service.slot * SERVICE_WORDS;
     writeService(i32, word, service, list);
-    writeAdmission(i32, word, service, access.tables.get(service.slot));
+    writeAdmission(i32, word, service, access.tables.get(service.slot), views.layout.workers);
     i32[word + S_BACKENDS_FIRST] = entries;
     i32[word + S_HASH_FIRST] = hashSlots;
     i32[word + S_HASH_SIZE] = table.length;
@@ -274,15 +301,11 @@ function writeServices(
 }
 
 /** @returns intervals written */
-function writeAddresses(
-  i32: Int32Array,
-  place: Place,
-  known: ReadonlyMap<number, KnownAddress>,
-): number {
+function writeAddresses(i32: Int32Array, place: Place, known: readonly KnownAddress[]): number {
   const { bank, size } = place;
   const mask = size.addressEntries - 1;
-  if (known.size * 2 > size.addressEntries) {
-    throw tooSmall("limits.services", known.size * 2, size.addressEntries);
+  if (known.length * 2 > size.addressEntries) {
+    throw tooSmall("limits.services", known.length * 2, size.addressEntries);
   }
   let next = 0;
   function writeIntervals(intervals: readonly Interval[]): number {
@@ -300,21 +323,40 @@ function writeAddresses(
   }
   const entryAt = (index: number): number =>
     bank + (place.addressesAt >> 2) + index * ADDRESS_WORDS;
-  for (const [value, address] of known) {
-    let index = addressHash(value, mask);
+  for (const one of known) {
+    const { family, value, words } = one.address;
+    let index = family === 4 ? addressHash(value, mask) : addressHash6(...words, mask);
     while (i32[entryAt(index) + A_FLAGS] !== 0) index = (index + 1) & mask;
     const word = entryAt(index);
-    const tcp = flattenIntervals(address.tcp);
-    const udp = flattenIntervals(address.udp);
-    i32[word + A_FLAGS] = A_USED | address.flags;
+    const tcp = flattenIntervals(one.tcp);
+    const udp = flattenIntervals(one.udp);
+    i32[word + A_FLAGS] = A_USED | one.flags;
     i32[word + A_ADDRESS] = value;
     i32[word + A_TCP_FIRST] = writeIntervals(tcp);
     i32[word + A_TCP_COUNT] = tcp.length;
     i32[word + A_UDP_FIRST] = writeIntervals(udp);
     i32[word + A_UDP_COUNT] = udp.length;
-    i32[word + A_ANSWER_PING] = address.answersPing ? 1 : 0;
+    i32[word + A_ANSWER_PING] = one.answersPing ? 1 : 0;
+    i32[word + A_PREFIX_LENGTH] = one.prefixLength;
+    if (family === 6) i32.set(words, word + A_ADDRESS6);
   }
+  writeLengths(i32, bank, known);
   return next;
+}
+
+/** The prefix lengths that a search has to try, longest first. */
+function writeLengths(i32: Int32Array, bank: number, known: readonly KnownAddress[]): void {
+  const write = (family: 4 | 6, count: number, lengths: number): void => {
+    const prefixes = known.filter(
+      ({ address, flags }) => address.family === family && (flags & A_IS_PREFIX) !== 0,
+    );
+    const different = [...new Set(prefixes.map(({ prefixLength }) => prefixLength))];
+    different.sort((a, b) => b - a);
+    i32[bank + count] = different.length;
+    i32.set(different, bank + lengths);
+  };
+  write(4, BANK_PREFIX4_COUNT, BANK_PREFIX4_LENGTHS);
+  write(6, BANK_PREFIX6_COUNT, BANK_PREFIX6_LENGTHS);
 }
 
 function tooSmall(key: string, needed: number, got: number): HeadgateError {

@@ -33,14 +33,26 @@ export const BANK_ANNOUNCE = 12;
 export const BANK_LAST_HOP = 13;
 /** 1: `flows.whenFull: evict`; 0: drop. */
 export const BANK_EVICT = 14;
+/** SNAT addresses of IPv6. */
+export const BANK_SNAT6_COUNT = 64;
+/** Lengths of VIPs that are prefixes: how many different ones, of either family. */
+export const BANK_PREFIX4_COUNT = 65;
+export const BANK_PREFIX6_COUNT = 66;
+/** IPv4 SNAT addresses, BANK_SNAT_COUNT words, at most SNAT_ADDRESSES_MAX (256). */
 /** 1: some service limits the age of UDP flows or has none but by backend; the sweep looks at them. */
 export const BANK_UDP_SWEEP = 48;
 /** Which buffer holds the access lists (0, 1): admission/access-table.ts. */
 export const BANK_ACCESS = 32;
 /** SNAT addresses, BANK_SNAT_COUNT words, at most SNAT_ADDRESSES_MAX (256). */
 export const BANK_SNAT_ADDRESSES = 256;
+/** IPv6 SNAT addresses: what stands for each in a flow's key, and its four words, host order. */
+export const BANK_SNAT6_FOLDS = 512;
+export const BANK_SNAT6_ADDRESSES = 1024;
+/** The different prefix lengths, longest first. */
+export const BANK_PREFIX4_LENGTHS = 2048;
+export const BANK_PREFIX6_LENGTHS = 2112;
 
-/** Words of an address entry (8): an address that the gateway knows. */
+/** Words of an address entry (16): an address or a prefix that the gateway knows. */
 export const A_FLAGS = 0;
 export const A_ADDRESS = 1;
 /** First interval and count for TCP, then for UDP: sorted by port, not overlapping. */
@@ -50,7 +62,11 @@ export const A_UDP_FIRST = 4;
 export const A_UDP_COUNT = 5;
 /** `ping`: PING_ALWAYS, PING_HEALTHY with at least one backend up (control resolves it) or never. */
 export const A_ANSWER_PING = 6;
-export const ADDRESS_WORDS = 8;
+/** Bits of a prefix; of an address all of its own. */
+export const A_PREFIX_LENGTH = 7;
+/** IPv6: the address in four words, and A_ADDRESS is 0. */
+export const A_ADDRESS6 = 8;
+export const ADDRESS_WORDS = 16;
 
 /** Flags of an address entry; 0 is a free entry. */
 export const A_USED = 1;
@@ -63,10 +79,21 @@ export const A_IS_HOST = 8;
  * and also the host's, never a backend's and a VIP's or SNAT's.
  */
 export const A_IS_BACKEND = 16;
+export const A_IS_IPV6 = 32;
+/** A VIP that is a prefix: only a search for prefixes of its length finds it. */
+export const A_IS_PREFIX = 64;
 
 /** Entry that a search for `address` starts at; the search ends at an entry whose flags are 0. */
 export function addressHash(address: number, mask: number): number {
   const mixed = Math.imul(address ^ (address >>> 16), 0x9e3779b1 | 0);
+  return (mixed ^ (mixed >>> 15)) & mask;
+}
+
+/** Where the search for an IPv6 address starts; the same search. */
+export function addressHash6(w0: number, w1: number, w2: number, w3: number, mask: number): number {
+  let mixed = Math.imul(w0 ^ (w1 >>> 16) ^ (w1 << 16), 0x9e3779b1 | 0);
+  mixed = Math.imul(mixed ^ (mixed >>> 15) ^ w2, 0x85ebca6b | 0);
+  mixed = Math.imul(mixed ^ (mixed >>> 13) ^ w3, 0x9e3779b1 | 0);
   return (mixed ^ (mixed >>> 15)) & mask;
 }
 

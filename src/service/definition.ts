@@ -9,6 +9,12 @@ import type { SchedulerName } from "./bank.ts";
 
 export type { Address } from "../base/address.ts";
 
+/** A VIP address: one address, or every address of a prefix. */
+export interface VipAddress extends Address {
+  /** Bits that count, which `text` then ends in (`/28`). Left out: it is one address. */
+  readonly prefixLength?: number;
+}
+
 /** Both ends included; low 1, high 65535 is `any`. */
 export interface PortRange {
   readonly low: number;
@@ -67,6 +73,17 @@ export interface AccessDefinition {
   readonly rules: AccessRules | null;
 }
 
+/** `synProxy`: null is "learnt from the backends". */
+export interface SynProxyDefinition {
+  readonly mode: "off" | "auto" | "on";
+  readonly mss: number | null;
+  /** -1: none at all. */
+  readonly windowScale: number | null;
+  readonly sack: boolean | null;
+  readonly timestamps: boolean | null;
+  readonly halfOpen: number;
+}
+
 export interface BackendDefinition {
   readonly address: Address;
   /** 0: the packet's own port. */
@@ -78,7 +95,7 @@ export interface BackendDefinition {
 
 export interface ServiceDefinition {
   readonly name: string;
-  readonly vips: readonly Address[];
+  readonly vips: readonly VipAddress[];
   /** Sorted, not overlapping. */
   readonly ports: readonly PortRange[];
   readonly protocols: readonly ProtocolName[];
@@ -109,6 +126,7 @@ export interface ServiceDefinition {
   };
   readonly ping: "always" | "healthy" | "never";
   readonly access: AccessDefinition;
+  readonly synProxy: SynProxyDefinition;
   readonly health: HealthDefinition | null;
   readonly backends: readonly BackendDefinition[];
 }
@@ -145,6 +163,11 @@ export interface GatewayDefinition {
     /** Absolute path, or null: the default place on tmpfs. */
     readonly stateFile: string | null;
     readonly whenFull: "evict" | "drop";
+    /**
+     * Room for IPv6 flows (auto: where some service or the pool has an IPv6 address). It is taken at
+     * start.
+     */
+    readonly ipv6: "auto" | boolean;
   };
   readonly limits: {
     readonly services: number;
@@ -164,4 +187,19 @@ export interface GatewayDefinition {
     readonly ports: PortRange;
   };
   readonly services: readonly ServiceDefinition[];
+}
+
+/** Whether the definition needs room for IPv6 flows (`flows.ipv6`). */
+export function needsIpv6({ flows, services, snat }: GatewayDefinition): boolean {
+  if (flows.ipv6 !== "auto") return flows.ipv6;
+  const isSix = ({ family }: Address): boolean => family === 6;
+  return (
+    snat.addresses.some(isSix) ||
+    services.some(
+      ({ vips, backends, noBackend }) =>
+        vips.some(isSix) ||
+        backends.some(({ address }) => isSix(address)) ||
+        (noBackend.sorry !== null && isSix(noBackend.sorry.address)),
+    )
+  );
 }

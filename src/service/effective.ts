@@ -1,4 +1,5 @@
 import { PROTOCOL_UDP } from "../flow/flow-record.ts";
+import { addressWord } from "../scheduler/mix.ts";
 import type { RegionViews } from "../state/layout.ts";
 import {
   ADMIN_DISABLED,
@@ -96,7 +97,7 @@ export interface Eligible {
 export function eligibleBackends(views: RegionViews, service: AssignedService): Eligible[] {
   const all = service.backends.map(({ slot, definition }) => ({
     slot,
-    address: definition.address.value,
+    address: addressWord(definition.address),
     port: definition.port,
     ...backendState(views, slot),
   }));

@@ -1,4 +1,5 @@
 import { buildMaglevTable, type MaglevBackend, withoutAbsent } from "../scheduler/maglev-table.ts";
+import { addressWord } from "../scheduler/mix.ts";
 import { buildSourceHashTable, sourceHashSize } from "../scheduler/source-hash-table.ts";
 import type { RegionViews } from "../state/layout.ts";
 import { backendState, type Eligible } from "./effective.ts";
@@ -78,7 +79,7 @@ function allBackends(
   return backends
     .map(({ slot, definition }) => ({
       slot,
-      address: definition.address.value,
+      address: addressWord(definition.address),
       port: definition.port,
       weight: backendState(views, slot).weight || definition.weight,
     }))

@@ -1,9 +1,11 @@
+import { type Address, compareAddresses } from "../base/address.ts";
 import { assert } from "../base/assert.ts";
 import { EXIT, HeadgateError } from "../base/errors.ts";
 import { PROTOCOL_TCP, PROTOCOL_UDP } from "../flow/flow-record.ts";
 import { KEY_BYTES, type RegionViews, type Section } from "../state/layout.ts";
 import {
   B_ADDRESS,
+  B_ADDRESS6,
   B_ADMIN_DEADLINE_MS,
   B_CONFIGURED,
   B_GENERATION,
@@ -165,10 +167,17 @@ export function findSlots(views: RegionViews, target: BackendTarget): number[] {
   return usedBackendSlots(views).filter((slot) => {
     const at = backendSlotWord(views, slot);
     if (i32[at + B_CONFIGURED] === 0) return false;
-    if (i32[at + B_ADDRESS] !== target.address || i32[at + B_PORT] !== target.port) return false;
+    if (!hasAddress(i32, at, target.address) || i32[at + B_PORT] !== target.port) return false;
     const key = readBackendKey(views, slot);
     return key !== null && !key.sorry && key.service === target.service;
   });
+}
+
+/** Whether the backend slot at `at` is of this address. */
+function hasAddress(i32: Int32Array, at: number, address: Address): boolean {
+  const { family, value, words } = address;
+  if (family === 4) return i32[at + B_ADDRESS] === value;
+  return i32[at + B_ADDRESS] === 0 && words.every((word, i) => i32[at + B_ADDRESS6 + i] === word);
 }
 
 interface WantedBackend {
@@ -256,7 +265,7 @@ function byEndpoint(
   { definition: a }: AssignedBackend,
   { definition: b }: AssignedBackend,
 ): number {
-  return (a.address.value >>> 0) - (b.address.value >>> 0) || a.port - b.port;
+  return compareAddresses(a.address, b.address) || a.port - b.port;
 }
 
 function serviceSlotsByKey(views: RegionViews): Map<string, number> {
@@ -389,6 +398,7 @@ function planBackend(
   i32[at + B_SERVICE] = serviceSlot;
   i32[at + B_PROTOCOL] = PROTOCOL_NUMBERS[protocol];
   i32[at + B_ADDRESS] = backend.address.value;
+  i32.set(backend.address.family === 6 ? backend.address.words : NO_WORDS, at + B_ADDRESS6);
   i32[at + B_PORT] = backend.port;
   i32[at + B_WEIGHT] = backend.weight;
   i32[at + B_RULES] =
@@ -401,6 +411,9 @@ function planBackend(
   if (health === null || sorry) i32[at + B_HEALTH] = HEALTH_UP;
   i32[at + B_CONFIGURED] = 1;
 }
+
+/** Of an IPv4 backend. */
+const NO_WORDS = [0, 0, 0, 0] as const;
 
 function ruleCode(rule: ExistingRule): number {
   if (rule === "reset") return EXISTING_RESET;

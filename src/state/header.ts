@@ -10,6 +10,7 @@ import {
   BANK_INTERVAL_BYTES,
   BANK_SERVICE_BYTES,
   BUCKET_BYTES,
+  EXTENSION_BYTES,
   FLOW_BYTES,
   H_ACCESS_PREFIXES,
   H_BACKENDS,
@@ -17,6 +18,7 @@ import {
   H_BYTES_LOW,
   H_FLOW_CAPACITY,
   H_HASH_SLOTS,
+  H_IPV6,
   H_LAYOUT_HASH,
   H_MAGIC,
   H_READY,
@@ -69,6 +71,7 @@ export function writeHeader(words: Int32Array, layout: RegionLayout): void {
   words[H_BACKENDS] = layout.backends;
   words[H_HASH_SLOTS] = layout.hashSlots;
   words[H_WORKERS] = layout.workers;
+  words[H_IPV6] = layout.ipv6 ? 1 : 0;
   words[H_ACCESS_PREFIXES] = layout.size.accessPrefixes ?? 0;
   words[H_SOURCES] = layout.size.sources ?? 0;
   words[H_SPLICES] = layout.size.splices ?? 0;
@@ -119,6 +122,7 @@ function checkHeader(words: Int32Array, bytes: number): Found {
     backends: words[H_BACKENDS]!,
     hashSlots: words[H_HASH_SLOTS]!,
     workers: words[H_WORKERS]!,
+    ipv6: words[H_IPV6] === 1,
     accessPrefixes: words[H_ACCESS_PREFIXES]!,
     sources: words[H_SOURCES]!,
     splices: words[H_SPLICES]!,
@@ -135,7 +139,8 @@ function checkHeader(words: Int32Array, bytes: number): Found {
     size.accessPrefixes <= ACCESS_PREFIXES_MAX &&
     size.sources >= 0 &&
     size.sources <= SOURCES_MAX &&
-    (size.splices === 0 || size.splices === 1);
+    (size.splices === 0 || size.splices === 1) &&
+    (words[H_IPV6] === 0 || words[H_IPV6] === 1);
   if (!isPossible) return { kind: "damaged", reason: "its header names impossible sizes" };
   const layout = planRegion(size);
   if (words[H_LAYOUT_HASH] !== layoutHash(layout)) {
@@ -176,12 +181,14 @@ export function layoutHash(layout: RegionLayout): number {
       shard.sources,
       shard.splices,
       shard.samples,
+      shard.flowExtensions,
     ]),
   ];
   const numbers = [
     LAYOUT_VERSION,
     PAGE_BYTES,
     FLOW_BYTES,
+    EXTENSION_BYTES,
     BUCKET_BYTES,
     BACKEND_RUN_BYTES,
     BACKEND_SLOT_BYTES,

@@ -19,7 +19,7 @@ import {
  *   header | backendSlots | backendKeys | serviceSlots | serviceKeys | hops x 2 | bank x 2
  *          | access lists x 2 | handover rings | shard of worker 0 | shard of worker 1 | ...
  *   shard: workerHeader | flows | flowIndex | flowFree | backendRuns | serviceRuns | counters
- *          | admissionRuns | sources | splices | samples
+ *          | admissionRuns | sources | splices | flowExtensions | samples
  *
  * Who writes what:
  *   worker    its own shard (but the OTHERS words of backendRuns), and the handover rings that it
@@ -39,6 +39,8 @@ export const PAGE_BYTES = 4096;
 
 /** One flow, both directions: a cache line. See flow/flow-record.ts. */
 export const FLOW_BYTES = 64;
+/** The addresses of a flow that has IPv6 ones, beside its record. See flow/flow-record.ts. */
+export const EXTENSION_BYTES = 64;
 /** One bucket of the flow index: eight entries of hash and reference, a cache line. */
 export const BUCKET_BYTES = 64;
 /** One backend slot. See service/backend-slots.ts. */
@@ -80,6 +82,8 @@ export interface RegionSize {
   readonly hashSlots: number;
   /** 1..WORKERS_MAX */
   readonly workers: number;
+  /** Room for flows with IPv6 addresses. Left out: none. */
+  readonly ipv6?: boolean;
   /** Prefixes of all access lists together; left out: none fit. */
   readonly accessPrefixes?: number;
   /** Token buckets of sources, of all workers together; left out: none. */
@@ -121,6 +125,8 @@ export interface Shard {
   /** A row of SPLICE_BYTES a flow, or nothing. */
   readonly splices: Section;
   readonly samples: Section;
+  /** A row of EXTENSION_BYTES a flow; empty where the region has no room for IPv6. */
+  readonly flowExtensions: Section;
 }
 
 /** The sections that all workers share, and the shards. */
@@ -130,6 +136,8 @@ export interface RegionLayout {
   readonly backends: number;
   readonly hashSlots: number;
   readonly workers: number;
+  /** Flows can have IPv6 addresses: the shards have flowExtensions. */
+  readonly ipv6: boolean;
   readonly bytes: number;
   readonly header: Section;
   readonly backendSlots: Section;
@@ -210,6 +218,8 @@ export const H_RUN_WORDS_END = 56;
 export const H_ACCESS_PREFIXES = 57;
 export const H_SOURCES = 58;
 export const H_SPLICES = 59;
+/** 1: flows can have IPv6 addresses (RegionSize.ipv6). */
+export const H_IPV6 = 60;
 export const HEADER_WORDS = 64;
 
 /** Words of a worker's header page, relative to Shard.workerWord. */
@@ -247,9 +257,9 @@ export const W_HANDOVER_TAILS = W_HANDOVER_HEADS + WORKERS_MAX;
 export const WORKER_WORDS = W_HANDOVER_TAILS + WORKERS_MAX;
 
 /** Words of one bank before the tables whose size follows RegionSize (service/bank.ts). */
-export const BANK_HEADER_BYTES = PAGE_BYTES;
-/** VIP addresses, SNAT addresses and host addresses of one bank, each 32 bytes, hashed. */
-export const BANK_ADDRESS_BYTES = 32;
+export const BANK_HEADER_BYTES = 3 * PAGE_BYTES;
+/** VIPs, SNAT addresses, backends and host addresses of one bank, each 64 bytes, hashed. */
+export const BANK_ADDRESS_BYTES = 64;
 /** Port intervals, 8 bytes each. */
 export const BANK_INTERVAL_BYTES = 8;
 /** One service of a bank. */
@@ -337,6 +347,8 @@ function planShard(size: RegionSize, worker: number, take: Take): Shard {
     sourceSets,
     sources: take(sourceSets * SOURCE_SET_BYTES),
     splices: take((size.splices ?? 0) === 0 ? 0 : flowCapacity * SPLICE_BYTES),
+    flowExtensions: take(size.ipv6 === true ? flowCapacity * EXTENSION_BYTES : 0),
+    // The last one: a worker maps its shard up to the end of it.
     samples: take(DROP_SAMPLES * SAMPLE_BYTES),
   };
 }
@@ -347,7 +359,7 @@ function planShard(size: RegionSize, worker: number, take: Take): Shard {
  * @param size - capacities; each at least 1, flowCapacity at most 2^24, workers at most WORKERS_MAX
  */
 export function planRegion(size: RegionSize): RegionLayout {
-  const { services, backends, hashSlots, workers } = size;
+  const { services, backends, hashSlots, workers, ipv6 = false } = size;
   const accessPrefixes = size.accessPrefixes ?? 0;
   const sources = size.sources ?? 0;
   const splices = size.splices ?? 0;
@@ -370,6 +382,7 @@ export function planRegion(size: RegionSize): RegionLayout {
       backends,
       hashSlots,
       workers,
+      ipv6,
       accessPrefixes,
       sources,
       splices,
@@ -378,6 +391,7 @@ export function planRegion(size: RegionSize): RegionLayout {
     backends,
     hashSlots,
     workers,
+    ipv6,
     header: take(HEADER_WORDS * 4),
     backendSlots: take(backends * BACKEND_SLOT_BYTES),
     backendKeys: take(backends * KEY_BYTES),

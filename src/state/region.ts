@@ -221,7 +221,8 @@ function isSameSize(a: RegionSize, b: RegionSize): boolean {
     a.workers === b.workers &&
     (a.accessPrefixes ?? 0) === (b.accessPrefixes ?? 0) &&
     (a.sources ?? 0) === (b.sources ?? 0) &&
-    (a.splices ?? 0) === (b.splices ?? 0)
+    (a.splices ?? 0) === (b.splices ?? 0) &&
+    (a.ipv6 ?? false) === (b.ipv6 ?? false)
   );
 }
 

@@ -1,7 +1,10 @@
+import { ADMISSION_RUN_WORDS, N_FLOWS, N_HALF_OPEN } from "../admission/admission-run.ts";
+import { PHASE_NONE, SPLICE_WORDS, X_PHASE } from "../admission/splice.ts";
 import { assert } from "../base/assert.ts";
-import { recordIsSound } from "../flow/check-record.ts";
+import { flowIsSound } from "../flow/check-record.ts";
 import {
   backendSlotOf,
+  EXTENSION_WORDS,
   F_BACKEND,
   F_BACKEND_REPLY_PORTS,
   F_CLIENT_ADDR,
@@ -12,6 +15,9 @@ import {
   FLOW_WORDS,
   GENERATION_MASK,
   generationOf,
+  hasExtension,
+  KEY_IPV6,
+  originalKeyOf,
   PROTOCOL_TCP,
   PROTOCOL_UDP,
   STATE_CLOSE,
@@ -20,6 +26,7 @@ import {
   STATE_SYN_SENT,
   STATE_TIME_WAIT,
   STATE_UDP_ONE_WAY,
+  X_CLIENT,
 } from "../flow/flow-record.ts";
 import {
   createFlowTable,
@@ -27,10 +34,11 @@ import {
   INSERT_INDEX_FULL,
   INSERT_TABLE_FULL,
 } from "../flow/flow-table.ts";
-import { isScattered, ownerOfClient } from "../flow/owner.ts";
+import { isScattered, ownerOfClient, ownerWord6 } from "../flow/owner.ts";
 import {
   ADMIN_NAMES,
   B_ADDRESS,
+  B_ADDRESS6,
   B_ADMIN,
   B_EXISTING,
   B_GENERATION,
@@ -60,6 +68,7 @@ import {
   H_OWNER_PORT_MASK,
   H_SECRET,
   KEY_BYTES,
+  type RegionLayout,
   type RegionViews,
   SERVICE_RUN_BYTES,
   viewShard,
@@ -115,8 +124,28 @@ export function takeOverFlows(views: RegionViews): TakeOverCounts {
     counts.flowsDropped += report.dropped;
     counts.flowsNoRoom += report.noRoom;
   }
+  clearSplices(views);
   recount(views);
   return { ...counts, slotsDropped };
+}
+
+/** A free row has no splice: its next flow would be taken for a spliced one. */
+function clearSplices(views: RegionViews): void {
+  const { i32, layout } = views;
+  for (const { flows, flowCapacity, splices } of layout.shards) {
+    if (splices.bytes === 0) continue;
+    for (let row = 0; row < flowCapacity; row++) {
+      const isFree = i32[(flows.at >> 2) + row * FLOW_WORDS + F_STATE] === STATE_FREE;
+      if (isFree) i32[(splices.at >> 2) + row * SPLICE_WORDS + X_PHASE] = PHASE_NONE;
+    }
+  }
+}
+
+/** First word of the splice of the flow at `at`, or -1. */
+function spliceWord({ layout }: RegionViews, worker: number, at: number): number {
+  const { flows, splices } = layout.shards[worker]!;
+  if (splices.bytes === 0) return -1;
+  return (splices.at >> 2) + ((at - (flows.at >> 2)) / FLOW_WORDS) * SPLICE_WORDS;
 }
 
 /**
@@ -136,12 +165,14 @@ export function moveFlows(from: RegionViews, to: RegionViews): TakeOverCounts {
   const tables = to.layout.shards.map(({ worker }) => createFlowTable(viewShard(to, worker)));
   for (const table of tables) table.rebuild();
   const counts = { kept: 0, dropped: 0, noRoom: 0 };
-  forEachRow(from, (at) => {
-    if (!isExpendable(from.i32[at + F_STATE]!)) counts[moveFlow(from, to, tables, at)]++;
+  forEachRow(from, (at, worker) => {
+    if (!isExpendable(from.i32[at + F_STATE]!)) counts[moveFlow(from, to, tables, at, worker)]++;
   });
-  forEachRow(from, (at) => {
+  forEachRow(from, (at, worker) => {
     const isUsed = from.i32[at + F_STATE] !== STATE_FREE || (from.i32[at + F_VERSION]! & 1) !== 0;
-    if (isUsed && isExpendable(from.i32[at + F_STATE]!)) counts[moveFlow(from, to, tables, at)]++;
+    if (isUsed && isExpendable(from.i32[at + F_STATE]!)) {
+      counts[moveFlow(from, to, tables, at, worker)]++;
+    }
   });
   recount(to);
   return {
@@ -193,28 +224,57 @@ function moveFlow(
   to: RegionViews,
   tables: readonly FlowTable[],
   at: number,
+  worker: number,
 ): "kept" | "dropped" | "noRoom" {
-  if (!recordIsSound(from.i32, at)) return "dropped";
+  const extension = extensionOf(from.layout, at);
+  if (!flowIsSound(from, at, extension)) return "dropped";
   const backend = from.i32[at + F_BACKEND]!;
   const slot = backendSlotOf(backend);
   if (!isBackend(from, slot, generationOf(backend))) return "dropped";
   if (!isBackend(to, slot, generationOf(backend))) return "noRoom";
-  const table =
-    tables[
-      ownerOfClient(
-        to.i32[H_SECRET]!,
-        to.i32[H_SECRET + 1]!,
-        from.i32[at + F_CLIENT_ADDR]!,
-        from.i32[at + F_CLIENT_VIP_PORTS]! >>> 16,
-        to.i32[H_OWNER_PORT_MASK]!,
-        tables.length,
-      )
-    ]!;
+  const extended = hasExtension(from.i32[at + F_STATE]!);
+  if (extended && !to.layout.ipv6) return "noRoom";
+  const owner = ownerOfClient(
+    to.i32[H_SECRET]!,
+    to.i32[H_SECRET + 1]!,
+    clientWord(from.i32, at, extension),
+    from.i32[at + F_CLIENT_VIP_PORTS]! >>> 16,
+    to.i32[H_OWNER_PORT_MASK]!,
+    tables.length,
+  );
+  const splice = spliceWord(from, worker, at);
+  const isSpliced = splice >= 0 && from.i32[splice + X_PHASE] !== PHASE_NONE;
+  // Without its splice a flow's numbers would make no sense to either end.
+  if (isSpliced && to.layout.shards[owner]!.splices.bytes === 0) return "noRoom";
+  const table = tables[owner]!;
   table.draft.set(from.i32.subarray(at, at + FLOW_WORDS));
+  if (extended) {
+    table.draftExtension.set(from.i32.subarray(extension, extension + EXTENSION_WORDS));
+  }
   const row = table.insert();
   if (row === INSERT_TABLE_FULL || row === INSERT_INDEX_FULL) return "noRoom";
+  if (row >= 0 && isSpliced) {
+    const words = from.i32.subarray(splice, splice + SPLICE_WORDS);
+    to.i32.set(words, spliceWord(to, owner, table.word(row)));
+  }
   // What is left are keys that another flow has: one of the two is damaged.
   return row >= 0 ? "kept" : "dropped";
+}
+
+/** First word of the extension of the row whose record begins at `at`. */
+function extensionOf({ shards }: RegionLayout, at: number): number {
+  const shard = shards.find(
+    ({ flows }) => at >= flows.at >> 2 && at < (flows.at + flows.bytes) >> 2,
+  )!;
+  const row = (at - (shard.flows.at >> 2)) / FLOW_WORDS;
+  return (shard.flowExtensions.at >> 2) + row * EXTENSION_WORDS;
+}
+
+/** The client of a sound record as ownerOfClient() takes it. */
+function clientWord(i32: Int32Array, at: number, extension: number): number {
+  if ((originalKeyOf(i32[at + F_STATE]!) & KEY_IPV6) === 0) return i32[at + F_CLIENT_ADDR]!;
+  const from = extension + X_CLIENT;
+  return ownerWord6(i32[from]!, i32[from + 1]!, i32[from + 2]!, i32[from + 3]!);
 }
 
 /** @returns used slots whose number does not fit */
@@ -282,7 +342,7 @@ function backendSlotIsSound(views: RegionViews, slot: number): boolean {
     i32[at + B_USED] === 1 &&
     within(B_SERVICE, 0, layout.services - 1) &&
     (protocol === PROTOCOL_TCP || protocol === PROTOCOL_UDP) &&
-    i32[at + B_ADDRESS] !== 0 &&
+    (i32[at + B_ADDRESS] !== 0 || i32[at + B_ADDRESS6] !== 0) &&
     within(B_PORT, 0, 0xffff) &&
     within(B_WEIGHT, 0, 0xffff) &&
     within(B_WEIGHT_OVERRIDE, -1, 0xffff) &&
@@ -381,6 +441,12 @@ function recount(views: RegionViews): void {
       i32.fill(0, at + R_FLOWS, at + R_OTHERS_ACTIVE + 1);
     }
   }
+  for (const { admissionRuns } of layout.shards) {
+    for (let slot = 0; slot < layout.services; slot++) {
+      const at = (admissionRuns.at >> 2) + slot * ADMISSION_RUN_WORDS;
+      i32.fill(0, at + N_FLOWS, at + N_HALF_OPEN + 1);
+    }
+  }
   forEachRow(views, (at, worker) => {
     const state = i32[at + F_STATE]!;
     if (state === STATE_FREE) return;
@@ -389,5 +455,12 @@ function recount(views: RegionViews): void {
     const run = (layout.shards[worker]!.backendRuns.at >> 2) + slot * BACKEND_RUN_WORDS;
     i32[run + R_FLOWS] = i32[run + R_FLOWS]! + 1;
     if ((state & FLAG_ACTIVE) !== 0) i32[run + R_ACTIVE] = i32[run + R_ACTIVE]! + 1;
+    const service = i32[backendWord(views, slot) + B_SERVICE]!;
+    const admission =
+      (layout.shards[worker]!.admissionRuns.at >> 2) + service * ADMISSION_RUN_WORDS;
+    i32[admission + N_FLOWS] = i32[admission + N_FLOWS]! + 1;
+    if ((state & 0xff) === STATE_SYN_SENT || (state & 0xff) === STATE_SYN_RECV) {
+      i32[admission + N_HALF_OPEN] = i32[admission + N_HALF_OPEN]! + 1;
+    }
   });
 }

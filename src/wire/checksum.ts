@@ -125,3 +125,20 @@ export function pseudoSumIpv4(
       l4Bytes,
   );
 }
+
+/**
+ * Sum of the IPv6 pseudo header (RFC 8200 section 8.1): addresses of the header at `ipAt`, length,
+ * protocol.
+ *
+ * @param protocol - of the transport, behind all extension headers
+ * @param l4Bytes - header and data of the transport
+ * @returns folded sum, 16 bits, not complemented
+ */
+export function pseudoSumIpv6(
+  view: DataView,
+  ipAt: number,
+  protocol: number,
+  l4Bytes: number,
+): number {
+  return sumBytes(view, ipAt + 8, 32, protocol + l4Bytes);
+}

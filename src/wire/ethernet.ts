@@ -18,6 +18,9 @@ export const ETHERTYPE_ARP = 0x0806;
 export const ETHERTYPE_VLAN = 0x8100;
 export const ETHERTYPE_IPV6 = 0x86dd;
 
+/** First two bytes of the groups of IPv6 (RFC 2464 section 7). */
+export const MAC_IPV6_GROUP = 0x3333;
+
 /** The broadcast address, as high and low. */
 export const MAC_BROADCAST_HIGH = -1;
 export const MAC_BROADCAST_LOW = 0xffff;

@@ -115,6 +115,30 @@ export function setTcpChecksum(view: DataView, at: number, checksum: number): vo
 }
 
 /**
+ * Write a header; options, if any, lie behind it already. The checksum is 0: the caller adds it.
+ *
+ * @param ports - source << 16 | destination
+ * @param headerBytes - 20..60, options included
+ * @param flags - all eight, ECE and CWR included
+ */
+export function writeTcpHeader(
+  view: DataView,
+  at: number,
+  ports: number,
+  sequence: number,
+  acknowledgement: number,
+  headerBytes: number,
+  flags: number,
+  window: number,
+): void {
+  view.setInt32(at, ports);
+  view.setInt32(at + SEQUENCE, sequence);
+  view.setInt32(at + ACKNOWLEDGEMENT, acknowledgement);
+  view.setInt32(at + DATA_OFFSET, ((headerBytes >> 2) << 28) | (flags << 16) | window);
+  view.setInt32(at + CHECKSUM, 0);
+}
+
+/**
  * Write a header of 20 bytes for a segment without data or window, such as a RST (RFC 9293 3.10.7.1
  * says which numbers it carries). The checksum is 0: the caller adds it.
  *

@@ -38,7 +38,7 @@ const USAGE: readonly (readonly [string[], RegExp])[] = [
   [["get", "flows", "--limit", "1e3"], /expected a whole number from 1 to 100000, got "1e3"/],
   [
     ["get", "flows", "--client", "10.0.0.0/33"],
-    /such as 198\.51\.100\.0\/24, got "10\.0\.0\.0\/33"/,
+    /such as 198\.51\.100\.0\/24 or .*, got "10\.0\.0\.0\/33"/,
   ],
   [["get", "flows", "--service", "Web"], /expected the name of a service, got "Web"/],
   [["get", "flows", "--backend", "10.0.0"], /expected ADDRESS or ADDRESS:PORT, got "10\.0\.0"/],

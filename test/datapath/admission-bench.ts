@@ -93,15 +93,17 @@ export function lineOf(sent: Sent): string {
   return describe(sent.bytes.subarray(14), 0);
 }
 
-export function configOf(options: { mode?: string; more?: string; top?: string } = {}): string {
-  const { mode = "nat", more = "", top = "" } = options;
+export function configOf(
+  options: { mode?: string; more?: string; web?: string; top?: string } = {},
+): string {
+  const { mode = "nat", more = "", web = "", top = "" } = options;
   return `
 version: 1
 device: { type: packet, interfaces: [eth0, eth1] }
 snat: { addresses: [${SNAT}], ports: 2000-2999 }
 ${top}
 services:
-  - { name: web, vip: ${VIP}, port: 80, protocol: tcp, mode: ${mode}, scheduler: rr, ${more}
+  - { name: web, vip: ${VIP}, port: 80, protocol: tcp, mode: ${mode}, scheduler: rr, ${more} ${web}
       backends: [{ address: ${BACKEND}, port: 8080 }] }
   - { name: dns, vip: ${VIP}, port: 53, protocol: udp, mode: ${mode}, scheduler: rr, ${more}
       backends: [{ address: ${BACKEND}, port: 5353 }] }

@@ -22,7 +22,7 @@ import { createWake } from "../../src/device/wake.ts";
 import { openXdp, receiveQueues, type XdpDevice, type XdpOptions } from "../../src/device/xdp.ts";
 import { createSocketGuard } from "../../src/host/guard.ts";
 import type { XdpGuard } from "../../src/host/guard-xdp.ts";
-import { addressNumber } from "../support/frames.ts";
+import { addressOf } from "../support/frames.ts";
 import {
   collectUntil,
   ip,
@@ -59,7 +59,7 @@ function insideTests(): void {
       xdpMode: "native",
     });
     // Everything between A and B is ours.
-    const snat = ["10.0.0.1", "10.0.0.2"].map(addressNumber);
+    const snat = ["10.0.0.1", "10.0.0.2"].map(addressOf);
     await guard.update({ vips: [], backends: [], snat, hosts: [] });
   });
   after(async () => {
@@ -242,7 +242,7 @@ function insideTests(): void {
     peer.run("ip", "neigh", "add", "10.0.1.2", "lladdr", link.address, "dev", "q1");
     assert.equal(receiveQueues("q0"), 2);
     const two = await createSocketGuard({ interfaces: ["q0"], mode: "process", xdpMode: "native" });
-    const snat = [addressNumber("10.0.1.2")];
+    const snat = [addressOf("10.0.1.2")];
     await two.update({ vips: [], backends: [], snat, hosts: [] });
     const openQueues = (...numbers: number[]): XdpDevice =>
       openXdp({

@@ -4,6 +4,7 @@ import path from "node:path";
 import { after, before, describe, type TestContext, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
+import { type Address, addressOf4 } from "../../src/base/address.ts";
 import type { GuardKind } from "../../src/host/guard.ts";
 import { cleanUp, mountBpf } from "../host/guard-pins.ts";
 import { ENTRIES, framesOf, OWNED_ROW, ROWS, type Row } from "../host/guard-rows.ts";
@@ -24,7 +25,7 @@ import {
   type Wire,
   waitGone,
 } from "../host/netns.ts";
-import { addressNumber } from "../support/frames.ts";
+import { addressOf } from "../support/frames.ts";
 import { runSync } from "../support/processes.ts";
 import { waitFor } from "../support/wait.ts";
 
@@ -118,8 +119,8 @@ for (const forward of [true, false]) {
 }
 
 /** Another address with the same low half: of the network for benchmarks (RFC 2544). */
-function sharingLowHalf(address: number): number {
-  return (198 << 24) | (19 << 16) | (address & 0xffff);
+function sharingLowHalf({ value }: Address): Address {
+  return addressOf4((198 << 24) | (19 << 16) | (value & 0xffff));
 }
 
 describe("guard of addresses that share their low half", { skip: SKIP_UNLESS_ROOT }, () => {
@@ -168,7 +169,7 @@ describe("guard under change", { skip: SKIP_UNLESS_ROOT }, () => {
     test(`${kind}: no packet slips through while entries change 50 times`, async (t) => {
       const holder = await guard(t, topology, { kind });
       for (const wire of Object.values(wires) as Wire[]) wire.clear();
-      const stranger = { address: addressNumber("192.0.2.1"), protocol: 6, low: 1, high: 9999 };
+      const stranger = { address: addressOf("192.0.2.1"), protocol: 6, low: 1, high: 9999 };
       let count = 0;
       for (let round = 0; round < 50; round++) {
         const vips = round % 2 === 0 ? [...ENTRIES.vips, stranger] : ENTRIES.vips;

@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { afterEach, test } from "node:test";
+import { formatIpv6, type Words6 } from "../../src/base/address.ts";
 import { createRandom, type Random } from "../../src/base/random.ts";
 import {
   D_AT,
@@ -17,7 +18,7 @@ import { ownerOfClient, ownerOfSnatPort } from "../../src/flow/owner.ts";
 import { createSteering, type Steering } from "../../src/host/steering.ts";
 import { withFragmentWord } from "../support/fragments.ts";
 import {
-  addressNumber,
+  addressOf,
   arpPacket,
   ethernetFrame,
   icmpEcho,
@@ -26,6 +27,15 @@ import {
   tcpPacket,
   udpPacket,
 } from "../support/frames.ts";
+import {
+  DESTINATION_OPTIONS,
+  type Extension,
+  fragmentHeader,
+  icmpPacket6,
+  ipv6Packet,
+  tcpPacket6,
+  udpPacket6,
+} from "../support/frames6.ts";
 import { ip, isInside, run, runInside } from "./device-world.ts";
 
 /**
@@ -94,6 +104,83 @@ function randomPacket(random: Random, number: number, workers: number, portMask:
   return { kind, packet: build(), owner };
 }
 
+const VIP6 = "2001:db8:ff::10";
+const SNAT6 = "2001:db8:2::100";
+const BACKEND6 = "2001:db8:2::11";
+/** VIPs that are prefixes. */
+const PREFIX6 = { address: "2001:db8:ff:1::", length: 64, inside: "2001:db8:ff:1:2:3:4:5" };
+const PREFIX4 = { address: "192.0.2.0", length: 24, inside: "192.0.2.200" };
+
+/** The same of IPv6, and of prefixes; `number` is its flow label (IPv4: identification). */
+function randomPacket6(
+  random: Random,
+  number: number,
+  workers: number,
+  portMask: number,
+): Numbered {
+  const words: Words6 = [0x20010db8, random.next32(), random.next32(), random.next32()];
+  const client = formatIpv6(words);
+  const [clientPort, snatPort] = [1024 + random.below(60_000), 1024 + random.below(60_000)];
+  const make = random.below(2) === 0 ? tcpPacket6 : udpPacket6;
+  // Up to eight extension headers are walked.
+  const extensions: Extension[] = Array.from({ length: random.below(5) }, () =>
+    random.below(2) === 0
+      ? { type: DESTINATION_OPTIONS }
+      : { type: DESTINATION_OPTIONS, body: [1, 12, ...new Array<number>(12).fill(0)] },
+  );
+  // An atomic fragment is whole; others go by their addresses alone, as if the port were 0.
+  if (random.below(3) === 0) extensions.push(fragmentHeader(0, false));
+  const ipFields = { flowLabel: number, extensions };
+  const l4 = (source: string, sourcePort: number, to: string, toPort: number): Uint8Array =>
+    make({ source, sourcePort, destination: to, destinationPort: toPort, ip: ipFields });
+  const folded = words.reduce((sum, word) => sum ^ word, 0);
+  const byClient = ownerOfClient(KEY[0], KEY[1], folded, clientPort, portMask, workers);
+  const byAddress = ownerOfClient(KEY[0], KEY[1], folded, 0, portMask, workers);
+  const bySnat = ownerOfSnatPort(snatPort, workers);
+  const quoted = (destination: string, quote: Uint8Array): Uint8Array =>
+    icmpPacket6({ source: BACKEND6, destination, type: 1, data: quote, ip: ipFields });
+  const other = (protocol: number, more: readonly Extension[] = []): Uint8Array =>
+    ipv6Packet({
+      source: client,
+      destination: VIP6,
+      protocol,
+      payload: new Uint8Array(20),
+      extensions: more,
+      flowLabel: number,
+    });
+  const four = (0xc6336400 + 1 + random.below(250)) | 0;
+  const byFour = ownerOfClient(KEY[0], KEY[1], four, clientPort, portMask, workers);
+  const toPrefix4 = (): Uint8Array =>
+    tcpPacket({
+      source: four,
+      sourcePort: clientPort,
+      destination: PREFIX4.inside,
+      destinationPort: 80,
+      ip: { id: number },
+    });
+  const kinds: readonly (readonly [string, () => Uint8Array, number])[] = [
+    ["original", () => l4(client, clientPort, VIP6, 80), byClient],
+    ["to a prefix", () => l4(client, clientPort, PREFIX6.inside, 80), byClient],
+    ["to a prefix of IPv4", toPrefix4, byFour],
+    ["nat reply", () => l4(BACKEND6, 8080, client, clientPort), byClient],
+    ["full-nat reply", () => l4(BACKEND6, 8080, SNAT6, snatPort), bySnat],
+    ["error about VIP to client", () => quoted(VIP6, l4(VIP6, 80, client, clientPort)), byClient],
+    ["error about client", () => quoted(client, l4(client, clientPort, BACKEND6, 80)), byClient],
+    ["error about SNAT", () => quoted(SNAT6, l4(SNAT6, snatPort, BACKEND6, 80)), bySnat],
+    ["another protocol", () => other(47), 0],
+    ["later fragment", () => other(17, [fragmentHeader(8, false)]), byAddress],
+    ["first fragment", () => other(6, [fragmentHeader(0, true)]), byAddress],
+    ["later fragment of another protocol", () => other(47, [fragmentHeader(8, false)]), 0],
+    [
+      "nine extension headers",
+      () => other(17, new Array<Extension>(9).fill({ type: DESTINATION_OPTIONS })),
+      0,
+    ],
+  ];
+  const [kind, build, owner] = kinds[random.below(kinds.length)]!;
+  return { kind, packet: build(), owner };
+}
+
 function insideTests(): void {
   run("sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=1", "net.ipv6.conf.default.disable_ipv6=1");
   run("sysctl", "-qw", "net.ipv4.conf.all.rp_filter=0", "net.ipv4.conf.default.rp_filter=0");
@@ -113,7 +200,14 @@ function insideTests(): void {
 
   function steeringOf(workers: number, portMask: number): Steering {
     const steering = keep(createSteering({ key: [...KEY], portMask, workers }));
-    steering.update([addressNumber(VIP)], [addressNumber(SNAT)]);
+    const prefix = ({ address, length }: typeof PREFIX6) => ({
+      address: addressOf(address),
+      prefixLength: length,
+    });
+    steering.update(
+      [{ address: addressOf(VIP) }, { address: addressOf(VIP6) }, prefix(PREFIX6), prefix(PREFIX4)],
+      [addressOf(SNAT), addressOf(SNAT6)],
+    );
     return steering;
   }
 
@@ -156,15 +250,18 @@ function insideTests(): void {
     assert.equal(sender.transmit(frames.length), frames.length);
   }
 
-  /** Numbers of the IPv4 packets that have come to a device; -1 for any other frame. */
+  /** Numbers of the IP packets that have come to a device; -1 for any other frame. */
   function receiveAll(device: NativeFrameDevice, link: number, timeoutMs: number): number[] {
     const numbers: number[] = [];
     const view = new DataView(device.memory);
     for (let count = device.receive(timeoutMs); count > 0; count = device.receive(0)) {
       for (let index = 0; index < count; index++) {
         const at = device.batch.rx[index * DESCRIPTOR_WORDS + D_AT]!;
-        const isIp = link === 0 || view.getUint16(at + 12) === 0x0800;
-        numbers.push(isIp ? view.getUint16(at + link + 4) : -1);
+        const type = link === 0 ? 0 : view.getUint16(at + 12);
+        const isIp = link === 0 || type === 0x0800 || type === 0x86dd;
+        const isSix = view.getUint8(at + link) >>> 4 === 6;
+        const number = isSix ? view.getUint32(at + link) & 0xfffff : view.getUint16(at + link + 4);
+        numbers.push(isIp ? number : -1);
       }
     }
     return numbers;
@@ -175,6 +272,7 @@ function insideTests(): void {
     link: number,
     portMask: number,
     rounds: number,
+    make = randomPacket,
   ): void {
     const sender = openSender();
     const random = createRandom(1 + devices.length);
@@ -182,11 +280,17 @@ function insideTests(): void {
     const shares = new Array<number>(workers).fill(0);
     for (let round = 0; round < rounds; round++) {
       const sent = Array.from({ length: 64 }, (_, index) =>
-        randomPacket(random, round * 64 + index + 1, workers, portMask),
+        make(random, round * 64 + index + 1, workers, portMask),
       );
       send(
         sender,
-        sent.map(({ packet }) => ethernetFrame(packet, { source: OUT_MAC, destination: IN_MAC })),
+        sent.map(({ packet }) =>
+          ethernetFrame(packet, {
+            source: OUT_MAC,
+            destination: IN_MAC,
+            type: packet[0]! >>> 4 === 6 ? 0x86dd : 0x0800,
+          }),
+        ),
       );
       const came = new Map<number, number>();
       devices.forEach((device, worker) => {
@@ -204,7 +308,7 @@ function insideTests(): void {
         shares[owner]!++;
       });
     }
-    for (const share of shares) assert.ok(share > (rounds * 64) / workers / 3, `${shares}`);
+    for (const share of shares) assert.ok(share > (rounds * 64) / workers / 6, `${shares}`);
     sender.close();
   }
 
@@ -214,6 +318,7 @@ function insideTests(): void {
       test(`packet: ${workers} workers by ${by}: every frame comes to its owner`, () => {
         const devices = openCrew("packet", workers, steeringOf(workers, portMask));
         checkSteering(devices, 14, portMask, 30);
+        checkSteering(devices, 14, portMask, 8, randomPacket6);
       });
     }
   }
@@ -270,6 +375,13 @@ function insideTests(): void {
       ip("addr add 10.99.0.1/24 dev hg0");
       ip("route add default dev hg0");
       checkSteering(devices, 0, 0xffff, 20);
+      // The kernel forwards IPv6 where its interfaces have it.
+      const names = ["all", "default", "in0", "hg0"];
+      run("sysctl", "-qw", ...names.map((name) => `net.ipv6.conf.${name}.disable_ipv6=0`));
+      run("sysctl", "-qw", "net.ipv6.conf.all.forwarding=1");
+      ip("-6 route add default dev hg0");
+      checkSteering(devices, 0, 0xffff, 8, randomPacket6);
+      run("sysctl", "-qw", ...names.map((name) => `net.ipv6.conf.${name}.disable_ipv6=1`));
       ip("link set hg0 down");
       ip("link set hg0 up");
       ip("route add default dev hg0");

@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import path from "node:path";
 import { describe, type TestContext, test } from "node:test";
 import { fileURLToPath } from "node:url";
+import { addressOf4 } from "../../src/base/address.ts";
 import type { TunRouteEntries } from "../../src/host/tun-routes.ts";
 import {
   BACKEND,
@@ -10,6 +11,7 @@ import {
   createTopology,
   GATEWAY_TO_CLIENT,
   MACS,
+  NODES6,
   openWire,
   type Program,
   SKIP_UNLESS_ROOT,
@@ -18,7 +20,8 @@ import {
   VIP,
   type Wire,
 } from "../host/netns.ts";
-import { ACK, addressNumber, ethernetFrame, SYN, tcpPacket } from "../support/frames.ts";
+import { ACK, addressOf, ethernetFrame, SYN, tcpPacket } from "../support/frames.ts";
+import { tcpPacket6 } from "../support/frames6.ts";
 import { waitFor } from "../support/wait.ts";
 
 /**
@@ -33,11 +36,23 @@ const HOLDER = path.join(FOLDER, "tun-holder.js");
 const CLEANUP = path.join(FOLDER, "cleanup-main.js");
 
 const ENTRIES: TunRouteEntries = {
-  vips: [addressNumber(VIP)],
-  snat: [addressNumber(SNAT)],
+  vips: [{ address: addressOf(VIP) }],
+  snat: [addressOf(SNAT)],
   backends: [
-    { address: addressNumber(BACKEND), protocol: 6, port: 8080 },
-    { address: addressNumber(BACKEND_ANY), protocol: 17, port: 0 },
+    { address: addressOf(BACKEND), protocol: 6, port: 8080 },
+    { address: addressOf(BACKEND_ANY), protocol: 17, port: 0 },
+  ],
+};
+
+const ENTRIES6: TunRouteEntries = {
+  vips: [
+    { address: addressOf(NODES6.vip) },
+    { address: addressOf("2001:db8:ff:1::"), prefixLength: 64 },
+  ],
+  snat: [addressOf(NODES6.snat)],
+  backends: [
+    { address: addressOf(NODES6.backend), protocol: 6, port: 8080 },
+    { address: addressOf(NODES6.backendAny), protocol: 17, port: 0 },
   ],
 };
 
@@ -53,7 +68,9 @@ while True:
     if tun in ready:
         print("in " + os.read(tun, 65536).hex(), flush=True)
     if sys.stdin in ready:
-        rest += os.read(0, 65536)
+        data = os.read(0, 65536)
+        if not data: break
+        rest += data
         *lines, rest = rest.split(b"\\n")
         for line in lines:
             os.write(tun, bytes.fromhex(line.decode()))
@@ -269,9 +286,9 @@ describe("TUN routes", { skip: SKIP_UNLESS_ROOT }, () => {
     await command(holder, { update: ENTRIES });
     await command(other, {
       update: {
-        vips: [addressNumber("203.0.113.11")],
+        vips: [{ address: addressOf("203.0.113.11") }],
         snat: [],
-        backends: [{ address: addressNumber(BACKEND), protocol: 6, port: 9090 }],
+        backends: [{ address: addressOf(BACKEND), protocol: 6, port: 9090 }],
       },
     });
     const way = (port: number, iif: string): string =>
@@ -290,7 +307,7 @@ describe("TUN routes", { skip: SKIP_UNLESS_ROOT }, () => {
     const tun = await openTun(topology, "hg0");
     const holder = await hold(topology);
     const backends = Array.from({ length: 1000 }, (_, index) => ({
-      address: (addressNumber("10.30.0.0") + index) | 0,
+      address: addressOf4(addressOf("10.30.0.0").value + index),
       protocol: 6,
       port: 8080,
     }));
@@ -302,6 +319,128 @@ describe("TUN routes", { skip: SKIP_UNLESS_ROOT }, () => {
     await command(holder, { close: true });
     assert.equal(rules(), 0);
     await tun.kill();
+  });
+
+  test("IPv6: packets go in and come out, what a kill left goes, and cleanup finds it", async (t) => {
+    const topology = createTopology(true, true);
+    t.after(() => topology.stop());
+    topology.exec(`ip -6 route del ${NODES6.vip}/128`);
+    topology.exec(`ip route del ${VIP}/32`);
+    const state = () => ({
+      ...hostState(topology),
+      rules6: topology.exec("ip -6 rule show"),
+      routes6: topology.exec("ip -6 route show table all"),
+      addresses6: topology.exec("ip -6 -o address show"),
+    });
+    const before = state();
+    let tun = await openTun(topology, "hg0");
+    const ipv6Is = (): string =>
+      topology.exec("cat /proc/sys/net/ipv6/conf/hg0/disable_ipv6").trim() === "0" ? "on" : "off";
+    let holder = await hold(topology);
+    await command(holder, { update: ENTRIES });
+    assert.equal(ipv6Is(), "off", "no IPv6 entry yet");
+    await command(holder, { update: ENTRIES6 });
+    assert.equal(ipv6Is(), "on");
+    assert.equal(topology.exec("ip -6 -o address show dev hg0"), "");
+
+    const { client: from, backend, backendAny } = NODES6;
+    const way = (source: string, what: string, iif = "gb"): string =>
+      topology.exec(`ip route get ${from} from ${source} iif ${iif} ${what}`);
+    const into = (address: string, source: string, iif: string): string =>
+      topology.exec(`ip route get ${address} from ${source} iif ${iif}`);
+    assert.match(into(NODES6.vip, from, "gc"), / dev hg0 /);
+    assert.match(into("2001:db8:ff:1::77", from, "gc"), / dev hg0 /);
+    assert.match(into(NODES6.snat, backend, "gb"), / dev hg0 /);
+    assert.match(way(backend, "ipproto tcp sport 8080"), / dev hg0 table 47000 /);
+    assert.match(way(backend, "ipproto tcp sport 8081"), / dev gc /);
+    assert.match(way(backendAny, "ipproto udp sport 53"), / dev hg0 table 47000 /);
+    assert.match(way(backend, "ipproto ipv6-icmp"), / dev hg0 table 47000 /);
+    assert.match(way(backend, "ipproto tcp sport 8080", "hg0"), / dev gc /);
+
+    const [clientWire, backendWire] = await Promise.all([
+      openWire(topology, topology.client, "c0"),
+      openWire(topology, topology.backend, "b0"),
+    ]);
+    const tcp = (source: string, port: number, destination: string, to: number, label: number) =>
+      tcpPacket6({
+        source,
+        sourcePort: port,
+        destination,
+        destinationPort: to,
+        flags: SYN,
+        ip: { flowLabel: label },
+      });
+    /** Flow label and addresses: what forwarding leaves alone, and no answer has. */
+    const mark = (packet: string): string => packet.slice(3, 8) + packet.slice(16, 80);
+    const onWire = async (wire: Wire, packet: Uint8Array): Promise<void> => {
+      await waitFor("the packet on the wire", () =>
+        wire.receivedAll().some((frame) => mark(frame.slice(28)) === mark(hex(packet))),
+      );
+    };
+    const inTun = (): string[] =>
+      tun.lines.filter((line) => line.startsWith("in 6")).map((line) => mark(line.slice(3)));
+    const toVip6 = tcp(from, 5000, NODES6.vip, 80, 1);
+    const reply6 = tcp(backend, 8080, from, 5000, 2);
+    const frame = (packet: Uint8Array, side: "client" | "backend"): Uint8Array =>
+      ethernetFrame(packet, {
+        destination: side === "client" ? MACS.gc : MACS.gb,
+        source: side === "client" ? MACS.c0 : MACS.b0,
+        type: 0x86dd,
+      });
+    clientWire.send([frame(toVip6, "client")]);
+    backendWire.send([frame(reply6, "backend")]);
+    await waitFor("both in the device", () =>
+      [toVip6, reply6].every((packet) => inTun().includes(mark(hex(packet)))),
+    );
+    // The translated packet, its reply, and one that is no flow and is passed unchanged.
+    const toBackend = tcp(from, 5001, backend, 8080, 3);
+    const toClient = tcp(NODES6.vip, 80, from, 5000, 4);
+    for (const packet of [toBackend, toClient, reply6]) tun.write(hex(packet));
+    await onWire(backendWire, toBackend);
+    await onWire(clientWire, toClient);
+    await onWire(clientWire, reply6);
+    for (const packet of [toBackend, toClient]) assert.ok(!inTun().includes(mark(hex(packet))));
+
+    await Promise.all([holder.kill(), tun.kill()]);
+    assert.match(way(backend, "ipproto tcp sport 8080"), / dev gc /, "a rule to an empty table");
+    tun = await openTun(topology, "hg0");
+    holder = await hold(topology);
+    await command(holder, { update: ENTRIES6 });
+    const rules = topology.exec("ip -6 rule show").split("\n");
+    assert.equal(rules.filter((line) => line.includes("sport 8080")).length, 1);
+    await command(holder, { update: ENTRIES });
+    assert.doesNotMatch(topology.exec("ip -6 rule show"), /sport/);
+    await command(holder, { update: ENTRIES6 });
+    const ours = { address: addressOf(NODES6.toClient) };
+    await command(
+      holder,
+      { update: { ...ENTRIES6, vips: [ours] } },
+      /the VIP 2001:db8:1::1 is an address of this host \(gc\)/,
+    );
+    await command(holder, { update: ENTRIES6 });
+    await holder.kill();
+    const cleaner = topology.spawn([process.execPath, CLEANUP]);
+    const removed = await cleaner.line(/^(removed|failed) /);
+    assert.ok(
+      removed.includes(
+        "ip -6 rule pref 4700 from 2001:db8:2::11 ipproto tcp sport 8080 lookup 47000",
+      ),
+      removed,
+    );
+    await tun.kill();
+    assert.deepEqual(state(), before);
+
+    topology.exec("sysctl -qw net.ipv6.conf.all.forwarding=0");
+    tun = await openTun(topology, "hg0");
+    holder = await hold(topology);
+    await command(
+      holder,
+      { update: ENTRIES6 },
+      /net\.ipv6\.conf\.all\.forwarding is 0; run `sysctl -w net\.ipv6\.conf\.all\.forwarding=1`/,
+    );
+    await command(holder, { close: true });
+    await Promise.all([holder.kill(), tun.kill()]);
+    assert.deepEqual(state().rules6, before.rules6);
   });
 
   const refusals: {
@@ -349,7 +488,7 @@ describe("TUN routes", { skip: SKIP_UNLESS_ROOT }, () => {
     const topology = gateway(t, 0);
     const tun = await openTun(topology, "hg0");
     const holder = await hold(topology);
-    const vips = [addressNumber(GATEWAY_TO_CLIENT)];
+    const vips = [{ address: addressOf(GATEWAY_TO_CLIENT) }];
     await command(
       holder,
       { update: { ...ENTRIES, vips } },

@@ -54,6 +54,7 @@ test("a flow is listed with every field", () => {
     backendGeneration: 0x801,
     expires: 1_000_000,
     created: 7,
+    extension: null,
   });
   assert.equal(flows[1]!.mode, MODE_FULL_NAT);
   assert.equal(flows[1]!.replyAddress, SNAT);

@@ -30,7 +30,12 @@ export interface Seed extends VnetWords {
 }
 
 export const CLIENTS = ["198.51.100.2", "198.51.100.3", "198.51.100.77"] as const;
-export const VIP_ADDRESSES = ["203.0.113.10", "203.0.113.11"] as const;
+export const VIP_ADDRESSES = [
+  "203.0.113.10",
+  "203.0.113.11",
+  "203.0.113.12",
+  "203.0.113.66",
+] as const;
 export const BACKENDS = ["10.20.0.11", "10.20.0.12"] as const;
 const SNAT = "10.20.0.100";
 const ROUTER = "192.0.2.1";
@@ -65,19 +70,21 @@ const SACK_OPTIONS = [
   ...[1, 1, 5, 18, 0, 0, 0, 9, 0, 0, 0, 19, 0, 0, 0, 29, 0, 0, 0, 39],
 ];
 
-/** Every pair of client and VIP, port by port. */
+/** Every port of every VIP, from the clients in turns; mostly the first and third, with the services. */
 function ends(): {
   source: string;
   destination: string;
   sourcePort: number;
   destinationPort: number;
 }[] {
-  return PORTS.flatMap((destinationPort, index) => ({
-    source: CLIENTS[index % CLIENTS.length]!,
-    destination: VIP_ADDRESSES[index >> 3]!,
-    sourcePort: CLIENT_PORTS[index % CLIENT_PORTS.length]!,
-    destinationPort,
-  }));
+  return VIP_ADDRESSES.flatMap((destination, vip) =>
+    PORTS.slice(0, (vip & 1) === 0 ? PORTS.length : 2).map((destinationPort, index) => ({
+      source: CLIENTS[(index + vip) % CLIENTS.length]!,
+      destination,
+      sourcePort: CLIENT_PORTS[index % CLIENT_PORTS.length]!,
+      destinationPort,
+    })),
+  );
 }
 
 /** What a `nat` backend answers to the clients of `ends()`, and a full-NAT one to the pool. */

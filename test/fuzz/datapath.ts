@@ -58,6 +58,8 @@ export interface DatapathFailure {
 const RUN_BATCHES = 400;
 const BATCH_FRAMES = 24;
 const RECENT = 64;
+/** An IPv6 and a UDP header. */
+const TUNNEL_BYTES_MAX = 48;
 
 /** Milliseconds between batches, now and then: long enough for every timeout. */
 const PAUSES_MS = [300, 2_500, 11_000, 31_000, 130_000, 310_000];
@@ -134,15 +136,20 @@ export class DatapathRun {
         throw new Error(`sent with a fault: ${fault}: ${hex(sent.bytes)}`);
       }
     }
-    // The kernel takes what is written to a TUN device, and knows the MTU of its own way on: there
-    // a packet may stay as large as it came.
-    const came = Math.max(...frames.map((frame) => frame.bytes.length));
-    const mtu = world.link === 0 ? Math.max(1500, came) : MTU[sent.interface as 0 | 1];
+    const mtu = world.link === 0 ? tunLimit(frames) : MTU[sent.interface as 0 | 1];
     const bytes = sent.bytes.length - world.link;
     const isGso = ((sent.vnet >>> 8) & 0x7f) !== VNET_GSO_NONE;
     const size = isGso ? segmentBytes(sent, world.link) : bytes;
     if (size > mtu) throw new Error(`${size} bytes over an MTU of ${mtu}: ${hex(sent.bytes)}`);
   }
+}
+
+/**
+ * The kernel takes what is written to a TUN device, knows the MTU of its own way on, and splits a packet
+ * or tells its source: there nothing may be larger than it came, but for a tunnel's headers.
+ */
+function tunLimit(frames: readonly RunFrame[]): number {
+  return TUNNEL_BYTES_MAX + Math.max(1500, ...frames.map((frame) => frame.bytes.length));
 }
 
 function isSame(one: Uint8Array, other: Uint8Array): boolean {

@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
+import { type Address, addressOf4 } from "../../src/base/address.ts";
 import {
   compileGuard,
   GUARD_BACKEND,
@@ -15,21 +16,25 @@ import {
 
 const NONE: GuardEntries = { vips: [], backends: [], snat: [], hosts: [] };
 
+const address = (value: number): Address => addressOf4(value);
+
 test("an address has a flag for everything that it is", () => {
   const { addresses } = compileGuard({
     vips: [
-      { address: 1, protocol: 6, low: 80, high: 80 },
-      { address: 2, protocol: 6, low: 80, high: 80 },
+      { address: address(1), protocol: 6, low: 80, high: 80 },
+      { address: address(2), protocol: 6, low: 80, high: 80 },
     ],
     backends: [
-      { address: 3, protocol: 6, port: 80 },
-      { address: 4, protocol: 6, port: 80 },
+      { address: address(3), protocol: 6, port: 80 },
+      { address: address(4), protocol: 6, port: 80 },
     ],
-    snat: [5],
-    hosts: [2, 4, 6],
+    snat: [address(5)],
+    hosts: [2, 4, 6].map(address),
   });
   assert.deepEqual(
-    [...addresses].sort(([a], [b]) => a - b),
+    [...addresses.values()]
+      .map((one) => [one.address.value, one.flags])
+      .sort(([a], [b]) => a! - b!),
     [
       [1, GUARD_WHOLE],
       [2, GUARD_HOST | GUARD_VIP],
@@ -42,8 +47,8 @@ test("an address has a flag for everything that it is", () => {
 });
 
 test("ranges that touch or overlap are one; those of others stay apart", () => {
-  const vip = (address: number, protocol: number, low: number, high: number) => ({
-    address,
+  const vip = (number: number, protocol: number, low: number, high: number) => ({
+    address: address(number),
     protocol,
     low,
     high,
@@ -51,7 +56,7 @@ test("ranges that touch or overlap are one; those of others stay apart", () => {
   const { ranges } = compileGuard({
     ...NONE,
     vips: [vip(1, 6, 90, 99), vip(1, 6, 80, 89), vip(1, 6, 85, 95), vip(1, 17, 80, 80)],
-    backends: [{ address: 1, protocol: 6, port: 100 }],
+    backends: [{ address: address(1), protocol: 6, port: 100 }],
   });
   assert.deepEqual(ranges, [
     { kind: PORTS_OF_VIP, ...vip(1, 6, 80, 99) },
@@ -64,25 +69,25 @@ test("backend port 0 is every port, also 0 itself, and takes the others in", () 
   const { ranges } = compileGuard({
     ...NONE,
     backends: [
-      { address: 1, protocol: 6, port: 0 },
-      { address: 1, protocol: 6, port: 8080 },
+      { address: address(1), protocol: 6, port: 0 },
+      { address: address(1), protocol: 6, port: 8080 },
     ],
   });
   assert.deepEqual(ranges, [
-    { kind: PORTS_OF_BACKEND, address: 1, protocol: 6, low: 0, high: 65_535 },
+    { kind: PORTS_OF_BACKEND, address: address(1), protocol: 6, low: 0, high: 65_535 },
   ]);
   assert.equal(portEntries(ranges).size, 1);
 });
 
 test("merged ranges hold exactly the ports that were given", () => {
   const range = fc.record({
-    address: fc.integer({ min: 1, max: 2 }),
+    address: fc.integer({ min: 1, max: 2 }).map(address),
     protocol: fc.constantFrom(6, 17),
     low: fc.integer({ min: 1, max: 60 }),
     size: fc.integer({ min: 0, max: 20 }),
   });
-  const key = (address: number, protocol: number, port: number): string =>
-    `${address}/${protocol}/${port}`;
+  const key = (one: Address, protocol: number, port: number): string =>
+    `${one.text}/${protocol}/${port}`;
   fc.assert(
     fc.property(fc.array(range, { maxLength: 12 }), (given) => {
       const vips = given.map(({ size, ...rest }) => ({ ...rest, high: rest.low + size }));

@@ -1,6 +1,6 @@
 import type { GuardEntries } from "../../src/host/guard-entries.ts";
 import {
-  addressNumber,
+  addressOf,
   ethernetFrame,
   icmpEcho,
   icmpError,
@@ -35,17 +35,17 @@ const HOST_VIP = GATEWAY_TO_CLIENT;
 
 export const ENTRIES: GuardEntries = {
   vips: [
-    { address: addressNumber(VIP), protocol: TCP, low: 80, high: 80 },
-    { address: addressNumber(HOST_VIP), protocol: TCP, low: 443, high: 443 },
-    { address: addressNumber(HOST_VIP), protocol: TCP, low: 8001, high: 8998 },
-    { address: addressNumber(HOST_VIP), protocol: UDP, low: 5000, high: 5999 },
+    { address: addressOf(VIP), protocol: TCP, low: 80, high: 80 },
+    { address: addressOf(HOST_VIP), protocol: TCP, low: 443, high: 443 },
+    { address: addressOf(HOST_VIP), protocol: TCP, low: 8001, high: 8998 },
+    { address: addressOf(HOST_VIP), protocol: UDP, low: 5000, high: 5999 },
   ],
   backends: [
-    { address: addressNumber(BACKEND), protocol: TCP, port: 8080 },
-    { address: addressNumber(BACKEND_ANY), protocol: UDP, port: 0 },
+    { address: addressOf(BACKEND), protocol: TCP, port: 8080 },
+    { address: addressOf(BACKEND_ANY), protocol: UDP, port: 0 },
   ],
-  snat: [addressNumber(SNAT)],
-  hosts: [GATEWAY_TO_CLIENT, GATEWAY_TO_BACKEND, "127.0.0.1"].map(addressNumber),
+  snat: [addressOf(SNAT)],
+  hosts: [GATEWAY_TO_CLIENT, GATEWAY_TO_BACKEND, "127.0.0.1"].map(addressOf),
 };
 
 /** What the kernel does, without a guard, with each packet. */

@@ -25,6 +25,18 @@ export const ROUTER = "10.20.0.13";
 export const SNAT = "10.20.0.100";
 export const VIP = "203.0.113.10";
 
+/** The same over IPv6, for topologies that have it. */
+export const NODES6 = {
+  client: "2001:db8:1::2",
+  toClient: "2001:db8:1::1",
+  toBackend: "2001:db8:2::1",
+  backend: "2001:db8:2::11",
+  backendAny: "2001:db8:2::12",
+  router: "2001:db8:2::13",
+  snat: "2001:db8:2::100",
+  vip: "2001:db8:ff::10",
+} as const;
+
 export const MACS = {
   c0: "02:00:00:00:0c:00",
   gc: "02:00:00:00:0a:0c",
@@ -103,8 +115,11 @@ function execIn(namespace: string, command: string): string {
   return runSync(["ip", "netns", "exec", namespace, ...command.split(" ")]);
 }
 
-/** @param forward - ip_forward of the gateway */
-export function createTopology(forward: boolean): Topology {
+/**
+ * @param forward - ip_forward of the gateway
+ * @param ipv6 - both families; the kernels then say some things of their own (multicast reports)
+ */
+export function createTopology(forward: boolean, ipv6 = false): Topology {
   made += 1;
   const id = `hgH-${process.pid}-${made}`;
   const names = { client: `${id}-c`, gateway: `${id}-g`, backend: `${id}-b` };
@@ -129,7 +144,9 @@ export function createTopology(forward: boolean): Topology {
     runSync(["ip", "netns", "add", name]);
     execIn(name, "ip link set lo up");
     // Nothing but what a test sends: no router solicitations, no multicast reports.
-    execIn(name, "sysctl -qw net.ipv6.conf.all.disable_ipv6=1");
+    if (!ipv6) execIn(name, "sysctl -qw net.ipv6.conf.all.disable_ipv6=1");
+    else
+      execIn(name, "sysctl -qw net.ipv6.conf.all.accept_dad=0 net.ipv6.conf.default.accept_dad=0");
   }
   execIn(
     gateway,
@@ -154,7 +171,32 @@ export function createTopology(forward: boolean): Topology {
   execIn(backend, `ip route add default via ${GATEWAY_TO_BACKEND}`);
   // Without a guard the kernel would forward what is for the VIP to there.
   execIn(gateway, `ip route add ${VIP}/32 via ${BACKEND}`);
+  if (ipv6) addIpv6(topology, forward);
   return topology;
+}
+
+/** Addresses, routes and neighbours of IPv6. */
+function addIpv6({ client, gateway, backend }: Topology, forward: boolean): void {
+  const { toClient, toBackend, router, snat, vip } = NODES6;
+  execIn(
+    gateway,
+    "sysctl -qw net.ipv6.icmp.ratelimit=0 net.ipv6.conf.all.accept_redirects=0 " +
+      `net.ipv6.conf.all.forwarding=${forward ? 1 : 0}`,
+  );
+  execIn(gateway, `ip addr add ${toClient}/64 dev gc nodad`);
+  execIn(gateway, `ip addr add ${toBackend}/64 dev gb nodad`);
+  execIn(client, `ip addr add ${NODES6.client}/64 dev c0 nodad`);
+  execIn(client, `ip route add default via ${toClient}`);
+  for (const address of [NODES6.backend, NODES6.backendAny, router]) {
+    execIn(backend, `ip addr add ${address}/64 dev b0 nodad`);
+    neighbour(gateway, address, "gb", MACS.b0);
+  }
+  execIn(backend, `ip route add default via ${toBackend}`);
+  neighbour(gateway, NODES6.client, "gc", MACS.c0);
+  neighbour(gateway, snat, "gb", MACS.b0);
+  neighbour(client, toClient, "c0", MACS.gc);
+  neighbour(backend, toBackend, "b0", MACS.gb);
+  execIn(gateway, `ip route add ${vip}/128 via ${NODES6.backend}`);
 }
 
 function cable(from: string, port: Port, to: string, otherPort: Port): void {
@@ -184,7 +226,9 @@ while True:
     if wire in ready:
         print("in " + wire.recv(65536).hex(), flush=True)
     if sys.stdin in ready:
-        rest += os.read(0, 65536)
+        data = os.read(0, 65536)
+        if not data: break
+        rest += data
         *lines, rest = rest.split(b"\\n")
         for line in lines:
             wire.send(bytes.fromhex(line.decode()))
@@ -193,6 +237,8 @@ while True:
 export interface Wire {
   /** IPv4 frames (hex) that came in since the last clear(). */
   received(): readonly string[];
+  /** Frames of both families, without those to IPv6 groups: the kernels' own. */
+  receivedAll(): readonly string[];
   clear(): void;
   /** Send frames out of the port, in order. */
   send(frames: readonly Uint8Array[]): void;
@@ -208,6 +254,11 @@ export async function openWire(topology: Topology, namespace: string, port: Port
       program.lines
         .slice(from)
         .filter((line) => line.startsWith("in ") && line.slice(3 + 24, 3 + 28) === "0800")
+        .map((line) => line.slice(3)),
+    receivedAll: () =>
+      program.lines
+        .slice(from)
+        .filter((line) => line.startsWith("in ") && !line.startsWith("in 3333"))
         .map((line) => line.slice(3)),
     clear() {
       from = program.lines.length;

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { deviceAddress, deviceNumber, TABLES } from "../../src/host/tun-routes.ts";
+import { deviceAddress, deviceNumber, TABLES } from "../../src/host/tun-leftovers.ts";
 import { addressText } from "../support/frames.ts";
 
 test("hg0 to hg99 have numbers of their own, and every other name one behind them", () => {

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import fc from "fast-check";
-import { parseIpv4 } from "../../src/base/address.ts";
+import { addressOf4, parseIpv4 } from "../../src/base/address.ts";
 import { HeadgateError } from "../../src/base/errors.ts";
 import { parseConfig } from "../../src/control/config/load.ts";
 import {
@@ -77,7 +77,7 @@ function write(
   definition: GatewayDefinition,
 ): { assignment: SlotAssignment; bank: BankReader } {
   const assignment = assignSlots(views, definition, 0);
-  writeBank(views, number, definition, assignment, HOSTS.map(value));
+  writeBank(views, number, definition, assignment, HOSTS.map(value).map(addressOf4));
   views.i32[H_BANK_PUBLISHED] = number;
   return { assignment, bank: readBank(views, number) };
 }

@@ -16,6 +16,7 @@ import {
   FLAG_ACTIVE,
   FLOW_WORDS,
   GENERATION_MASK,
+  protocolOf,
   STATE_FREE,
   STATE_SYN_SENT,
 } from "../../src/flow/flow-record.ts";
@@ -105,7 +106,7 @@ function checkShard(views: RegionViews, flows: Int32Array, active: Int32Array): 
     live++;
     assert.ok(recordIsSound(i32, at), `row ${row}`);
     const word = (index: number): number => i32[at + index]!;
-    const protocol = (word(F_STATE) >>> 8) & 0xff;
+    const protocol = protocolOf(word(F_STATE));
     assert.equal(table.find(protocol, word(2), word(3), word(4)), row << 1);
     assert.equal(table.find(protocol, word(5), word(6), word(7)), (row << 1) | 1);
     const slot = backendSlotOf(word(F_BACKEND));

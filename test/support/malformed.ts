@@ -8,6 +8,7 @@ import {
   ethernetFrame,
   FIN,
   GATEWAY_MAC,
+  icmpEcho,
   icmpError,
   ipv4Packet,
   PSH,
@@ -246,6 +247,7 @@ const L4_START = 34;
 function vnetRows(): Row[] {
   const tcp = tcpPacket({ ...TCP, checksum: "partial" });
   const udp = udpPacket({ ...UDP, checksum: "partial" });
+  const icmp = ipv4Packet({ ...ENDS, protocol: 1, payload: icmpEcho() });
   const row = (name: string, packet: Uint8Array, vnet: number, csum: number): Row => ({
     name,
     packet,
@@ -261,6 +263,8 @@ function vnetRows(): Row[] {
     row("csum_start past the end", tcp, VNET_F_NEEDS_CSUM, 0xffff | (16 << 16)),
     row("csum_offset of UDP in TCP", tcp, VNET_F_NEEDS_CSUM, udpCsum),
     row("csum_offset of TCP in UDP", udp, VNET_F_NEEDS_CSUM, tcpCsum),
+    row("partial checksum of ICMP", icmp, VNET_F_NEEDS_CSUM, udpCsum),
+    row("GSO of ICMP", icmp, VNET_GSO_TCPV4 << 8, 0),
     row("GSO of segments of 0 bytes", tcp, gso(VNET_GSO_TCPV4, 0), tcpCsum),
     row("GSO type of TCP in UDP", udp, gso(VNET_GSO_TCPV4, 1000), udpCsum),
     row("GSO type of UDP in TCP", tcp, gso(VNET_GSO_UDP_L4, 1000), tcpCsum),

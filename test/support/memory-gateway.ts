@@ -1,3 +1,4 @@
+import { type Address, addressOf4 } from "../../src/base/address.ts";
 import { parseConfig } from "../../src/control/config/load.ts";
 import {
   C_DROPS,
@@ -12,7 +13,7 @@ import type { DeviceInterface, FrameDevice } from "../../src/device/device.ts";
 import { createMemoryDevice, type MemoryDevice } from "../../src/device/memory.ts";
 import { OWNER_PORT_COUNTS } from "../../src/flow/owner.ts";
 import { writeBank } from "../../src/service/bank-writer.ts";
-import type { GatewayDefinition } from "../../src/service/definition.ts";
+import { type GatewayDefinition, needsIpv6 } from "../../src/service/definition.ts";
 import { assignSlots } from "../../src/service/slots.ts";
 import { type Hop, type HopPlan, writeHopTable } from "../../src/state/hop-table.ts";
 import {
@@ -29,6 +30,7 @@ import {
   W_BANK_TAKEN,
 } from "../../src/state/layout.ts";
 import { allWorkersHave } from "../../src/state/shards.ts";
+import { addressOf } from "./frames.ts";
 
 /** One worker of it: its device, its datapath, and the region as it sees it. */
 export interface MemoryWorker {
@@ -83,10 +85,14 @@ export interface MemoryGatewayOptions {
   readonly slots?: number;
   readonly slotBytes?: number;
   readonly keepSent?: boolean;
-  readonly hostAddresses?: readonly number[];
+  readonly hostAddresses?: readonly (number | string)[];
   readonly fastLane?: boolean;
   /** The data plane takes the device for AF_XDP. */
   readonly asXdp?: boolean;
+}
+
+function hostAddress(address: number | string): Address {
+  return typeof address === "number" ? addressOf4(address) : addressOf(address);
 }
 
 export function createMemoryGateway(options: MemoryGatewayOptions): MemoryGateway {
@@ -101,7 +107,9 @@ export function createMemoryGateway(options: MemoryGatewayOptions): MemoryGatewa
           mac,
           mtu: mtu[index]!,
         }));
+  let definition = parseConfig(options.yaml, "test.yaml");
   const size = {
+    ipv6: needsIpv6(definition),
     flowCapacity: 1024,
     services: 32,
     backends: 256,
@@ -128,7 +136,6 @@ export function createMemoryGateway(options: MemoryGatewayOptions): MemoryGatewa
   views.i32[H_SECRET] = secret[0];
   views.i32[H_SECRET + 1] = secret[1];
   views.i32[H_OWNER_PORT_MASK] = OWNER_PORT_COUNTS;
-  let definition = parseConfig(options.yaml, "test.yaml");
   let bank = 0;
   let hopTable = 0;
   let lastHops: ReadonlyMap<number, Hop> = new Map();
@@ -136,7 +143,7 @@ export function createMemoryGateway(options: MemoryGatewayOptions): MemoryGatewa
   function publish(): void {
     bank++;
     const assignment = assignSlots(views, definition, 0);
-    writeBank(views, bank, definition, assignment, options.hostAddresses ?? []);
+    writeBank(views, bank, definition, assignment, (options.hostAddresses ?? []).map(hostAddress));
     views.i32[H_BANK_PUBLISHED] = bank;
     const hops = new Map<number, Hop>();
     for (const service of assignment.services) {

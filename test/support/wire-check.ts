@@ -137,6 +137,7 @@ class Walk {
     const whole = total >= headerBytes && packetEnd <= end;
     if (!whole && !this.#isQuote) this.#fault("shape");
     const fragment = this.#u16(at + 6) & 0x3fff;
+    if (this.#isQuote && fragment === 0) this.#quotedInner(bytes[at + 9]!, l4At, end);
     if (whole && fragment === 0) {
       this.#transport(bytes[at + 9]!, l4At, packetEnd, this.#sum(at + 12, at + 20), 4);
     }
@@ -197,6 +198,17 @@ class Walk {
     else if (protocol === 4 || protocol === 41) this.#inner(at, end, protocol === 4 ? 4 : 6);
   }
 
+  /** A tunnel's packet that is quoted: the header of what it carried, as far as it is there. */
+  #quotedInner(protocol: number, l4At: number, end: number): void {
+    if (this.#depth > 0) return;
+    const isGue = protocol === 17 && l4At + 8 <= end && this.#u16(l4At + 2) === this.#kind.guePort;
+    const at = isGue ? l4At + 8 : l4At;
+    if ((protocol !== 4 && !isGue) || at >= end || this.#bytes[at]! >> 4 !== 4) return;
+    this.#depth++;
+    this.#ipv4(at, end);
+    this.#depth--;
+  }
+
   #inner(at: number, end: number, version: number): void {
     if (this.#depth + 1 >= DEPTH_MAX || this.#isQuote) return;
     this.#depth++;
@@ -238,7 +250,13 @@ class Walk {
     if (isGue && length > 8 && this.#bytes[at + 8]! >> 6 === 1) {
       this.#inner(at + 8, at + length, this.#bytes[at + 8]! >> 4);
     }
-    if (this.#u16(at + 6) === 0) {
+    // A partial sum is never 0, and whoever completes it goes to the end of the packet.
+    const isPartial = this.#isPartial(at, at + 6);
+    if (isPartial && at + length !== end) {
+      this.#fault("UDP checksum");
+      return;
+    }
+    if (this.#u16(at + 6) === 0 && !isPartial) {
       // RFC 768: none. RFC 8200 8.1: not in IPv6, tunnels apart.
       if (family === 4 || isGue) return;
       if (!this.#repair) {

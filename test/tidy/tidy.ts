@@ -16,7 +16,7 @@ const ROOT = path.resolve(path.dirname(fileURLToPath(import.meta.url)), "..", ".
  */
 const IMPORTS: Readonly<Record<string, readonly string[]>> = {
   base: [],
-  state: ["base", "flow", "service"],
+  state: ["base", "flow", "service", "admission"],
   wire: ["base"],
   flow: ["base", "state"],
   service: ["base", "state", "flow", "scheduler", "admission"],

@@ -2,7 +2,14 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { DROP_REASONS, type DropReason } from "../../src/datapath/verdict.ts";
 import { ARP_OK, checkArp } from "../../src/wire/arp.ts";
-import { checkIcmp, checkQuote, ICMP_CHECKSUM_WRONG, ICMP_OK } from "../../src/wire/icmp.ts";
+import {
+  checkIcmp,
+  checkQuote,
+  ICMP_CHECKSUM_WRONG,
+  ICMP_OK,
+  icmpType,
+  isIcmpError,
+} from "../../src/wire/icmp.ts";
 import {
   checkIpv4,
   IPV4_CHECKSUM_WRONG,
@@ -58,6 +65,7 @@ function findingOfPacket(view: DataView, at: number, bytes: number): DropReason 
   const icmp = checkIcmp(view, l4At, l4Bytes, true);
   if (icmp === ICMP_CHECKSUM_WRONG) return "icmp_checksum_wrong";
   if (icmp !== ICMP_OK) return "icmp_header_malformed";
+  if (!isIcmpError(icmpType(view, l4At))) return "ok";
   return checkQuote(view, l4At + 8, l4Bytes - 8) === ICMP_OK ? "ok" : "icmp_quote_malformed";
 }
 

@@ -3,7 +3,7 @@ import { isIP } from "node:net";
 import { type Context, Hono } from "hono";
 import { bodyLimit } from "hono/body-limit";
 import { z } from "zod";
-import { parseCidr } from "../../base/address.ts";
+import { parsePrefix } from "../../base/address.ts";
 import type { AdminError, BackendAction, DrainRequest } from "../../base/admin-types.ts";
 import { AssertionError } from "../../base/assert.ts";
 import { HeadgateError } from "../../base/errors.ts";
@@ -151,7 +151,7 @@ function parseFlowQuery(query: Record<string, string>): FlowQuery | string {
   const { limit, service, backend, client } = parsed.data;
   let prefix: FlowQuery["client"] = null;
   if (client) {
-    prefix = parseCidr(client.includes("/") ? client : `${client}/32`);
+    prefix = parsePrefix(client);
     if (prefix === null) return `client: expected an address or a prefix, got "${client}"`;
   }
   return { limit, service: service || null, backend: backend || null, client: prefix };

@@ -1,3 +1,4 @@
+import type { Cidr, Cidr6 } from "../../base/address.ts";
 import type {
   BackendAction,
   BackendRow,
@@ -18,8 +19,8 @@ export interface FlowQuery {
   readonly service: string | null;
   /** `ADDRESS` or `ADDRESS:PORT`. */
   readonly backend: string | null;
-  /** Client addresses, int32 in host order. */
-  readonly client: { readonly address: number; readonly prefixLength: number } | null;
+  /** Client addresses. */
+  readonly client: Cidr | Cidr6 | null;
 }
 
 /** What the admin server shows and does: the gateway, without its parts. */

@@ -5,6 +5,7 @@ import type {
   HealthDefinition,
   PortRange,
   ServiceDefinition,
+  SynProxyDefinition,
 } from "../../service/definition.ts";
 import { buildAccess } from "./access-lists.ts";
 import { whole } from "./fields.ts";
@@ -41,6 +42,7 @@ export function buildDefinition(values: FileValues, file: string): GatewayDefini
       capacity: flows.capacity,
       stateFile: flows.stateFile ?? null,
       whenFull: flows.whenFull,
+      ipv6: flows.ipv6,
     },
     limits: {
       services: limits.services,
@@ -92,6 +94,7 @@ function buildService(values: ServiceValues): ServiceDefinition {
     },
     ping: values.ping,
     access: buildAccess(values),
+    synProxy: buildSynProxy(values.synProxy),
     health: buildHealth(values, ports),
     backends: values.backends.map((backend) => ({
       address: backend.address ?? NO_ADDRESS,
@@ -99,6 +102,18 @@ function buildService(values: ServiceValues): ServiceDefinition {
       weight: backend.weight,
       serverId: backend.serverId ?? null,
     })),
+  };
+}
+
+function buildSynProxy(values: ServiceValues["synProxy"]): SynProxyDefinition {
+  const { mode, mss, windowScale, sack, timestamps, halfOpen } = values;
+  return {
+    mode,
+    mss: mss ?? null,
+    windowScale: windowScale === "off" ? -1 : (windowScale ?? null),
+    sack: sack ?? null,
+    timestamps: timestamps ?? null,
+    halfOpen,
   };
 }
 

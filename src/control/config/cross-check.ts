@@ -1,8 +1,10 @@
+import { endpointOf, isInPrefix } from "../../base/address.ts";
 import type { ConfigProblem } from "../../base/errors.ts";
 import type { Address } from "../../service/definition.ts";
 import { accessFiles } from "./access-lists.ts";
 import { canAdopt, checkedPort, checkTimeout } from "./build.ts";
 import { formatDuration } from "./duration.ts";
+import { checkFamilies } from "./family-check.ts";
 import { checkLimits } from "./limits-check.ts";
 import { checkOverlaps } from "./overlap-check.ts";
 import { entryPath, type Reading } from "./reading.ts";
@@ -57,9 +59,11 @@ export function crossCheck(reading: Reading, problems: ConfigProblem[]): void {
     checkService(check, service);
     checkHealth(check, service);
     checkAccess(check, service);
+    checkSynProxy(check, service);
     checkBackends(check, service);
     checkUdp(check, service);
   }
+  checkFamilies(check);
   checkOverlaps(check);
   checkAddresses(check);
   checkLimits(check);
@@ -186,7 +190,7 @@ function checkBackends({ reading, report }: CrossCheck, service: CheckedService)
   const first = new Map<string, KeyPath>();
   const once = (path: KeyPath, address: Address | undefined, port: number | undefined): void => {
     if (address === undefined) return;
-    const text = port === undefined ? address.text : `${address.text}:${port}`;
+    const text = endpointOf(address, port ?? 0);
     const earlier = first.get(text);
     if (earlier === undefined) first.set(text, path);
     else {
@@ -226,40 +230,60 @@ function checkAccess({ reading, report }: CrossCheck, { path, values }: CheckedS
   if (files.deny.problem !== null) report([...at, "denyFile"], files.deny.problem);
 }
 
+function checkSynProxy({ reading, report }: CrossCheck, { path, values }: CheckedService): void {
+  const at = [...path, "synProxy"];
+  const { mode, sack, timestamps, windowScale } = values.synProxy;
+  if (reading.isBad(at)) return;
+  if (mode !== "off" && values.mode !== "nat" && values.mode !== "full-nat") {
+    const place = placeOf(reading, [...path, "mode"]);
+    report([...at, "mode"], `expected off with mode ${values.mode}${place}, got ${mode}`);
+  }
+  const protocols = values.protocol ?? [];
+  // What `defaults` says is for those that have TCP.
+  const isOwn = reading.source.has([...at, "mode"]);
+  if (mode !== "off" && isOwn && protocols.length > 0 && !protocols.includes("tcp")) {
+    const place = placeOf(reading, [...path, "protocol"]);
+    report([...at, "mode"], `expected off without protocol tcp${place}, got ${mode}`);
+  }
+  if (timestamps !== false) return;
+  const place = placeOf(reading, [...at, "timestamps"]);
+  if (sack === true) {
+    report([...at, "sack"], `expected timestamps, which keep it in a cookie, got false${place}`);
+  }
+  if (typeof windowScale === "number") {
+    const key = [...at, "windowScale"];
+    report(key, `expected timestamps, which keep it in a cookie, got false${place}`);
+  }
+}
+
 /** Addresses that one host has cannot be those of another, nor of the gateway's own traffic. */
 function checkAddresses(check: CrossCheck): void {
   const { reading, services, report } = check;
-  const vips = new Map<number, PlacedAddress>();
-  for (const { path, values, title } of services) {
-    for (const [index, address] of (values.vip ?? []).entries()) {
-      if (address === undefined || vips.has(address.value)) continue;
-      const at = entryPath(reading, [...path, "vip"], index);
-      vips.set(address.value, { address, path: at, owner: `a VIP of ${title}` });
-    }
-  }
-
-  const snat = new Map<number, PlacedAddress>();
+  const vips = placedVips(check);
+  const snat = new Map<string, PlacedAddress>();
   for (const [index, addresses] of reading.values.snat.addresses.entries()) {
     const path = ["snat", "addresses", index];
     for (const address of addresses ?? []) {
-      const earlier = snat.get(address.value);
+      const earlier = snat.get(address.text);
       if (earlier !== undefined) {
         const before = reading.source.reference(earlier.path);
         report(path, `expected each address once, got ${address.text} again (first at ${before})`);
         break;
       }
-      snat.set(address.value, { address, path, owner: "a SNAT address" });
-      const vip = vips.get(address.value);
-      if (vip !== undefined) report(path, conflict(check, "a SNAT address that is no VIP", vip));
+      snat.set(address.text, { address, path, owner: "a SNAT address" });
+      const vip = vips.find(address);
+      if (vip !== undefined) {
+        report(path, conflict(check, "a SNAT address that is no VIP", address, vip));
+      }
     }
   }
 
   for (const { path, values } of services) {
     const distinct = (at: KeyPath, what: string, address: Address | undefined): void => {
-      const other =
-        address === undefined ? undefined : (vips.get(address.value) ?? snat.get(address.value));
-      if (other !== undefined)
-        report(at, conflict(check, `${what} that is no VIP or SNAT address`, other));
+      if (address === undefined) return;
+      const other = vips.find(address) ?? snat.get(address.text);
+      if (other === undefined) return;
+      report(at, conflict(check, `${what} that is no VIP or SNAT address`, address, other));
     };
     for (const [index, { address }] of values.backends.entries()) {
       distinct([...path, "backends", index, "address"], "a backend", address);
@@ -268,7 +292,35 @@ function checkAddresses(check: CrossCheck): void {
   }
 }
 
-function conflict({ reading }: CrossCheck, what: string, other: PlacedAddress): string {
+/** The VIPs by address; a prefix has all of its own. */
+function placedVips({ reading, services }: CrossCheck): {
+  find(address: Address): PlacedAddress | undefined;
+} {
+  const whole = new Map<string, PlacedAddress>();
+  const prefixes: { vip: Address; length: number; placed: PlacedAddress }[] = [];
+  for (const { path, values, title } of services) {
+    for (const [index, vip] of (values.vip ?? []).entries()) {
+      if (vip === undefined) continue;
+      const at = entryPath(reading, [...path, "vip"], index);
+      const placed = { address: vip, path: at, owner: `a VIP of ${title}` };
+      if (vip.prefixLength !== undefined) prefixes.push({ vip, length: vip.prefixLength, placed });
+      else if (!whole.has(vip.text)) whole.set(vip.text, placed);
+    }
+  }
+  return {
+    find: (address) =>
+      whole.get(address.text) ??
+      prefixes.find(({ vip, length }) => isInPrefix(address, vip, length))?.placed,
+  };
+}
+
+function conflict(
+  { reading }: CrossCheck,
+  what: string,
+  address: Address,
+  other: PlacedAddress,
+): string {
   const at = reading.source.reference(other.path);
-  return `expected ${what}, got ${other.address.text}, ${other.owner} (${at})`;
+  const inPrefix = other.address.text === address.text ? "" : ` ${other.address.text}`;
+  return `expected ${what}, got ${address.text}, ${other.owner}${inPrefix} (${at})`;
 }

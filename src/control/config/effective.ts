@@ -1,3 +1,4 @@
+import { numberOf } from "../../base/address.ts";
 import type {
   AccessDefinition,
   Address,
@@ -5,6 +6,7 @@ import type {
   HealthDefinition,
   PortRange,
   ServiceDefinition,
+  SynProxyDefinition,
 } from "../../service/definition.ts";
 import { formatDuration } from "./duration.ts";
 import { formatPorts } from "./overlap-check.ts";
@@ -26,6 +28,7 @@ export function effectiveConfig(definition: GatewayDefinition): Record<string, u
       capacity: flows.capacity,
       ...(flows.stateFile === null ? {} : { stateFile: flows.stateFile }),
       whenFull: flows.whenFull,
+      ipv6: flows.ipv6,
     },
     limits: { ...limits },
     hash: { ...definition.hash },
@@ -62,12 +65,16 @@ function formatPool(addresses: readonly Address[]): string[] {
   const runs: { first: Address; last: Address }[] = [];
   for (const address of addresses) {
     const run = runs.at(-1);
-    if (run !== undefined && ((run.last.value + 1) | 0) === address.value) run.last = address;
+    if (run !== undefined && follows(run.last, address)) run.last = address;
     else runs.push({ first: address, last: address });
   }
   return runs.map(({ first, last }) =>
     first === last ? first.text : `${first.text}-${last.text}`,
   );
+}
+
+function follows(a: Address, b: Address): boolean {
+  return a.family === b.family && numberOf(a) + 1n === numberOf(b);
 }
 
 function formatDurations(record: Readonly<Record<string, number>>): Record<string, string> {
@@ -107,6 +114,7 @@ function effectiveService(service: ServiceDefinition): Record<string, unknown> {
     noBackend: sorry === null ? { action } : { action, ...effectiveTarget(sorry) },
     ping: service.ping,
     access: effectiveAccess(service.access),
+    synProxy: effectiveSynProxy(service.synProxy),
     health: service.health === null ? "none" : effectiveHealth(service.health),
     backends: service.backends.map((it) => ({
       ...effectiveTarget(it),
@@ -124,6 +132,18 @@ function effectiveAccess(access: AccessDefinition): Record<string, unknown> {
     deny: [...deny],
     ...(denyFile === null ? {} : { denyFile }),
     refuse,
+  };
+}
+
+function effectiveSynProxy(synProxy: SynProxyDefinition): Record<string, unknown> {
+  const { mode, mss, windowScale, sack, timestamps, halfOpen } = synProxy;
+  return {
+    mode,
+    ...(mss === null ? {} : { mss }),
+    ...(windowScale === null ? {} : { windowScale: windowScale < 0 ? "off" : windowScale }),
+    ...(sack === null ? {} : { sack }),
+    ...(timestamps === null ? {} : { timestamps }),
+    halfOpen,
   };
 }
 

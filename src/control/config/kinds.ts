@@ -1,7 +1,16 @@
 import { isIPv6 } from "node:net";
-import { addressOf4, formatIpv4, parseIpv4 } from "../../base/address.ts";
+import {
+  addressBits,
+  addressOfNumber,
+  addressOfPrefix,
+  formatIpv4,
+  numberOf,
+  parseAddress,
+  parseIpv4,
+  type Words6,
+} from "../../base/address.ts";
 import { SNAT_ADDRESSES_MAX } from "../../base/limits.ts";
-import type { Address, PortRange } from "../../service/definition.ts";
+import type { Address, PortRange, VipAddress } from "../../service/definition.ts";
 import { DURATION_PATTERN, formatDuration, parseDuration } from "./duration.ts";
 import { expectedGot, Refusal, readValue, show, type ValueKind } from "./fields.ts";
 
@@ -90,6 +99,21 @@ export const boolean: ValueKind<boolean> = {
   expects: "true or false",
   json: { type: "boolean" },
   read: (input) => (typeof input === "boolean" ? input : undefined),
+};
+
+/** Another kind's values, or the word off. */
+export function offOr<T>(kind: ValueKind<T>): ValueKind<T | "off"> {
+  return {
+    expects: `${kind.expects}, or off`,
+    json: { anyOf: [kind.json, { const: "off" }] },
+    read: (input) => (input === "off" ? "off" : kind.read(input)),
+  };
+}
+/** true, false or auto. */
+export const autoOrBoolean: ValueKind<"auto" | boolean> = {
+  expects: "auto, true or false",
+  json: { enum: ["auto", true, false] },
+  read: (input) => (input === "auto" || typeof input === "boolean" ? input : undefined),
 };
 
 /** Text that matches a pattern. */
@@ -255,19 +279,9 @@ function readMany<T>(
   return refusals.length > 0 ? refusals : values;
 }
 
-/** RFC 5952 form of a valid IPv6 address without zone, as the URL parser writes it. */
-function canonicalIpv6(address: string): string {
-  return new URL(`http://[${address}]`).hostname.slice(1, -1);
-}
-
-/** Why an IPv6 text, a zone or an octal-looking part is no address here; null: it is none of them. */
+/** Why a zone, brackets or an octal-looking part make a text no address here; null: none is there. */
 function refuseAddress(input: string): Refusal | null {
   if (input.includes("%")) return new Refusal(expectedGot("an address without a zone", input));
-  if (isIPv6(input)) {
-    return canonicalIpv6(input).startsWith("::ffff:")
-      ? new Refusal(expectedGot("an address that is not IPv4-mapped", input))
-      : new Refusal(notSupported(`IPv6 addresses (${input})`));
-  }
   if (/^\[.*\]$/.test(input) && isIPv6(input.slice(1, -1))) {
     return new Refusal(expectedGot("an IPv6 address without brackets", input));
   }
@@ -280,38 +294,94 @@ function refuseAddress(input: string): Refusal | null {
   return null;
 }
 
-/** An IPv4 address of one host: not 0.0.0.0/8, 127.0.0.0/8, multicast or broadcast. */
+/** Not this network, loopback, a group or above. */
+function isHostIpv4(value: number): boolean {
+  const first = value >>> 24;
+  return first !== 0 && first !== 127 && first < 224;
+}
+
+/** Neither unspecified, loopback or IPv4-compatible (::/96), nor link-local, nor multicast. */
+function isHostIpv6([w0, w1, w2]: Words6): boolean {
+  const isLow = w0 === 0 && w1 === 0 && w2 === 0;
+  return !isLow && w0 >>> 22 !== 0x3fa && w0 >>> 24 !== 0xff;
+}
+
+/**
+ * An address of one host, of either family: IPv4 not 0.0.0.0/8, 127.0.0.0/8, multicast or broadcast;
+ * IPv6 not unspecified, loopback, link-local (it means something on one link only), multicast or
+ * IPv4-mapped. Without zone and brackets.
+ */
 export const hostAddress: ValueKind<Address> = {
-  expects: "an IPv4 address",
-  json: { type: "string", format: "ipv4" },
+  expects: "an IPv4 or IPv6 address",
+  json: {
+    anyOf: [
+      { type: "string", format: "ipv4" },
+      { type: "string", format: "ipv6" },
+    ],
+  },
   read: (input) => {
     if (typeof input !== "string") return undefined;
-    const value = parseIpv4(input);
-    if (value === null) return refuseAddress(input) ?? undefined;
-    const first = value >>> 24;
-    if (first === 0 || first === 127 || first >= 224) {
+    const address = parseAddress(input);
+    if (address === null) return refuseAddress(input) ?? undefined;
+    const { family, value, words } = address;
+    if (family === 4) {
+      if (isHostIpv4(value)) return address;
       return new Refusal(expectedGot("the IPv4 address of a host", input));
     }
-    return addressOf4(value);
+    if (words[0] === 0 && words[1] === 0 && words[2] === 0xffff) {
+      return new Refusal(expectedGot("an address that is not IPv4-mapped", input));
+    }
+    if (isHostIpv6(words)) return address;
+    return new Refusal(expectedGot("the IPv6 address of a host", input));
   },
 };
 
-/** A VIP address; prefixes and IPv6 are known and not supported yet. */
-export const vipAddress: ValueKind<Address> = {
-  ...hostAddress,
+/** An address of one family alone, such as the source of a tunnel. */
+export function addressOfFamily(family: 4 | 6): ValueKind<Address> {
+  return {
+    expects: `an IPv${family} address`,
+    json: { type: "string", format: `ipv${family}` },
+    read: (input) => {
+      const address = hostAddress.read(input) as Address | Refusal | undefined;
+      if (address instanceof Refusal || address?.family === family) return address;
+      return undefined;
+    },
+  };
+}
+
+/** A VIP: an address, or a prefix (`203.0.113.0/28`, `2001:db8:ff::/64`), whose addresses are all VIPs. */
+export const vipAddress: ValueKind<VipAddress> = {
+  expects: "an IPv4 or IPv6 address, or a prefix",
+  json: { type: "string", pattern: "^[0-9a-fA-F:.]+(/\\d{1,3})?$" },
   read: (input) => {
-    const prefix = typeof input === "string" ? /^(.+)\/(\d{1,3})$/.exec(input) : null;
-    if (prefix === null) return hostAddress.read(input);
-    const address = hostAddress.read(prefix[1]);
-    if (address instanceof Refusal) return address;
-    if (address === undefined || Number(prefix[2]) > 32) return undefined;
-    return new Refusal(notSupported(`VIP prefixes (${input})`));
+    if (typeof input !== "string") return undefined;
+    const [text = "", written, more] = input.split("/");
+    const address = hostAddress.read(text) as Address | Refusal | undefined;
+    if (address instanceof Refusal || address === undefined || more !== undefined) {
+      return address instanceof Refusal ? address : undefined;
+    }
+    const bits = addressBits(address);
+    if (written === undefined) return address;
+    const prefixLength = /^(?:0|[1-9]\d{0,2})$/.test(written) ? Number(written) : -1;
+    if (prefixLength < VIP_PREFIX_MIN || prefixLength > bits) {
+      return new Refusal(expectedGot(`a prefix of ${VIP_PREFIX_MIN}-${bits} bits`, input));
+    }
+    if (prefixLength === bits) return address;
+    const first = addressOfPrefix(address, prefixLength);
+    if (first.text !== address.text) {
+      const wanted = `no bits behind the prefix (${first.text}/${prefixLength})`;
+      return new Refusal(expectedGot(wanted, input));
+    }
+    return { ...first, text: `${first.text}/${prefixLength}`, prefixLength };
   },
 };
+
+/** Shorter ones would be half of the Internet: a slip. */
+const VIP_PREFIX_MIN = 8;
 
 /** One address or "FIRST-LAST" of the SNAT pool. */
 export const addressRange: ValueKind<readonly Address[]> = {
-  expects: "an IPv4 address or a range of them",
+  expects: "an IPv4 or IPv6 address or a range of them",
   json: { type: "string" },
   read: (input) => {
     if (typeof input !== "string") return undefined;
@@ -324,16 +394,20 @@ export const addressRange: ValueKind<readonly Address[]> = {
       if (address === undefined) return undefined;
       addresses.push(address as Address);
     }
-    const first = addresses[0]!.value >>> 0;
-    const last = addresses.at(-1)!.value >>> 0;
-    if (last < first) return new Refusal(expectedGot("a range with its lower end first", input));
-    const count = last - first + 1;
-    if (count > SNAT_ADDRESSES_MAX) {
+    const [first, last] = [addresses[0]!, addresses.at(-1)!];
+    if (first.family !== last.family) {
+      return new Refusal(expectedGot("a range of addresses of one family", input));
+    }
+    if (numberOf(last) < numberOf(first)) {
+      return new Refusal(expectedGot("a range with its lower end first", input));
+    }
+    const count = numberOf(last) - numberOf(first) + 1n;
+    if (count > BigInt(SNAT_ADDRESSES_MAX)) {
       return new Refusal(`expected at most ${SNAT_ADDRESSES_MAX} addresses, got ${count}`);
     }
-    return Array.from({ length: count }, (_, index) => {
-      return addressOf4((first + index) | 0);
-    });
+    return Array.from({ length: Number(count) }, (_, index) =>
+      addressOfNumber(first.family, numberOf(first) + BigInt(index)),
+    );
   },
 };
 

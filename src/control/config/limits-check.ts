@@ -55,7 +55,7 @@ export function checkLimits({ reading, services, report }: CrossCheck): void {
     report(["services"], message);
   }
   const addresses = new Set(
-    services.flatMap(({ values }) => (values.vip ?? []).map((it) => it?.value)),
+    services.flatMap(({ values }) => (values.vip ?? []).map((it) => it?.text)),
   ).size;
   // Half of the table, less what SNAT and the host itself need.
   const addressesMost = bank.addressEntries / 2 - 2 * SNAT_ADDRESSES_MAX;
@@ -97,7 +97,7 @@ function countIntervals(services: readonly CheckedService[]): number {
     const ports = (values.port ?? []).filter((it) => it !== undefined);
     for (const address of values.vip ?? []) {
       for (const protocol of values.protocol ?? []) {
-        const key = `${address?.value} ${protocol}`;
+        const key = `${address?.text} ${protocol}`;
         const list = byTarget.get(key);
         if (list === undefined) byTarget.set(key, [...ports]);
         else list.push(...ports);

@@ -6,7 +6,8 @@ import type { KeyPath } from "./source.ts";
 /**
  * VIPs that two services claim. A VIP is one address, protocol and entry of `port`; of two that
  * match a packet, an exact port beats a range and a range beats any, so only VIPs of equal
- * precision may not overlap. Within one service no two entries may, whatever their precision.
+ * precision may not overlap. Within one service no two entries may, whatever their precision. Of two
+ * prefixes the longer one beats the other, so only the same prefix is of equal precision.
  */
 interface Claim {
   readonly service: CheckedService;
@@ -57,7 +58,8 @@ export function checkOverlaps(check: CrossCheck): void {
       if (reported.has(`${place} ${before}`)) continue;
       reported.add(`${place} ${before}`);
       const [address, protocol] = later.text.split(" ");
-      const vip = `${address}:${formatPorts(later.ports)}/${protocol}`;
+      const host = address?.includes(":") ? `[${address}]` : address;
+      const vip = `${host}:${formatPorts(later.ports)}/${protocol}`;
       const whose = `${earlier.service.title} has ${formatPorts(earlier.ports)} there (${before})`;
       check.report(
         later.path,
@@ -99,12 +101,12 @@ function* overlaps(group: readonly Claim[]): Generator<readonly [Claim, Claim]> 
 }
 
 function checkRepeatedAddresses({ reading, report }: CrossCheck, service: CheckedService): void {
-  const first = new Map<number, KeyPath>();
+  const first = new Map<string, KeyPath>();
   for (const [index, address] of (service.values.vip ?? []).entries()) {
     if (address === undefined) continue;
     const path = entryPath(reading, [...service.path, "vip"], index);
-    const earlier = first.get(address.value);
-    if (earlier === undefined) first.set(address.value, path);
+    const earlier = first.get(address.text);
+    if (earlier === undefined) first.set(address.text, path);
     else {
       const before = reading.source.reference(earlier);
       report(path, `expected each address once, got ${address.text} again (first at ${before})`);

@@ -1,6 +1,6 @@
 import { isDeepStrictEqual } from "node:util";
 import type { ConfigProblem } from "../../base/errors.ts";
-import type { GatewayDefinition } from "../../service/definition.ts";
+import { type Address, type GatewayDefinition, needsIpv6 } from "../../service/definition.ts";
 import { effectiveConfig } from "./effective.ts";
 import { problemOf } from "./load.ts";
 import { isPlain } from "./merge.ts";
@@ -33,6 +33,23 @@ export function restartProblems(
   };
   for (const key of RESTART_KEYS) compare([key], old[key], next[key]);
   return problems;
+}
+
+/**
+ * A region without room for IPv6 flows stays so until a restart.
+ *
+ * @param hasRoom - of the region in use
+ */
+export function ipv6Problems(after: GatewayDefinition, hasRoom: boolean): ConfigProblem[] {
+  if (hasRoom || !needsIpv6(after)) return [];
+  const message =
+    "expected no IPv6 address, since the gateway was started without one and has no room for IPv6 flows, got one: a restart is needed, or flows.ipv6: true at the next";
+  const { services, snat } = after;
+  const isSix = ({ family }: Address): boolean => family === 6;
+  if (snat.addresses.some(isSix)) return [problemOf(after, ["snat", "addresses"], message)];
+  const index = services.findIndex((service) => needsIpv6({ ...after, services: [service] }));
+  const key = services[index]?.vips.some(isSix) === true ? "vip" : "backends";
+  return [problemOf(after, ["services", index, key], message)];
 }
 
 function text(value: unknown): string {

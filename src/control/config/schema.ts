@@ -10,10 +10,11 @@ import {
 import { jsonOf, list, optional, optionalSection, section, withDefault } from "./fields.ts";
 import {
   absolutePath,
+  addressOfFamily,
   addressRange,
+  autoOrBoolean,
   boolean,
   duration,
-  hostAddress,
   httpEndpoint,
   integer,
   listOf,
@@ -138,6 +139,11 @@ export const fileSchema = section(
           "evict",
           "evict: a half-open, then a closed flow makes room; established ones never do",
         ),
+        ipv6: withDefault(
+          autoOrBoolean,
+          "auto",
+          "Room for IPv6 flows, 64 bytes each more: auto takes it where an address of the configuration is IPv6",
+        ),
       },
       "The flow table",
     ),
@@ -223,12 +229,8 @@ export const fileSchema = section(
       {
         source: section(
           {
-            ipv4: optional(hostAddress, "Outer IPv4 source", "the host's choice"),
-            ipv6: optional(
-              text("an IPv6 address", /^[0-9a-fA-F:]+$/, { min: 2, max: 45 }),
-              "Outer IPv6 source",
-              "the host's choice",
-            ),
+            ipv4: optional(addressOfFamily(4), "Outer IPv4 source", "the host's choice"),
+            ipv6: optional(addressOfFamily(6), "Outer IPv6 source", "the host's choice"),
           },
           "Outer source addresses",
         ),

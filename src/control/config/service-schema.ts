@@ -10,6 +10,7 @@ import {
   integer,
   listOf,
   numberRange,
+  offOr,
   oneOrMany,
   orWord,
   port,
@@ -177,6 +178,34 @@ const access = section(
   "Who may open flows: the longest prefix decides; with an allow list, nobody else",
 );
 
+const synProxy = section(
+  {
+    mode: withDefault(
+      words(["off", "auto", "on"]),
+      "off",
+      "Answer SYNs by cookies: never, under pressure, always; nat and full-nat only",
+    ),
+    mss: optional(integer(88, 65_495), "MSS that clients are told", "the backends'"),
+    windowScale: optional(
+      offOr(integer(0, 14)),
+      "Window scale that clients are told; off: none",
+      "the backends'",
+    ),
+    sack: optional(boolean, "Offer selective acknowledgements", "as the backends do"),
+    timestamps: optional(
+      boolean,
+      "Offer timestamps; without them a cookie keeps neither window scale nor SACK",
+      "as the backends do",
+    ),
+    halfOpen: withDefault(
+      integer(1, 1 << 24),
+      1024,
+      "auto: half-open flows of the service that begin it; it ends below half of them",
+    ),
+  },
+  "SYN cookies (RFC 4987); auto also begins when three quarters of the flow table are in use",
+);
+
 const affinity = sectionOrWord(
   {
     key: withDefault(words(["client-address"]), "client-address", "What belongs together"),
@@ -278,6 +307,7 @@ export function serviceKeys() {
       "Answer ICMP echo to the VIP address; healthy: while a backend is up",
     ),
     access,
+    synProxy,
     health,
     backends: list(backend, "The backends; may be empty", "required"),
   };

@@ -5,10 +5,16 @@ import { parseConfig } from "../../../src/control/config/load.ts";
 import { BAD_SECTIONS } from "./bad-sections.ts";
 import { BAD_SERVICES } from "./bad-services.ts";
 import { BAD_TOGETHER } from "./bad-together.ts";
+import { BAD_UDP } from "./bad-udp.ts";
 
 // Goal: a person who reads the message can mend the file without looking anything up.
 // Method: one wrong file a row, and the exact text of everything that is said about it.
-for (const { name, given, want } of [...BAD_SECTIONS, ...BAD_SERVICES, ...BAD_TOGETHER]) {
+for (const { name, given, want } of [
+  ...BAD_SECTIONS,
+  ...BAD_SERVICES,
+  ...BAD_UDP,
+  ...BAD_TOGETHER,
+]) {
   test(`refused: ${name}`, () => {
     assert.throws(
       () => parseConfig(given, "gw.yaml"),

@@ -205,17 +205,16 @@ export const BAD_SERVICES: readonly BadConfig[] = [
   {
     name: "Addresses: VIP with three parts",
     given: one({ vip: "203.0.113" }),
-    want: ['gw.yaml:4:10: services[0].vip: expected an IPv4 address, got "203.0.113"'],
+    want: [
+      'gw.yaml:4:10: services[0].vip: expected an IPv4 or IPv6 address, or a prefix, got "203.0.113"',
+    ],
   },
   {
     name: "Addresses: VIP with a large part",
     given: one({ vip: "203.0.113.256" }),
-    want: ['gw.yaml:4:10: services[0].vip: expected an IPv4 address, got "203.0.113.256"'],
-  },
-  {
-    name: "Addresses: VIP in IPv6 is for later",
-    given: one({ vip: "'2001:db8:ff::10'" }),
-    want: ["gw.yaml:4:10: services[0].vip: not supported yet: IPv6 addresses (2001:db8:ff::10)"],
+    want: [
+      'gw.yaml:4:10: services[0].vip: expected an IPv4 or IPv6 address, or a prefix, got "203.0.113.256"',
+    ],
   },
   {
     name: "Addresses: VIP in IPv6 and in brackets",
@@ -244,15 +243,27 @@ export const BAD_SERVICES: readonly BadConfig[] = [
     ],
   },
   {
-    name: "Addresses: VIP prefix is for later",
-    given: one({ vip: "203.0.113.0/28" }),
-    want: ["gw.yaml:4:10: services[0].vip: not supported yet: VIP prefixes (203.0.113.0/28)"],
-  },
-  {
     name: "Addresses: VIP prefix that is too long",
     given: one({ vip: "203.0.113.0/33" }),
-    want: ['gw.yaml:4:10: services[0].vip: expected an IPv4 address, got "203.0.113.0/33"'],
+    want: ['gw.yaml:4:10: services[0].vip: expected a prefix of 8-32 bits, got "203.0.113.0/33"'],
   },
+  {
+    name: "Addresses: VIP prefix with bits behind it",
+    given: one({ vip: "'2001:db8:ff::10/64'" }),
+    want: [
+      'gw.yaml:4:10: services[0].vip: expected no bits behind the prefix (2001:db8:ff::/64), got "2001:db8:ff::10/64"',
+    ],
+  },
+  {
+    name: "Addresses: VIP prefix of nearly everything",
+    given: one({ vip: "64.0.0.0/2" }),
+    want: ['gw.yaml:4:10: services[0].vip: expected a prefix of 8-32 bits, got "64.0.0.0/2"'],
+  },
+  ...["::", "::1", "fe80::1", "ff02::1", "::203.0.113.10"].map((vip) => ({
+    name: `Addresses: ${vip} as VIP`,
+    given: one({ vip: `'${vip}'` }),
+    want: [`gw.yaml:4:10: services[0].vip: expected the IPv6 address of a host, got "${vip}"`],
+  })),
   {
     name: "Addresses: multicast VIP",
     given: one({ vip: "224.0.0.1" }),
@@ -269,13 +280,15 @@ export const BAD_SERVICES: readonly BadConfig[] = [
     name: "Addresses: a name as backend",
     given: one({ backends: "[{ address: web1.example.net }]" }),
     want: [
-      'gw.yaml:7:27: services[0].backends[0].address: expected an IPv4 address, got "web1.example.net"',
+      'gw.yaml:7:27: services[0].backends[0].address: expected an IPv4 or IPv6 address, got "web1.example.net"',
     ],
   },
   {
     name: "Addresses: no VIP in the list",
     given: one({ vip: "[]" }),
-    want: ["gw.yaml:4:10: services[0].vip: expected an IPv4 address, or a list, got an empty list"],
+    want: [
+      "gw.yaml:4:10: services[0].vip: expected an IPv4 or IPv6 address, or a prefix, or a list, got an empty list",
+    ],
   },
   {
     name: "Addresses: a VIP twice",

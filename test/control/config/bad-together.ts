@@ -1,5 +1,7 @@
 import { type BadConfig, one, top, two } from "./config-text.ts";
 
+const SIX = { backends: "[{ address: '2001:db8:2::11' }]" };
+
 /** Health checks, conflicts between keys, and several problems at once. */
 export const BAD_TOGETHER: readonly BadConfig[] = [
   {
@@ -97,6 +99,37 @@ export const BAD_TOGETHER: readonly BadConfig[] = [
     given: two({ port: "[80, 443]" }, { port: "[8443, 443]", vip: "[203.0.113.12, 203.0.113.10]" }),
     want: [
       'gw.yaml:10:18: services[1].port[1]: expected VIPs of equal precision not to overlap, got 203.0.113.10:443/tcp; service "web" has 443 there (gw.yaml:5:16)',
+    ],
+  },
+  {
+    name: "Between keys: one prefix twice, and one that is longer",
+    given: two(
+      { vip: "['2001:db8:ff::/64', '2001:db8:ff:1::/64']", ...SIX },
+      { vip: "['2001:db8:ff:0::/64', '2001:db8:ff:1::/65']", ...SIX },
+    ),
+    want: [
+      'gw.yaml:10:11: services[1].port: expected VIPs of equal precision not to overlap, got [2001:db8:ff::/64]:80/tcp; service "web" has 80 there (gw.yaml:5:11)',
+    ],
+  },
+  {
+    name: "Between keys: a backend of the other family in nat",
+    given: one({ vip: "'2001:db8:ff::10'" }),
+    want: [
+      "gw.yaml:7:27: services[0].backends[0].address: expected an IPv6 address in mode nat, like the VIP 2001:db8:ff::10 (gw.yaml:4:10), got 10.20.0.11: full-nat translates between the families",
+    ],
+  },
+  {
+    name: "Between keys: a VIP of each family in nat",
+    given: one({ vip: "[203.0.113.10, '2001:db8:ff::10']" }),
+    want: [
+      "gw.yaml:7:27: services[0].backends[0].address: expected an IPv6 address in mode nat, like the VIP 2001:db8:ff::10 (gw.yaml:4:25), got 10.20.0.11: full-nat translates between the families",
+    ],
+  },
+  {
+    name: "Between keys: a backend within the prefix of a VIP",
+    given: one({ vip: "10.20.0.0/24" }),
+    want: [
+      'gw.yaml:7:27: services[0].backends[0].address: expected a backend that is no VIP or SNAT address, got 10.20.0.11, a VIP of service "web" 10.20.0.0/24 (gw.yaml:4:10)',
     ],
   },
   {
@@ -204,7 +237,7 @@ export const BAD_TOGETHER: readonly BadConfig[] = [
       "gw.yaml:8:11: services[0].mode: expected snat.addresses for mode full-nat, got none",
       'gw.yaml:9:5: services[0].prt: expected a known key (the nearest is "port"), got "prt"',
       'gw.yaml:11:11: services[1].name: expected a name that no other service has, got "web" again (first at gw.yaml:4:11)',
-      'gw.yaml:12:10: services[1].vip: expected an IPv4 address, got "x"',
+      'gw.yaml:12:10: services[1].vip: expected an IPv4 or IPv6 address, or a prefix, got "x"',
     ],
   },
   {

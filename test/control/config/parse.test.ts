@@ -3,11 +3,13 @@ import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { availableParallelism, tmpdir } from "node:os";
 import path from "node:path";
 import { test } from "node:test";
+import { stringify } from "yaml";
 import { addressOf4 } from "../../../src/base/address.ts";
 import { ConfigError, formatConfigProblem } from "../../../src/base/errors.ts";
+import { effectiveConfig } from "../../../src/control/config/effective.ts";
 import { configNotes, loadConfig, parseConfig } from "../../../src/control/config/load.ts";
-import type { ServiceDefinition } from "../../../src/service/definition.ts";
-import { DEVICE, one, type ServiceText, service, two } from "./config-text.ts";
+import { needsIpv6, type ServiceDefinition } from "../../../src/service/definition.ts";
+import { DEVICE, one, type ServiceText, service, top, two } from "./config-text.ts";
 
 /** The only service of a file that has `keys`. */
 function parsed(keys: ServiceText): ServiceDefinition {
@@ -39,7 +41,7 @@ test("defaults are those of the design", () => {
     },
     user: null,
     log: { level: "info" },
-    flows: { capacity: 1_048_576, stateFile: null, whenFull: "evict" },
+    flows: { capacity: 1_048_576, stateFile: null, whenFull: "evict", ipv6: "auto" },
     limits: { services: 1024, backends: 4096, hashSlots: 4_194_304, accessPrefixes: 131_072 },
     hash: { seed: "" },
     shutdown: { mode: "keep", timeoutMs: 30_000 },
@@ -88,6 +90,14 @@ test("defaults are those of the design", () => {
         denyFile: null,
         refuse: "drop",
         rules: null,
+      },
+      synProxy: {
+        mode: "off",
+        mss: null,
+        windowScale: null,
+        sack: null,
+        timestamps: null,
+        halfOpen: 1024,
       },
       health: null,
       backends: [{ address: addressOf4(0x0a14000b), port: 8080, weight: 1, serverId: null }],
@@ -252,7 +262,7 @@ test("anchors and aliases work; problems stand where the text is", () => {
   assert.deepEqual(services[1]?.backends, services[0]?.backends);
   assert.throws(
     () => parseConfig(text.replace("10.20.0.11", "10.20.0.300"), "gw.yaml"),
-    /gw\.yaml:8:33: services\[1\]\.backends\[0\]\.address: expected an IPv4 address/,
+    /gw\.yaml:8:33: services\[1\]\.backends\[0\]\.address: expected an IPv4 or IPv6 address/,
   );
 });
 
@@ -335,4 +345,42 @@ test("a thousand services with fifty backends each parse, and fit into raised li
   const definition = parseConfig(text, "gw.yaml");
   assert.equal(definition.services.length, 1000);
   assert.equal(definition.services[999]?.backends[49]?.address.text, "10.24.231.50");
+});
+
+test("IPv6: written in any way, kept as RFC 5952 has it, and given back", () => {
+  const definition = parseConfig(
+    one({
+      vip: "['2001:DB8:00ff:0::10', '2001:db8:ff:1::/64']",
+      backends: "[{ address: '2001:db8:2:0:0:0:0:11', port: 80 }]",
+    }),
+    "gw.yaml",
+  );
+  const [service] = definition.services;
+  assert.deepEqual(
+    service?.vips.map(({ text, prefixLength }) => [text, prefixLength]),
+    [
+      ["2001:db8:ff::10", undefined],
+      ["2001:db8:ff:1::/64", 64],
+    ],
+  );
+  assert.equal(service?.backends[0]?.address.text, "2001:db8:2::11");
+  assert.ok(needsIpv6(definition));
+  const again = parseConfig(stringify(effectiveConfig(definition)), "gw.yaml");
+  assert.deepEqual(again, definition);
+});
+
+test("a pool of both families, and its neighbours as one range", () => {
+  const pool =
+    "snat: { addresses: [10.20.0.100-10.20.0.103, '2001:db8:2::ffff-2001:db8:2::1:1'] }\n";
+  const definition = parseConfig(top(pool), "gw.yaml");
+  assert.deepEqual(definition.snat.addresses.map(({ text }) => text).slice(3), [
+    "10.20.0.103",
+    "2001:db8:2::ffff",
+    "2001:db8:2::1:0",
+    "2001:db8:2::1:1",
+  ]);
+  assert.deepEqual(effectiveConfig(definition)["snat"], {
+    addresses: ["10.20.0.100-10.20.0.103", "2001:db8:2::ffff-2001:db8:2::1:1"],
+    ports: "1024-65535",
+  });
 });
