@@ -54,8 +54,8 @@ const TOP: readonly (readonly string[])[] = [
     "snat: { addresses: [10.20.0.100-10.20.0.101], ports: 2000-2063 }",
   ],
   [
-    'tunnel: { source: { ipv4: 10.20.0.1, ipv6: "2001:db8:2::1" }, gue: { checksum: computed } }',
-    "tunnel: { source: { ipv4: 10.20.0.1 }, gue: { checksum: computed } }",
+    'tunnel: { source: { ipv4: 10.20.0.99, ipv6: "2001:db8:2::99" }, gue: { checksum: computed } }',
+    "tunnel: { source: { ipv4: 10.20.0.99 }, gue: { checksum: computed } }",
   ],
   ["timeouts: { tcp: { timeWait: 10s }, udp: { oneWay: 2m } }"],
 ];
