@@ -13,7 +13,14 @@ import { installPeers } from "./install.ts";
 import { describeMachine, machineLine } from "./machine.ts";
 import type { MemoryCase } from "./memory/fast-path.ts";
 import type { MemoryResult } from "./memory/measure.ts";
-import { MEMORY_CASES, memoryName, type ResidentResult, WORKER_CASES } from "./memory/suite.ts";
+import { NEW_FLOWS_CASES, type NewFlowsResult } from "./memory/new-flows.ts";
+import {
+  MEMORY_CASES,
+  memoryName,
+  newFlowsName,
+  type ResidentResult,
+  WORKER_CASES,
+} from "./memory/suite.ts";
 import type { WorkersResult } from "./memory/workers.ts";
 import { MICRO_NAMES, type MicroResult } from "./micro.ts";
 import { TUNING_CONTENDERS } from "./pps/contenders.ts";
@@ -103,7 +110,11 @@ async function memory({ rounds, seconds, only }: Options): Promise<Figures["memo
   const resident = isWanted("resident", only)
     ? await child<ResidentResult>("resident", RESIDENT_FLOWS)
     : null;
-  return { cases, workers, resident };
+  const newFlows: NewFlowsResult[] = [];
+  for (const one of NEW_FLOWS_CASES.filter((one) => isWanted(newFlowsName(one), only))) {
+    newFlows.push(await child<NewFlowsResult>("new-flows", JSON.stringify(one)));
+  }
+  return { cases, workers, resident, newFlows };
 }
 
 async function labTcp({ rounds, seconds, only, install }: Options): Promise<Figures["lab-tcp"]> {

@@ -27,6 +27,18 @@ const FIGURES: readonly Figure[] = [
     measured: /^ok \d+ - (.*)$/,
   },
   {
+    what: "every mode, both families on each side, every device, real servers in namespaces",
+    figure: "all pass; what cannot be is refused",
+    files: ["e2e/matrix.test.js"],
+    measured: /^ok \d+ - (every mode.*)$/,
+  },
+  {
+    what: "64 KiB over a hop of 1,280 bytes through every mode and family",
+    figure: "completes; no black hole",
+    files: ["e2e/path-mtu.test.js"],
+    measured: /^ok \d+ - (.*)$/,
+  },
+  {
     what: "1 GiB through the VIP",
     figure: "compares equal",
     files: ["e2e/transfer-1gib.test.js"],
@@ -75,6 +87,7 @@ const FIGURES: readonly Figure[] = [
     what: "a one-way UDP sender at 1,000 packets/s, all backends gone and back, then drained",
     figure: "0 lost from the return on",
     files: ["e2e/udp-flows.test.js"],
+    environment: { HEADGATE_DEVICES: "all" },
     measured: /^# (\d+ datagrams, back at .*)$/,
   },
   {

@@ -4,7 +4,7 @@ import { W_PARTIAL_CHECKSUMS } from "../state/layout.ts";
 import { pseudoSumIpv4, pseudoSumIpv6 } from "../wire/checksum.ts";
 import { ipv4Destination, ipv4Source } from "../wire/ipv4.ts";
 import { TCP_CHECKSUM_AT } from "../wire/tcp.ts";
-import { UDP_CHECKSUM_AT } from "../wire/udp.ts";
+import { UDP_CHECKSUM_AT, udpLength } from "../wire/udp.ts";
 import type { Context } from "./context.ts";
 
 /**
@@ -41,7 +41,7 @@ export function createPartialChecksums(context: Context): PartialChecksums {
       protocol,
       l4Bytes,
     );
-    markIf(sum, rxWord, l4At, protocol);
+    markIf(sum, rxWord, l4At, l4Bytes, protocol);
   }
 
   function mark6(
@@ -51,13 +51,21 @@ export function createPartialChecksums(context: Context): PartialChecksums {
     l4Bytes: number,
     protocol: number,
   ): void {
-    markIf(pseudoSumIpv6(view, ipAt, protocol, l4Bytes), rxWord, l4At, protocol);
+    markIf(pseudoSumIpv6(view, ipAt, protocol, l4Bytes), rxWord, l4At, l4Bytes, protocol);
   }
 
-  function markIf(sum: number, rxWord: number, l4At: number, protocol: number): void {
+  function markIf(
+    sum: number,
+    rxWord: number,
+    l4At: number,
+    l4Bytes: number,
+    protocol: number,
+  ): void {
     const field = protocol === PROTOCOL_TCP ? TCP_CHECKSUM_AT : UDP_CHECKSUM_AT;
     // The sum is never 0, which on UDP says "no checksum".
     if (view.getUint16(l4At + field) !== sum) return;
+    // Bytes behind a datagram's end are in no sum of its own; what completes it would take them in.
+    if (protocol !== PROTOCOL_TCP && udpLength(view, l4At) !== l4Bytes) return;
     rx[rxWord + D_VNET] = VNET_F_NEEDS_CSUM;
     rx[rxWord + D_CSUM] = (l4At - rx[rxWord + D_AT]!) | (field << 16);
     const seen = i32[seenWord]!;

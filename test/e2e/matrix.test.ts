@@ -7,18 +7,13 @@ import { SKIP_UNLESS_ROOT } from "../support/lab.ts";
 /** `npm run lab -- matrix` in a small form: every cell, with few requests. */
 
 for (const device of DEVICES) {
-  test(`every mode with both families over ${device}`, { skip: SKIP_UNLESS_ROOT }, async (t) => {
+  test(`every mode with both families over ${device}`, { skip: SKIP_UNLESS_ROOT }, async () => {
     const rows = await runMatrix({ device, requests: 6 });
     assert.equal(rows.length, CELLS.length);
     for (const { cell, outcome } of rows) {
-      if (outcome.result === "FAIL" && /not supported yet/.test(outcome.reason)) {
-        t.diagnostic(outcome.reason);
-        continue;
-      }
       const expected = impossible(cell, device) === null ? "pass" : "not possible";
       assert.equal(outcome.result, expected, JSON.stringify(outcome));
     }
-    assert.ok(rows.some(({ outcome }) => outcome.result === "pass"));
   });
 }
 

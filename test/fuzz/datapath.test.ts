@@ -116,8 +116,8 @@ test("every service is in a world, and each world has those that its device can 
     const names: string[] = [];
     for (const { row, why } of refused) {
       names.push(`${/name: (\S+),/.exec(row)?.[1]}`);
-      // dsr on TUN; or a version that has not got that far.
-      assert.match(why, /dsr|not supported yet|expected a known key/, row);
+      assert.match(why, /^world\.yaml:\d+:\d+: services\[0\]\.mode: .*dsr/, row);
+      assert.equal(world.link, 0);
     }
     t.diagnostic(`${world.name} goes without ${names.join(" ")}`);
   }

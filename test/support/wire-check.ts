@@ -220,7 +220,14 @@ class Walk {
     if (!known && shape >= 0) this.faults.splice(shape, 1);
   }
 
-  #summed(at: number, end: number, pseudo: number, fieldAt: number, fault: Fault): void {
+  #summed(
+    at: number,
+    end: number,
+    pseudo: number,
+    fieldAt: number,
+    fault: Fault,
+    mayBePartial = true,
+  ): void {
     const field = this.#u16(fieldAt);
     if (this.#isPartial(at, fieldAt)) {
       const expected = this.#fold(pseudo);
@@ -228,7 +235,8 @@ class Walk {
       else if (field !== expected) this.#fault(fault);
       return;
     }
-    if (this.#kind.silentPartial === true && !this.#repair && field === this.#fold(pseudo)) return;
+    const maySilently = this.#kind.silentPartial === true && !this.#repair && mayBePartial;
+    if (maySilently && field === this.#fold(pseudo)) return;
     this.#whole(at, end, pseudo, fieldAt, fault);
   }
 
@@ -264,7 +272,14 @@ class Walk {
         return;
       }
     }
-    this.#summed(at, at + length, addresses + 17 + length, at + 6, "UDP checksum");
+    this.#summed(
+      at,
+      at + length,
+      addresses + 17 + length,
+      at + 6,
+      "UDP checksum",
+      at + length === end,
+    );
   }
 
   #icmp(at: number, end: number): void {
