@@ -74,9 +74,6 @@ export function crossCheck(reading: Reading, problems: ConfigProblem[]): void {
 
 function checkUnsupported({ reading, report }: CrossCheck): void {
   const { source, values } = reading;
-  if (values.user !== undefined) {
-    report(["user"], "not supported yet: user (the gateway stays root)");
-  }
   const holders: KeyPath[] = [["defaults"]];
   for (const index of values.services.keys()) holders.push(["services", index]);
   for (const holder of holders) {

@@ -264,14 +264,19 @@ export const BAD_SECTIONS: readonly BadConfig[] = [
     want: ["gw.yaml:1:1: device: expected a map of keys, got nothing"],
   },
   {
-    name: "The other sections: user is for later",
-    given: top("user: headgate"),
-    want: ["gw.yaml:2:7: user: not supported yet: user (the gateway stays root)"],
+    name: "The other sections: user is no name",
+    given: top("user: [headgate]"),
+    want: ["gw.yaml:2:7: user: expected a user name, UID or UID:GID, got a list"],
   },
   {
-    name: "The other sections: user is no name",
-    given: top("user: 5"),
-    want: ["gw.yaml:2:7: user: expected a user name, got 5"],
+    name: "The other sections: user is a number below 0",
+    given: top("user: -5"),
+    want: ["gw.yaml:2:7: user: expected a user name, UID or UID:GID, got -5"],
+  },
+  {
+    name: "The other sections: user is a group by name",
+    given: top('user: "65534:nogroup"'),
+    want: ['gw.yaml:2:7: user: expected a user name, UID or UID:GID, got "65534:nogroup"'],
   },
   {
     name: "The other sections: tunnel with another checksum",
