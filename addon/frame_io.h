@@ -47,7 +47,11 @@ static_assert(kMtuAt + kInterfacesMax * 4 <= kHeaderBytes, "the batch fits its p
 constexpr int kSpareCount = 64;
 constexpr size_t kSpareBytesMin = 2048;
 // A spare has room for a packet of the MTU and for what the fast path puts before it.
-constexpr size_t kSpareLeadBytes = 64;
+constexpr size_t kSpareLeadBytes = 128;
+
+// What the fast path may overwrite before each received frame (src/device/device.ts): an outer IPv6
+// and a UDP header.
+constexpr size_t kHeadroomBytes = 48;
 
 // The inlet: a batch of ordinary frames of another worker, or one of the largest and some others.
 constexpr size_t kInletSlotBytes = 2048;

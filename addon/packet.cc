@@ -59,14 +59,16 @@ constexpr size_t kBlockBytes = 1 << 16;
 constexpr unsigned kReserve = 2;
 constexpr size_t kRxFrameAt = TPACKET_ALIGN(TPACKET2_HDRLEN + 16) + kReserve + kVnetBytes - ETH_HLEN;
 static_assert((kRxFrameAt + ETH_HLEN) % 4 == 0, "the IP header is aligned");
+// The status word at the slot's start goes back to the kernel with it; the rest was read.
+static_assert(kRxFrameAt - kHeadroomBytes >= sizeof(uint32_t), "the headroom leaves the status");
 constexpr size_t kAddressAt = TPACKET_ALIGN(sizeof(tpacket2_hdr));
 
 // Where the kernel expects data in a slot of the send ring (tpacket_parse_header).
 constexpr size_t kTxDataAt = TPACKET2_HDRLEN - sizeof(sockaddr_ll);
 constexpr size_t kTxFrameMax = kSlotBytes - kTxDataAt - kVnetBytes;
 
-// Big frames lie one behind the other; header at 8, frame at 18, IP header at 32 from each start.
-constexpr size_t kBigHeaderAt = 8;
+// Big frames lie one behind the other, each behind the headroom and the header: IP header at 80.
+constexpr size_t kBigHeaderAt = 8 + kHeadroomBytes;
 constexpr size_t kBigFrameAt = kBigHeaderAt + kVnetBytes;
 static_assert((kBigFrameAt + ETH_HLEN) % 4 == 0, "the IP header is aligned");
 constexpr size_t kBigStep = 64;

@@ -31,8 +31,8 @@ namespace {
 // packets.
 constexpr int kQueuePackets = 10000;
 
-// Bytes before a packet: room for the header, on a boundary that keeps the IP header aligned.
-constexpr size_t kLeadBytes = 16;
+// Bytes before a packet: headroom, and the header, on a boundary that keeps the IP header aligned.
+constexpr size_t kLeadBytes = 16 + kHeadroomBytes;
 constexpr size_t kPacketStep = 64;
 constexpr size_t kReadBytes = kVnetBytes + kFrameBytesMax;
 

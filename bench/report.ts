@@ -97,7 +97,7 @@ kernel's part runs. Latency is one way at half of PDR, in bursts of four, from b
 kick to the sink's BPF program. A trial in which others used more than 0.2 CPU is done again.`,
   "lab-conns": `Costs are those of suite memory: frames in memory, both directions, nat, UDP. The resident set is that of
 a whole gateway process (control thread included) with room for 1,048,576 flows, which is taken at
-start; VmRSS counts the state file twice, because two threads map it. A reload changes one weight in every service, so that every table is built again; the worker
+start; each page counts once, VmRSS has the state file twice, because two threads map it. A reload changes one weight in every service, so that every table is built again; the worker
 forwards meanwhile on a CPU of its own and times each batch (bench/conns/reload.ts), also while the other
 thread only counts: a virtual machine can take a busy CPU away for many milliseconds. A slot number has 16 bits, so 65
 backends a service are the most that 1,000 services can have.`,

@@ -72,6 +72,12 @@ const FIGURES: readonly Figure[] = [
     measured: /^(?:# )?(.*longest gap.*)$/,
   },
   {
+    what: "a one-way UDP sender at 1,000 packets/s, all backends gone and back, then drained",
+    figure: "0 lost from the return on",
+    files: ["e2e/udp-flows.test.js"],
+    measured: /^# (\d+ datagrams, back at .*)$/,
+  },
+  {
     what: "a flood of first fragments",
     figure: "1,000,000: table bounded, at least 95 % of whole packets forwarded",
     files: ["datapath/fragments.test.js"],

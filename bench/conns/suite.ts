@@ -1,4 +1,4 @@
-import { readFileSync } from "node:fs";
+import { readFileSync, realpathSync } from "node:fs";
 import path from "node:path";
 import { createLab, type LabBalance } from "../../test/support/lab.ts";
 import { waitFor } from "../../test/support/wait.ts";
@@ -14,9 +14,11 @@ import type { ReloadCase, ReloadResult } from "./reload.ts";
 /** The memory of a whole gateway process with so many live flows. */
 export interface GatewayResident {
   readonly flows: number;
-  /** Pages that are there, each once (Pss): the state file is mapped by two threads of the process. */
+  /** Pages that are there, each once, whoever else has them too. */
   readonly bytes: number;
-  /** VmRSS, which counts those pages for each mapping. */
+  /** Of these, pages of Node's own program file: all Node processes of a machine have the same ones. */
+  readonly programBytes: number;
+  /** VmRSS, which counts the state file for each of the two threads that map it. */
   readonly mappedBytes: number;
 }
 
@@ -58,6 +60,36 @@ function kilobytes(file: string, name: string): number {
   return Number(found[1]) * 1024;
 }
 
+/** "55d0-55d1 r-xp 00000000 fe:00 1234   /usr/bin/node": the first line of a mapping in smaps (proc(5)). */
+const MAPPING = /^[0-9a-f]+-[0-9a-f]+ \S+ \S+ \S+ \S+ *(.*)$/;
+
+/**
+ * Pages of a process, each once. Not Pss: it divides a page by those who have it, so that more Node
+ * processes beside this one make it look smaller.
+ *
+ * @param smaps - of /proc/PID/smaps
+ * @param twice - the file that is mapped more than once, as a whole each time
+ * @param program - the program's file
+ */
+export function residentOnce(
+  smaps: string,
+  twice: string,
+  program: string,
+): { readonly bytes: number; readonly programBytes: number } {
+  let file = "";
+  let [bytes, most, programBytes] = [0, 0, 0];
+  for (const line of smaps.split("\n")) {
+    file = MAPPING.exec(line)?.[1] ?? file;
+    const found = /^Rss:\s+(\d+) kB/.exec(line);
+    if (found === null) continue;
+    const rss = Number(found[1]) * 1024;
+    if (file === twice) most = Math.max(most, rss);
+    else bytes += rss;
+    if (file === program) programBytes += rss;
+  }
+  return { bytes: bytes + most, programBytes };
+}
+
 /**
  * A gateway on AF_PACKET with room for a million flows, and its resident set as they come.
  *
@@ -67,12 +99,13 @@ export async function measureGatewayResident(steps: readonly number[]): Promise<
   const lab = createLab({ device: "packet" });
   try {
     await directBackends(lab);
+    const stateFile = path.join(lab.memory, "state");
     const balance: LabBalance = {
       mode: "nat",
       services: [
         { name: "conns", protocol: "udp", port: TRAFFIC_VIP_PORT, backendPort: TRAFFIC_PORT },
       ],
-      more: { flows: { capacity: 1_048_576, stateFile: path.join(lab.memory, "state") } },
+      more: { flows: { capacity: 1_048_576, stateFile } },
     };
     const gateway = await lab.balance(balance);
     const targets = throughVip(lab);
@@ -90,11 +123,15 @@ export async function measureGatewayResident(steps: readonly number[]): Promise<
         },
         { timeoutMs: 60_000 },
       );
-      const process = `/proc/${gateway!.pid}`;
+      const folder = `/proc/${gateway!.pid}`;
       results.push({
         flows,
-        bytes: kilobytes(`${process}/smaps_rollup`, "Pss"),
-        mappedBytes: kilobytes(`${process}/status`, "VmRSS"),
+        ...residentOnce(
+          readFileSync(`${folder}/smaps`, "utf8"),
+          stateFile,
+          realpathSync(`${folder}/exe`),
+        ),
+        mappedBytes: kilobytes(`${folder}/status`, "VmRSS"),
       });
     }
     return results;
@@ -125,11 +162,17 @@ export function formatConns({ byFlows, byBackends, resident, reloads }: ConnsFig
   if (resident.length > 0) {
     parts.push(
       table(
-        ["live flows of a gateway (AF_PACKET)", "resident (Pss), MiB", "VmRSS, MiB"],
-        resident.map(({ flows, bytes, mappedBytes }) => [
+        [
+          "live flows of a gateway (AF_PACKET)",
+          "resident, MiB",
+          "of it Node's program file",
+          "VmRSS, MiB",
+        ],
+        resident.map(({ flows, ...one }) => [
           flows.toLocaleString("en"),
-          (bytes / 2 ** 20).toFixed(0),
-          (mappedBytes / 2 ** 20).toFixed(0),
+          ...[one.bytes, one.programBytes, one.mappedBytes].map((bytes) =>
+            (bytes / 2 ** 20).toFixed(0),
+          ),
         ]),
       ),
     );

@@ -151,6 +151,7 @@ export function createReadyDevice(interfaces: readonly DeviceInterface[]): Ready
     inletSlotBytes: 0,
     inletSlots: 0,
     inletLeadBytes: 0,
+    headroomBytes: 0,
     interfaces,
     capture: null,
     load,

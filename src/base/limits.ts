@@ -66,6 +66,9 @@ export const FULL_BACKEND_LOOKS = 64;
 /** Bytes of an ICMP error that we make, at most (RFC 1812 4.3.2.3). */
 export const ICMP_ERROR_BYTES_MAX = 576;
 
+/** How long what a router has told of a path's MTU is believed (RFC 1191 section 6.3). */
+export const PATH_MTU_LIFETIME_MS = 600_000;
+
 /**
  * Datagrams in fragments that a worker follows at once (flow/fragments.ts): 64 bytes and a bitmap of
  * 1 KiB each, 4.3 MiB.

@@ -13,8 +13,14 @@ import { type Column, formatAge, formatCount, renderTable } from "./table.ts";
 
 /** What the commands print: pure functions from the admin API's answers to text. */
 
-/** ipvsadm's word for a forwarding mode: `-m` is masquerading. */
-const FORWARD: Readonly<Record<string, string>> = { nat: "Masq", "full-nat": "FullNat" };
+/** ipvsadm's words for forwarding modes: `-m` is masquerading, `-g` routing, `-i` a tunnel. */
+const FORWARD: Readonly<Record<string, string>> = {
+  nat: "Masq",
+  "full-nat": "FullNat",
+  dsr: "Route",
+  ipip: "Tunnel",
+  gue: "Gue",
+};
 
 function forward(mode: string): string {
   return FORWARD[mode] ?? mode;

@@ -27,6 +27,8 @@ const SERVICE_KEYS = [
   "scheduler",
   "tableSize",
   "timeouts",
+  "mtu",
+  "mss",
   "udp",
   "quic",
   "outOfState",
@@ -46,6 +48,7 @@ const GATEWAY_KEYS = [
   "hash",
   "shutdown",
   "snat",
+  "tunnel",
 ] as const satisfies readonly (keyof GatewayDefinition)[];
 
 /** Compare two definitions; neither is changed. */

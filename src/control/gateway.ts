@@ -290,6 +290,7 @@ function createAddressMemory(): (applied: Applied) => boolean {
     const now = new Set([
       ...definition.services.flatMap(({ vips }) => vips.map(({ text }) => text)),
       ...definition.snat.addresses.map(({ text }) => text),
+      ...[definition.tunnel.sourceIpv4, definition.tunnel.sourceIpv6].map((it) => it?.text ?? ""),
     ]);
     const isNew = [...now].some((address) => !known.has(address));
     known = now;

@@ -2,6 +2,7 @@ import { setTimeout as pause } from "node:timers/promises";
 import { type Address, addressOf4, addressOfWords } from "../base/address.ts";
 import { type Log, reasonOf } from "../base/log.ts";
 import type { DeviceInterface } from "../device/device.ts";
+import { createSolicitedGroups } from "../host/groups.ts";
 import { createGuard, createSocketGuard, type Guard } from "../host/guard.ts";
 import type { XdpGuard } from "../host/guard-xdp.ts";
 import { createHopPlanner, type HopPlanner, type HostHopPlan } from "../host/hop-planner.ts";
@@ -68,6 +69,8 @@ export async function createHostParts(options: HostOptions): Promise<HostParts> 
       ? await createSocketGuard({ ...guardOptions, xdpMode: device.xdp.mode })
       : null;
   const guard: Guard | null = device.type === "packet" ? await createGuard(guardOptions) : xdp;
+  const groups =
+    device.type !== "tun" && device.announce ? createSolicitedGroups(device.interfaces, log) : null;
   const publisher = createHopPublisher(views, options.wake, log);
   let tunRoutes: TunRoutes | null = null;
   let planner: HopPlanner | null = null;
@@ -89,16 +92,35 @@ export async function createHostParts(options: HostOptions): Promise<HostParts> 
     return result;
   }
 
-  async function own(definition: GatewayDefinition, ownership: Ownership): Promise<void> {
+  /**
+   * Tunnel sources that are not the host's are the gateway's alone, as SNAT addresses are: errors about
+   * outer packets come to them. AF_PACKET sees those to an address of the host too, AF_XDP does not.
+   */
+  function tunnelSources({ tunnel }: GatewayDefinition): Address[] {
+    return [tunnel.sourceIpv4, tunnel.sourceIpv6].flatMap((source) => {
+      if (source === null) return [];
+      const isHosts = hosts.some(({ text }) => text === source.text);
+      if (isHosts && device.type === "xdp") {
+        const reason = "path MTU to ipip and gue backends is not learnt on xdp with such a source";
+        log.warn("tunnel_source_is_host_address", { address: source.text, reason });
+      }
+      return isHosts && device.type !== "tun" ? [] : [source];
+    });
+  }
+
+  async function own(definition: GatewayDefinition, wanted: Ownership): Promise<void> {
+    const snat = [...wanted.snat, ...tunnelSources(definition)];
+    const ownership = { ...wanted, snat };
     const text = JSON.stringify([ownership, hosts]);
     if (text === last?.text) {
-      last = { definition, ownership, text };
+      last = { definition, ownership: wanted, text };
       return;
     }
     options.steering?.update(ownership.vips, ownership.snat);
     await guard?.update({ ...ownership, hosts });
+    await groups?.update(askedFor(ownership, hosts));
     await tunRoutes?.update(ownership);
-    last = { definition, ownership, text };
+    last = { definition, ownership: wanted, text };
   }
 
   /** Have the ways to all backends in the hop table, as far as they can be known in short time. */
@@ -229,7 +251,7 @@ export async function createHostParts(options: HostOptions): Promise<HostParts> 
       closed = true;
       publisher.close();
       await tail;
-      const steps = [planner?.close(), guard?.close(), tunRoutes?.close()];
+      const steps = [planner?.close(), guard?.close(), groups?.close(), tunRoutes?.close()];
       for (const outcome of await Promise.allSettled(steps)) {
         if (outcome.status === "rejected") {
           log.warn("host_cleanup_failed", { reason: reasonOf(outcome.reason) });
@@ -237,6 +259,13 @@ export async function createHostParts(options: HostOptions): Promise<HostParts> 
       }
     },
   };
+}
+
+/** Addresses that neighbours ask for and the kernel does not answer for. */
+function askedFor({ vips, snat }: Ownership, hosts: readonly Address[]): Address[] {
+  const own = new Set(hosts.map(({ text }) => text));
+  const single = vips.filter(({ prefixLength }) => prefixLength === undefined);
+  return [...single.map(({ address }) => address), ...snat].filter(({ text }) => !own.has(text));
 }
 
 /** "xdp native", or "xdp native/generic" where the interfaces differ. */

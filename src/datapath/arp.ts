@@ -6,6 +6,7 @@ import {
   A_IS_HOST,
   A_IS_IPV6,
   A_IS_SNAT,
+  A_IS_TUNNEL,
   A_IS_VIP,
   A_PREFIX_LENGTH,
   ADDRESS_WORDS,
@@ -80,7 +81,7 @@ export function createArp(
   /** An address that we answer for: not one of the host's, which the kernel answers itself. */
   function isAnnounced(entry: number): boolean {
     const flags = i32[entry + A_FLAGS]!;
-    return (flags & (A_IS_VIP | A_IS_SNAT)) !== 0 && (flags & A_IS_HOST) === 0;
+    return (flags & (A_IS_VIP | A_IS_SNAT | A_IS_TUNNEL)) !== 0 && (flags & A_IS_HOST) === 0;
   }
 
   /** A standby (`announce: false`) says nothing of the addresses. */

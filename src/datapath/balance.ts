@@ -21,6 +21,7 @@ import {
   FLAG_BY_BACKEND,
   KEY_IPV6,
   KEY_SLOW,
+  MODE_DSR,
   MODE_FULL_NAT,
   PROTOCOL_TCP,
   PROTOCOL_UDP,
@@ -33,6 +34,7 @@ import {
   STATE_UDP_ONE_WAY,
 } from "../flow/flow-record.ts";
 import { INSERT_INDEX_FULL, INSERT_REPLY_TAKEN, INSERT_TABLE_FULL } from "../flow/flow-table.ts";
+import { ONE_WAY_FIRST_STATE } from "../flow/tcp-one-way.ts";
 import { addressWord6 } from "../scheduler/mix.ts";
 import {
   B_ADDRESS,
@@ -230,6 +232,8 @@ export function createBalancer(
     flag: number,
   ): number {
     const serviceWord = registers[R_SERVICES]! + service * SERVICE_WORDS;
+    const mode = i32[serviceWord + S_MODE]!;
+    const oneWay = mode >= MODE_DSR;
     const tcp = protocol === PROTOCOL_TCP;
     const start = tcp ? startOf(rxWord, ipAt, l4At, serviceWord, service) : START_BEGINS;
     if (start >= 0) return countDrop(service, start);
@@ -296,10 +300,12 @@ export function createBalancer(
         : (sourceMacLow(view, rx[rxWord + D_AT]!) << 16) | rx[rxWord + D_INTERFACE]!;
     // An adopted flow is not established before the client has sent once more: a flood of stray
     // segments then fills the table with flows that go soon, and that may be evicted.
+    const firstState = oneWay ? ONE_WAY_FIRST_STATE : STATE_SYN_SENT;
     let word = STATE_UDP_ONE_WAY | flags;
-    if (tcp) word = start === START_ADOPTS ? STATE_SYN_RECV | FLAG_ADOPTED : STATE_SYN_SENT;
-    if (start === START_BRINGS_COOKIE || (asks & ADMIT_PACKETS) !== 0) word |= KEY_SLOW << 8;
-    draft[F_STATE] = word | (protocol << 8) | (i32[serviceWord + S_MODE]! << 16);
+    if (tcp) word = start === START_ADOPTS ? STATE_SYN_RECV | FLAG_ADOPTED : firstState;
+    const isSlow = oneWay || start === START_BRINGS_COOKIE || (asks & ADMIT_PACKETS) !== 0;
+    if (isSlow) word |= KEY_SLOW << 8;
+    draft[F_STATE] = word | (protocol << 8) | (mode << 16);
 
     let failure = insert(slot, serviceWord, service, client, ports, protocol);
     if (failure === INSERT_REPLY_TAKEN && entry !== NO_BACKEND) {

@@ -86,6 +86,10 @@ export const R_L4_AT = 37;
 export const R_FRAGMENT_AT = 38;
 /** Announcement under way: the next address within a prefix. */
 export const R_ANNOUNCE_WITHIN = 39;
+/** 1: a frame of this batch that was sent before its end was refused, and its verdict changed. */
+export const R_REFUSED = 44;
+/** Tick of the last look through the backend slots for a path MTU. */
+export const R_PATH_MTU_TICK = 45;
 /** The flow that process.ts has sent a frame on by: row << 1 | direction. */
 export const R_FLOW = 50;
 /** Tick at which fragments that are held were last looked at. */
@@ -95,6 +99,8 @@ export const R_FRAGMENT_TOKENS = 52;
 export const R_FRAGMENT_TOKENS_TICK = 53;
 /** First word of the access lists in use. */
 export const R_ACCESS = 56;
+/** Identification for the fragment at hand, | 0x10000; 0: it keeps its own. */
+export const R_FRAGMENT_ID = 54;
 export const REGISTER_COUNT = 64;
 
 /** @param device - its memory and batch must stay the same as long as it is open */

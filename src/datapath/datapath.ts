@@ -38,6 +38,7 @@ import {
   R_HOP_REQUESTS,
   R_HOPS,
   R_INTERVALS,
+  R_REFUSED,
   R_SERVICES,
   R_SPARES,
   R_TICK,
@@ -62,6 +63,7 @@ import {
   C_SENT,
   C_SENT_BYTES,
 } from "./counters.ts";
+import { createEncapsulator } from "./encapsulate.ts";
 import { createExpiry } from "./expiry.ts";
 import { createFastLane, NOT_FAST } from "./fast-lane.ts";
 import { createFlows } from "./flows.ts";
@@ -70,7 +72,9 @@ import { createHandover } from "./handover.ts";
 import { createHops } from "./hops.ts";
 import { createIcmp } from "./icmp.ts";
 import { createIcmp6 } from "./icmp6.ts";
+import { createIcmp46 } from "./icmp46.ts";
 import { createKeys6 } from "./keys6.ts";
+import { createMssClamp } from "./mss.ts";
 import { createNdp } from "./ndp.ts";
 import { createOutput, ORIGINATED, RELEASED } from "./output.ts";
 import { createOwners } from "./owners.ts";
@@ -78,10 +82,13 @@ import { createPartialChecksums } from "./partial.ts";
 import { createProcessor } from "./process.ts";
 import { createReply } from "./reply.ts";
 import { createSamples } from "./samples.ts";
+import { createSegmenter } from "./segment.ts";
 import { createSynProxy } from "./syn-proxy.ts";
 import { createTokenBucket } from "./token-bucket.ts";
 import { createTranslator } from "./translate.ts";
 import { createTranslator6 } from "./translate6.ts";
+import { createTranslator46 } from "./translate46.ts";
+import { createTunnelErrors } from "./tunnel-errors.ts";
 import { createUdpFlows } from "./udp.ts";
 import {
   CONSUMED,
@@ -155,8 +162,10 @@ export function createDatapath(options: DatapathOptions): Datapath {
   const bucket = createTokenBucket(context);
   const hops = createHops(context);
   const reply = createReply(context, output, bucket, counters);
-  const flows = createFlows(context, hops, output, reply, bucket, counters);
   const fragmenter = createFragmenter(context, output, reply);
+  const segmenter = createSegmenter(context);
+  const encapsulator = createEncapsulator(context, output, reply, fragmenter, segmenter);
+  const flows = createFlows(context, hops, output, reply, bucket, encapsulator, counters);
   const translator = createTranslator(context, output, reply, fragmenter);
   const synProxy = createSynProxy(context, hops, output, reply, flows, counters);
   const admission = createAdmission(context, reply, counters);
@@ -164,7 +173,21 @@ export function createDatapath(options: DatapathOptions): Datapath {
   const balancer = createBalancer(context, flows, admission, synProxy, reply, udp, counters);
   const ndp = createNdp(context, addresses, output, counters);
   const arp = createArp(context, addresses, output, ndp, counters);
-  const icmp = createIcmp(context, addresses, owners, handover, hops, output, counters);
+  const tunnelErrors = createTunnelErrors(context, hops, output, reply, bucket, encapsulator);
+  const icmp46 = createIcmp46(context, output, reply, counters);
+  const icmp = createIcmp(
+    context,
+    addresses,
+    owners,
+    handover,
+    hops,
+    output,
+    icmp46,
+    encapsulator,
+    tunnelErrors,
+    counters,
+  );
+  const mss = createMssClamp(context, flows, encapsulator);
   const keys6 = createKeys6(context);
   const icmp6 = createIcmp6(
     context,
@@ -175,9 +198,13 @@ export function createDatapath(options: DatapathOptions): Datapath {
     keys6,
     ndp,
     output,
+    icmp46,
+    encapsulator,
+    tunnelErrors,
     counters,
   );
-  const translator6 = createTranslator6(context, output, reply.six);
+  const translator46 = createTranslator46(context, output, reply, fragmenter);
+  const translator6 = createTranslator6(context, output, reply.six, translator46);
   const partial = createPartialChecksums(context);
   const processor = createProcessor(
     context,
@@ -192,12 +219,15 @@ export function createDatapath(options: DatapathOptions): Datapath {
     admission,
     synProxy,
     translator,
+    encapsulator,
+    mss,
     udp,
     output,
     partial,
     icmp6,
     keys6,
     translator6,
+    reply,
     counters,
   );
   const fastLane = createFastLane(context, output, partial);
@@ -336,6 +366,18 @@ export function createDatapath(options: DatapathOptions): Datapath {
     return device.receive(timeoutMs);
   }
 
+  /** Send what is listed before the batch is over: output.reserve() wants room. */
+  function sendListed(): void {
+    const count = registers[R_TX_COUNT]!;
+    if (count !== 0) {
+      if (settleSent(device.transmit(count, 0))) registers[R_REFUSED] = 1;
+      add(C_NATIVE_CALLS, 1);
+    }
+    registers[R_TX_COUNT] = 0;
+    registers[R_SPARES] = 0;
+  }
+  output.onFull(sendListed);
+
   function runBatch(timeoutMs: number): number {
     takePublished();
     const count = receive(timeoutMs);
@@ -343,6 +385,7 @@ export function createDatapath(options: DatapathOptions): Datapath {
     registers[R_TX_COUNT] = 0;
     registers[R_SPARES] = 0;
     registers[R_HOP_REQUESTS] = 0;
+    registers[R_REFUSED] = 0;
     const fast = hasFastLane && registers[R_HOPS] !== 0 && registers[R_BANK] !== 0;
     if (fast) fastLane.prepare(count);
     let bytes = 0;
@@ -366,6 +409,7 @@ export function createDatapath(options: DatapathOptions): Datapath {
       if (settleSent(device.transmit(registers[R_TX_COUNT]!, wakeMask))) others = DROPPED;
       add(C_NATIVE_CALLS, 1);
     }
+    if (registers[R_REFUSED] !== 0) others = DROPPED;
     if (count !== 0) {
       countReceived(count, bytes);
       if (others === FORWARDED) add(C_FORWARDED, count);

@@ -11,6 +11,7 @@ import {
   KEY_IPV6,
   KEY_ORIGINAL_IPV6,
   KEY_REPLY_IPV6,
+  MODE_DSR,
   MODE_FULL_NAT,
   X_BACKEND,
   X_CLIENT,
@@ -113,6 +114,10 @@ export function createDraft6(context: Context): Draft6 {
     if (i32[serviceWord + S_MODE] === MODE_FULL_NAT) {
       replyPort = pickSnat(reply6, protocol, ports, port);
       if (replyPort === 0) return false;
+    } else if (i32[serviceWord + S_MODE]! >= MODE_DSR && original6 !== reply6) {
+      // A tunnel between the families: no reply comes here, and its address has to be of the backend's.
+      copy(draftExtension, X_BACKEND, X_REPLY);
+      draft[F_REPLY_ADDR] = draft[F_BACKEND_ADDR]!;
     } else {
       copy(draftExtension, X_CLIENT, X_REPLY);
       draft[F_REPLY_ADDR] = draft[F_CLIENT_ADDR]!;

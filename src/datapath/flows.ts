@@ -24,6 +24,7 @@ import {
   FLOW_WORDS,
   GENERATION_MASK,
   generationOf,
+  isOneWay,
   KEY_IPV6,
   originalKeyOf,
   PROTOCOL_TCP,
@@ -63,6 +64,7 @@ import {
   R_TICK,
 } from "./context.ts";
 import { C_ORIGINATED_LOST } from "./counters.ts";
+import type { Encapsulator } from "./encapsulate.ts";
 import { HOP_FOUND, type Hops } from "./hops.ts";
 import { ORIGINATED, type Output } from "./output.ts";
 import type { Reply } from "./reply.ts";
@@ -112,6 +114,7 @@ export function createFlows(
   output: Output,
   reply: Reply,
   bucket: TokenBucket,
+  encapsulator: Encapsulator,
   countersAt: number,
 ): Flows {
   const { i32, f64, layout, registers, table } = context;
@@ -296,28 +299,31 @@ export function createFlows(
       return;
     }
     const ports = i32[flowWord + F_BACKEND_REPLY_PORTS]!;
-    if ((replyKeyOf(i32[flowWord + F_STATE]!) & KEY_IPV6) !== 0) {
+    // In a one-way flow the backend has the VIP, and the packet comes as the client's do.
+    const oneWay = isOneWay(i32[flowWord + F_STATE]!);
+    const key = oneWay ? originalKeyOf : replyKeyOf;
+    if ((key(i32[flowWord + F_STATE]!) & KEY_IPV6) !== 0) {
       const extension = table.extensionOf(flowWord);
       const bytes6 = reply.six.writeReset(
-        ipAt,
-        extension + X_REPLY,
-        extension + X_BACKEND,
+        ipAt + encapsulator.overhead(flowWord),
+        extension + (oneWay ? X_CLIENT : X_REPLY),
+        extension + (oneWay ? X_VIP : X_BACKEND),
         (ports << 16) | (ports >>> 16),
         i32[flowWord + F_ACK_REPLY]!,
         i32[flowWord + F_ACK_ORIGINAL]!,
       );
-      originate(ipAt, bytes6);
+      originate(ipAt, oneWay ? encapsulator.wrap(ipAt, flowWord) : bytes6);
       return;
     }
     const bytes = reply.writeReset(
-      ipAt,
-      i32[flowWord + F_REPLY_ADDR]!,
-      i32[flowWord + F_BACKEND_ADDR]!,
+      ipAt + encapsulator.overhead(flowWord),
+      i32[flowWord + (oneWay ? F_CLIENT_ADDR : F_REPLY_ADDR)]!,
+      i32[flowWord + (oneWay ? F_VIP_ADDR : F_BACKEND_ADDR)]!,
       (ports << 16) | (ports >>> 16),
       i32[flowWord + F_ACK_REPLY]!,
       (i32[flowWord + F_ACK_ORIGINAL]! + sequenceDelta(flowWord)) | 0,
     );
-    originate(ipAt, bytes);
+    originate(ipAt, oneWay ? encapsulator.wrap(ipAt, flowWord) : bytes);
   }
 
   /** The client has a connection already, by a SYN cookie. */

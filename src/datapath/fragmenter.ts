@@ -99,6 +99,10 @@ export function createFragmenter(context: Context, output: Output, reply: Reply)
     // offset on, and the last of them ends the datagram only if it did.
     const word = ipv4FragmentWord(view, ipAt);
     const flags = word & 0xc000;
+    // Whoever sent the whole did not expect its identification to matter (RFC 6864 section 5.3).
+    if ((word & (IPV4_MORE_FRAGMENTS | IPV4_OFFSET_MASK)) === 0) {
+      view.setUint16(ipAt + 4, reply.nextId());
+    }
     const base = word & IPV4_OFFSET_MASK;
     const lastMore = word & IPV4_MORE_FRAGMENTS;
     setFragment(ipAt, headerBytes, headerBytes + payload, flags | IPV4_MORE_FRAGMENTS | base);

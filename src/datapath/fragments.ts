@@ -41,7 +41,7 @@ import {
   FRAGMENT_WAITING,
   X_CREATED,
   X_DESTINATION,
-  X_FLAGS,
+  X_FLAGS_AND_ID,
   X_HELD_COUNT,
   X_KEY,
   X_PORTS,
@@ -93,6 +93,7 @@ import {
   R_DESTINATION6,
   R_FLOW,
   R_FRAGMENT_AT,
+  R_FRAGMENT_ID,
   R_FRAGMENT_TOKENS,
   R_FRAGMENT_TOKENS_TICK,
   R_HELD_TICK,
@@ -109,6 +110,7 @@ import { createHeldFragments } from "./held-fragments.ts";
 import type { Keys6 } from "./keys6.ts";
 import { type Output, RELEASED } from "./output.ts";
 import type { Owners } from "./owners.ts";
+import type { Reply } from "./reply.ts";
 import {
   DROP_BACKEND_GONE,
   DROP_FRAGMENT_DUPLICATE,
@@ -197,6 +199,7 @@ export function createFragmentPath(
   flows: Flows,
   keys: Keys6,
   output: Output,
+  reply: Reply,
   whole: WholePackets,
   countersAt: number,
 ): FragmentPath {
@@ -386,7 +389,7 @@ export function createFragmentPath(
     const entry = fragments.choose(key, source, destination, id, tick);
     discard(entry, DROP_FRAGMENT_TABLE_FULL);
     fragments.begin(entry, key, source, destination, id, tick);
-    words[entry + X_FLAGS] = now[V_FLAGS]!;
+    words[entry + X_FLAGS_AND_ID] = now[V_FLAGS]! | (reply.nextId() << 16);
     return entry;
   }
 
@@ -416,10 +419,12 @@ export function createFragmentPath(
         return handed;
       }
     }
+    useId(entry);
     const verdict =
       now[V_IPV6] === 0
         ? whole.transport(rxWord, ipAt, l4At, protocol)
         : whole.transport6(rxWord, ipAt, l4At, protocol);
+    registers[R_FRAGMENT_ID] = 0;
     if (verdict === FORWARDED) {
       const flow = registers[R_FLOW]!;
       words[entry + X_STATE] = FRAGMENT_FLOW;
@@ -486,7 +491,18 @@ export function createFragmentPath(
     const flowWord = table.word(reference >> 1);
     if (!isSameFlow(flowWord, reference & 1, entry)) return drop(DROP_FRAGMENT_REFUSED);
     if (flows.mustEnd(flowWord, flows.backendWord(flowWord))) return drop(DROP_BACKEND_GONE);
-    return whole.follow(rxWord, ipAt, protocol, reference);
+    useId(entry);
+    const verdict = whole.follow(rxWord, ipAt, protocol, reference);
+    registers[R_FRAGMENT_ID] = 0;
+    return verdict;
+  }
+
+  /**
+   * Translated fragments get an identification of ours: several senders are one after translation, and
+   * numbers that each of them is careful with would meet (RFC 6864 section 5.3). IPv6's have 32 bits.
+   */
+  function useId(entry: number): void {
+    registers[R_FRAGMENT_ID] = (words[entry + X_FLAGS_AND_ID]! >>> 16) | 0x10000;
   }
 
   /** The row has not become another flow's since. */
@@ -565,7 +581,7 @@ export function createFragmentPath(
       if (entry < 0) continue;
       if (words[entry + X_STATE] !== FRAGMENT_WAITING) {
         now[V_OURS] = 1;
-        now[V_FLAGS] = words[entry + X_FLAGS]!;
+        now[V_FLAGS] = words[entry + X_FLAGS_AND_ID]! & 0xffff;
         release(entry);
         continue;
       }

@@ -11,13 +11,21 @@ import {
   F_STATE,
   F_VIP_ADDR,
   FLOW_WORDS,
+  isOneWay,
   KEY_ORIGINAL_IPV6,
   KEY_REPLY_IPV6,
   PROTOCOL_TCP,
   PROTOCOL_UDP,
   REPLY,
 } from "../flow/flow-record.ts";
-import { A_ANSWER_PING, A_FLAGS, A_IS_HOST, A_IS_SNAT, A_IS_VIP } from "../service/bank.ts";
+import {
+  A_ANSWER_PING,
+  A_FLAGS,
+  A_IS_HOST,
+  A_IS_SNAT,
+  A_IS_TUNNEL,
+  A_IS_VIP,
+} from "../service/bank.ts";
 import { add16, difference32, fold, sumBytes, updateChecksum } from "../wire/checksum.ts";
 import { sourceMacHigh, sourceMacLow } from "../wire/ethernet.ts";
 import {
@@ -47,12 +55,14 @@ import { tcpPorts } from "../wire/tcp.ts";
 import type { Addresses } from "./addresses.ts";
 import { type Context, R_OUT_INTERFACE, R_OUT_MAC_HIGH, R_OUT_MAC_LOW } from "./context.ts";
 import { C_ECHO_REPLIES, C_ICMP_ERRORS_TRANSLATED } from "./counters.ts";
+import type { Encapsulator } from "./encapsulate.ts";
 import type { Handover } from "./handover.ts";
 import { HOP_FOUND, type Hops } from "./hops.ts";
+import type { Icmp46 } from "./icmp46.ts";
 import type { Output } from "./output.ts";
 import type { Owners } from "./owners.ts";
+import type { TunnelErrors } from "./tunnel-errors.ts";
 import {
-  DROP_FAMILY_NOT_TRANSLATED,
   DROP_ICMP_CHECKSUM_WRONG,
   DROP_ICMP_HEADER_MALFORMED,
   DROP_ICMP_NO_FLOW,
@@ -83,6 +93,9 @@ export function createIcmp(
   handover: Handover,
   hops: Hops,
   output: Output,
+  between: Icmp46,
+  encapsulator: Encapsulator,
+  tunnelErrors: TunnelErrors,
   countersAt: number,
 ): Icmp {
   const { f64, i32, layout, link, registers, rx, table, view } = context;
@@ -103,6 +116,13 @@ export function createIcmp(
         : DROPPED | (DROP_ICMP_HEADER_MALFORMED << 8);
     }
     const type = icmpType(view, icmpAt);
+    if (
+      entry >= 0 &&
+      (i32[entry + A_FLAGS]! & A_IS_TUNNEL) !== 0 &&
+      tunnelErrors.isAboutTunnel(ipAt, icmpAt, icmpBytes)
+    ) {
+      return tunnelErrors.process(ipAt, icmpAt, icmpBytes);
+    }
     if (isIcmpError(type)) return processError(rxWord, ipAt, icmpAt, icmpBytes, ours);
     if (!ours) return PASSED;
     // A VIP that is the host's too: everything but echo and errors about flows is the host's.
@@ -171,16 +191,18 @@ export function createIcmp(
     }
     if (reference < 0) return ours ? DROPPED | (DROP_ICMP_NO_FLOW << 8) : PASSED;
     const flowWord = table.word(reference >> 1);
+    if (isOneWay(i32[flowWord + F_STATE]!)) return forwardError(rxWord, ipAt, icmpAt, flowWord);
     const toClient = (reference & 1) === REPLY;
-    const receiver = toClient ? KEY_ORIGINAL_IPV6 : KEY_REPLY_IPV6;
-    if (((i32[flowWord + F_STATE]! >>> 8) & receiver) !== 0) {
-      return DROPPED | (DROP_FAMILY_NOT_TRANSLATED << 8);
-    }
     const hop = toClient
       ? hops.toClient(flowWord)
       : hops.toBackend(backendSlotOf(i32[flowWord + F_BACKEND]!));
     if (hop !== HOP_FOUND) return DROPPED | (hop << 8);
     if (link !== 0 && ipv4Ttl(view, ipAt) <= 1) return DROPPED | (DROP_TTL_EXPIRED << 8);
+    const receiver = toClient ? KEY_ORIGINAL_IPV6 : KEY_REPLY_IPV6;
+    if (((i32[flowWord + F_STATE]! >>> 8) & receiver) !== 0) {
+      const endAt = icmpAt + icmpBytes;
+      return between.toIpv6(rxWord, ipAt, quoteAt, quotedL4At, endAt, flowWord, toClient);
+    }
     translateQuote(quoteAt, quotedL4At, protocol, flowWord, toClient, icmpAt + icmpBytes);
     view.setUint16(icmpAt + 2, 0);
     view.setUint16(icmpAt + 2, ~fold(sumBytes(view, icmpAt, icmpBytes, 0)) & 0xffff);
@@ -190,8 +212,21 @@ export function createIcmp(
     output.setLink(ipAt, egress, registers[R_OUT_MAC_HIGH]!, registers[R_OUT_MAC_LOW]!);
     rx[rxWord + D_BYTES] = link + ipv4TotalBytes(view, ipAt);
     output.sendReceived(rxWord, egress);
-    f64[countersAt + C_ICMP_ERRORS_TRANSLATED] = f64[countersAt + C_ICMP_ERRORS_TRANSLATED]! + 1;
+    countTranslated();
     return FORWARDED;
+  }
+
+  /** What a one-way backend sent straight to the client came from the VIP: the error is its own. */
+  function forwardError(rxWord: number, ipAt: number, icmpAt: number, flowWord: number): number {
+    const hop = hops.toBackend(backendSlotOf(i32[flowWord + F_BACKEND]!));
+    if (hop !== HOP_FOUND) return DROPPED | (hop << 8);
+    const verdict = encapsulator.forward(rxWord, ipAt, icmpAt, flowWord);
+    if (verdict === FORWARDED) countTranslated();
+    return verdict;
+  }
+
+  function countTranslated(): void {
+    f64[countersAt + C_ICMP_ERRORS_TRANSLATED] = f64[countersAt + C_ICMP_ERRORS_TRANSLATED]! + 1;
   }
 
   function sequenceDeltaOf(flowWord: number): number {

@@ -5,6 +5,7 @@ import {
   F_BACKEND_REPLY_PORTS,
   F_CLIENT_VIP_PORTS,
   F_STATE,
+  isOneWay,
   KEY_ORIGINAL_IPV6,
   KEY_REPLY_IPV6,
   MODE_FULL_NAT,
@@ -17,7 +18,14 @@ import {
   X_REPLY,
   X_VIP,
 } from "../flow/flow-record.ts";
-import { A_ANSWER_PING, A_FLAGS, A_IS_HOST, A_IS_SNAT, A_IS_VIP } from "../service/bank.ts";
+import {
+  A_ANSWER_PING,
+  A_FLAGS,
+  A_IS_HOST,
+  A_IS_SNAT,
+  A_IS_TUNNEL,
+  A_IS_VIP,
+} from "../service/bank.ts";
 import { add16, difference16, difference32, sumBytes, updateChecksum } from "../wire/checksum.ts";
 import { sourceMacHigh, sourceMacLow } from "../wire/ethernet.ts";
 import {
@@ -58,14 +66,16 @@ import {
   R_SOURCE6,
 } from "./context.ts";
 import { C_ECHO_REPLIES, C_ICMP_ERRORS_TRANSLATED } from "./counters.ts";
+import type { Encapsulator } from "./encapsulate.ts";
 import type { Handover } from "./handover.ts";
 import { HOP_FOUND, type Hops } from "./hops.ts";
+import type { Icmp46 } from "./icmp46.ts";
 import type { Keys6 } from "./keys6.ts";
 import type { Ndp } from "./ndp.ts";
 import type { Output } from "./output.ts";
 import type { Owners } from "./owners.ts";
+import type { TunnelErrors } from "./tunnel-errors.ts";
 import {
-  DROP_FAMILY_NOT_TRANSLATED,
   DROP_ICMP_CHECKSUM_WRONG,
   DROP_ICMP_HEADER_MALFORMED,
   DROP_ICMP_NO_FLOW,
@@ -104,6 +114,9 @@ export function createIcmp6(
   keys: Keys6,
   ndp: Ndp,
   output: Output,
+  between: Icmp46,
+  encapsulator: Encapsulator,
+  tunnelErrors: TunnelErrors,
   countersAt: number,
 ): Icmp6 {
   const { f64, i32, layout, link, registers, rx, table, view } = context;
@@ -123,7 +136,8 @@ export function createIcmp6(
     const icmpBytes = ipAt + ipv6TotalBytes(view, ipAt) - icmpAt;
     const entry = entryOf(R_DESTINATION6);
     const flags = entry < 0 ? 0 : i32[entry + A_FLAGS]!;
-    const ours = (flags & (A_IS_VIP | A_IS_SNAT)) !== 0;
+    const isTunnel = (flags & (A_IS_TUNNEL | A_IS_HOST)) === A_IS_TUNNEL;
+    const ours = isTunnel || (flags & (A_IS_VIP | A_IS_SNAT)) !== 0;
     const checked = checkIcmp6(view, ipAt, icmpAt, icmpBytes);
     if (checked !== ICMP6_OK) {
       if (!ours) return PASSED;
@@ -132,6 +146,9 @@ export function createIcmp6(
         : DROPPED | (DROP_ICMP_HEADER_MALFORMED << 8);
     }
     const type = icmp6Type(view, icmpAt);
+    if ((flags & A_IS_TUNNEL) !== 0 && tunnelErrors.isAboutTunnel6(icmpAt, icmpBytes)) {
+      return tunnelErrors.process6(icmpAt);
+    }
     if (isIcmp6Error(type)) return processError(rxWord, ipAt, icmpAt, icmpBytes, ours);
     if (!ours) return PASSED;
     // A neighbour that still has our MAC asks whether it is right, at the address itself.
@@ -209,16 +226,23 @@ export function createIcmp6(
     if (reference < 0) return ours ? DROPPED | (DROP_ICMP_NO_FLOW << 8) : PASSED;
     const flowWord = table.word(reference >> 1);
     const toClient = (reference & 1) === REPLY;
-    const receiver = toClient ? KEY_ORIGINAL_IPV6 : KEY_REPLY_IPV6;
-    if (((i32[flowWord + F_STATE]! >>> 8) & receiver) === 0) {
-      return DROPPED | (DROP_FAMILY_NOT_TRANSLATED << 8);
+    if (isOneWay(i32[flowWord + F_STATE]!)) {
+      // What the backend sent straight to the client came from the VIP, and so the error is its own.
+      const found = hops.toBackend(backendSlotOf(i32[flowWord + F_BACKEND]!));
+      if (found !== HOP_FOUND) return DROPPED | (found << 8);
+      return encapsulator.forward(rxWord, ipAt, icmpAt, flowWord);
     }
     const hop = toClient
       ? hops.toClient(flowWord)
       : hops.toBackend(backendSlotOf(i32[flowWord + F_BACKEND]!));
     if (hop !== HOP_FOUND) return DROPPED | (hop << 8);
     if (link !== 0 && ipv6HopLimit(view, ipAt) <= 1) return DROPPED | (DROP_TTL_EXPIRED << 8);
-    translateQuote(quoteAt, quotedL4At, protocol, flowWord, toClient, icmpAt + icmpBytes);
+    const endAt = icmpAt + icmpBytes;
+    const receiver = toClient ? KEY_ORIGINAL_IPV6 : KEY_REPLY_IPV6;
+    if (((i32[flowWord + F_STATE]! >>> 8) & receiver) === 0) {
+      return between.toIpv4(rxWord, ipAt, quoteAt, quotedL4At, endAt, flowWord, toClient, protocol);
+    }
+    translateQuote(quoteAt, quotedL4At, protocol, flowWord, toClient, endAt);
     translateOuter(ipAt, flowWord, toClient);
     fillIcmp6Checksum(view, ipAt, icmpAt, icmpBytes);
     if (link !== 0) setIpv6HopLimit(view, ipAt, ipv6HopLimit(view, ipAt) - 1);

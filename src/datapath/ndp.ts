@@ -1,5 +1,12 @@
 import { D_INTERFACE } from "../device/device.ts";
-import { A_FLAGS, A_IS_HOST, A_IS_SNAT, A_IS_VIP, BANK_ANNOUNCE } from "../service/bank.ts";
+import {
+  A_FLAGS,
+  A_IS_HOST,
+  A_IS_SNAT,
+  A_IS_TUNNEL,
+  A_IS_VIP,
+  BANK_ANNOUNCE,
+} from "../service/bank.ts";
 import { HT_INTERFACES } from "../state/hop-table.ts";
 import { ETHERTYPE_IPV6, setEtherType, sourceMacHigh, sourceMacLow } from "../wire/ethernet.ts";
 import { fillIcmp6Checksum, ICMP6_PROTOCOL } from "../wire/icmpv6.ts";
@@ -64,7 +71,7 @@ export function createNdp(
 
   function isAnnounced(entry: number): boolean {
     const flags = entry < 0 ? 0 : i32[entry + A_FLAGS]!;
-    return (flags & (A_IS_VIP | A_IS_SNAT)) !== 0 && (flags & A_IS_HOST) === 0;
+    return (flags & (A_IS_VIP | A_IS_SNAT | A_IS_TUNNEL)) !== 0 && (flags & A_IS_HOST) === 0;
   }
 
   function answer(rxWord: number, ipAt: number, icmpAt: number, bytes: number): number {

@@ -1,4 +1,5 @@
-import { BATCH_FRAMES_MAX } from "../base/limits.ts";
+import { assert } from "../base/assert.ts";
+import { BATCH_FRAMES_MAX, OUT_FRAMES_MAX } from "../base/limits.ts";
 import {
   D_AT,
   D_BYTES,
@@ -10,6 +11,7 @@ import {
   D_VNET,
   DESCRIPTOR_WORDS,
   FROM_SPARE,
+  HEADROOM_BYTES,
   TX_FAILED,
 } from "../device/device.ts";
 import { HT_INTERFACES } from "../state/hop-table.ts";
@@ -27,9 +29,10 @@ export const RELEASED = -2;
 
 /**
  * Bytes before the IP header in a spare: the link header, and enough before it that the IP header
- * is 4-byte aligned and a device can put its own header there.
+ * is 4-byte aligned and the outer header of a tunnel has room.
  */
-const SPARE_HEADROOM = 32;
+const SPARE_HEADROOM = 64;
+assert(SPARE_HEADROOM >= HEADROOM_BYTES + 14, "a spare has the headroom of a received frame");
 
 /** The list of frames to send. */
 export interface Output {
@@ -42,6 +45,15 @@ export interface Output {
   takeSpare(): number;
   /** Spares that this batch can still take. */
   sparesLeft(): number;
+  /**
+   * Make room for `spares` more spares and frames, if need be by sending what is listed: a GSO packet
+   * becomes more frames than a batch has spares.
+   *
+   * @returns false when a whole empty batch has not so many
+   */
+  reserve(spares: number): boolean;
+  /** Who sends what is listed, before the batch is over, and empties the list and the spares. */
+  onFull(send: () => void): void;
   /** Bytes that fit in a spare from the IP header on. */
   readonly spareBytes: number;
   /**
@@ -58,6 +70,16 @@ export function createOutput(context: Context): Output {
   const { device, view, rx, tx, i32, link, registers } = context;
   const { spareAt, spareBytes } = device;
   const sparesMax = Math.min(device.spareCount, BATCH_FRAMES_MAX);
+
+  let sendListed = (): void => {};
+
+  function reserve(spares: number): boolean {
+    const room = Math.min(sparesLeft(), OUT_FRAMES_MAX - registers[R_TX_COUNT]!);
+    if (room >= spares) return true;
+    if (spares > sparesMax) return false;
+    sendListed();
+    return sparesLeft() >= spares;
+  }
 
   function sendReceived(rxWord: number, egress: number): void {
     const count = registers[R_TX_COUNT]!;
@@ -111,6 +133,10 @@ export function createOutput(context: Context): Output {
     sendReceived,
     takeSpare,
     sparesLeft,
+    reserve,
+    onFull(send) {
+      sendListed = send;
+    },
     spareBytes: spareBytes - SPARE_HEADROOM,
     sendSpare,
     setLink,

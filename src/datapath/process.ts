@@ -27,6 +27,7 @@ import {
   FLAG_FIN_ORIGINAL,
   FLAG_FIN_REPLY,
   hasExtension,
+  isOneWay,
   KEY_SLOW,
   ORIGINAL,
   PROTOCOL_ICMP,
@@ -36,6 +37,7 @@ import {
   STATE_UDP_ONE_WAY,
   STATE_UDP_REPLIED,
 } from "../flow/flow-record.ts";
+import { nextOneWayState } from "../flow/tcp-one-way.ts";
 import {
   nextState,
   SEGMENT_ACK,
@@ -97,26 +99,32 @@ import {
   ipv4Source,
   ipv4TotalBytes,
   isFragment,
+  isLaterFragment,
 } from "../wire/ipv4.ts";
 import { ipv6TotalBytes } from "../wire/ipv6.ts";
 import {
   checkTcp,
   TCP_ACK,
+  TCP_FIN,
   TCP_MALFORMED,
   TCP_OK,
+  TCP_RST,
   TCP_SYN,
   tcpAcknowledgement,
   tcpFlags,
+  tcpHeaderBytes,
   tcpPorts,
   tcpSequence,
 } from "../wire/tcp.ts";
+import { innerBytes } from "../wire/tunnel.ts";
 import { checkUdp, UDP_OK } from "../wire/udp.ts";
 import type { Addresses } from "./addresses.ts";
 import type { Admission } from "./admit.ts";
 import type { Arp } from "./arp.ts";
 import { type Balancer, OPENED } from "./balance.ts";
-import { type Context, R_FLOW, R_HOPS, R_IS_IPV6, R_SERVICES, R_TICK } from "./context.ts";
+import { type Context, R_FLOW, R_HOPS, R_IS_IPV6, R_L4_AT, R_SERVICES, R_TICK } from "./context.ts";
 import { C_FLOWS_RESET } from "./counters.ts";
+import type { Encapsulator } from "./encapsulate.ts";
 import type { Flows } from "./flows.ts";
 import { createFragmentPath } from "./fragments.ts";
 import type { Handover } from "./handover.ts";
@@ -124,10 +132,12 @@ import { HOP_FOUND, type Hops } from "./hops.ts";
 import type { Icmp } from "./icmp.ts";
 import type { Icmp6 } from "./icmp6.ts";
 import type { Keys6 } from "./keys6.ts";
+import type { MssClamp } from "./mss.ts";
 import type { Output } from "./output.ts";
 import type { Owners } from "./owners.ts";
 import type { PartialChecksums } from "./partial.ts";
 import { createProcessor6, FLOW_OVER } from "./process6.ts";
+import type { Reply } from "./reply.ts";
 import type { SynProxy } from "./syn-proxy.ts";
 import type { Translator } from "./translate.ts";
 import type { Translator6 } from "./translate6.ts";
@@ -187,12 +197,15 @@ export function createProcessor(
   admission: Admission,
   synProxy: SynProxy,
   translator: Translator,
+  encapsulator: Encapsulator,
+  mss: MssClamp,
   udp: UdpFlows,
   output: Output,
   partial: PartialChecksums,
   icmp6: Icmp6,
   keys6: Keys6,
   translator6: Translator6,
+  reply: Reply,
   countersAt: number,
 ): Processor {
   const { device, f64, i32, layout, link, registers, rx, table, view } = context;
@@ -211,6 +224,7 @@ export function createProcessor(
     flows,
     keys6,
     output,
+    reply,
     { transport: processTransport, transport6, follow: send, pass },
     countersAt,
   );
@@ -426,9 +440,10 @@ export function createProcessor(
     const state = i32[flowWord + F_STATE]! & 0xff;
     if (protocol === PROTOCOL_TCP) {
       const tcpFlagBits = tcpFlags(view, l4At);
+      const oneWay = isOneWay(i32[flowWord + F_STATE]!);
       if (direction === REPLY && (tcpFlagBits & TCP_SYN) !== 0) learn(backend, l4At);
       const kind = kindOf(l4At, tcpFlagBits, flowWord, direction);
-      const next = nextState(state, direction, kind);
+      const next = oneWay ? nextOneWayState(state, kind) : nextState(state, direction, kind);
       if (next === TCP_NEW_FLOW) {
         flows.close(row);
         return FLOW_OVER;
@@ -522,6 +537,20 @@ export function createProcessor(
   }
 
   /**
+   * The backend of a one-way flow is not heard: what it will have acknowledged, once all has arrived,
+   * is the client's next sequence number.
+   */
+  function noteSequence(flowWord: number, ipAt: number, l4At: number): void {
+    const flags = tcpFlags(view, l4At);
+    if ((flags & TCP_RST) !== 0) return;
+    const payload = ipAt + innerBytes(view, ipAt) - l4At - tcpHeaderBytes(view, l4At);
+    const control = ((flags & TCP_SYN) !== 0 ? 1 : 0) + ((flags & TCP_FIN) !== 0 ? 1 : 0);
+    const next = (tcpSequence(view, l4At) + payload + control) | 0;
+    const before = i32[flowWord + F_ACK_REPLY]!;
+    if (before === 0 || ((next - before) | 0) > 0) i32[flowWord + F_ACK_REPLY] = next;
+  }
+
+  /**
    * Whether a sequence number is what the other side has acknowledged last, or lies within a window
    * behind it. Before it has acknowledged anything every number is.
    */
@@ -548,6 +577,16 @@ export function createProcessor(
     if (hop !== HOP_FOUND) return drop(hop);
     const extended = hasExtension(i32[flowWord + F_STATE]!);
     const bytes = extended ? packetBytes(ipAt) : ipv4TotalBytes(view, ipAt);
+    if (protocol === PROTOCOL_TCP) clamp(rxWord, ipAt, flowWord);
+    if (isOneWay(i32[flowWord + F_STATE]!)) {
+      const l4At = l4Of(ipAt);
+      if (protocol === PROTOCOL_TCP && hasHeader(ipAt)) noteSequence(flowWord, ipAt, l4At);
+      const verdict = encapsulator.forward(rxWord, ipAt, l4At, flowWord);
+      if (verdict === FORWARDED) {
+        count(flowWord, slot, bytes, BF_PACKETS_IN, BF_BYTES_IN, VF_PACKETS_IN, VF_BYTES_IN);
+      }
+      return verdict;
+    }
     const verdict = extended
       ? translator6.forward(rxWord, ipAt, flowWord, ORIGINAL, protocol)
       : translator.forward(rxWord, ipAt, flowWord, ORIGINAL, protocol);
@@ -563,6 +602,7 @@ export function createProcessor(
     const slot = backendSlotOf(i32[flowWord + F_BACKEND]!);
     const extended = hasExtension(i32[flowWord + F_STATE]!);
     const bytes = extended ? packetBytes(ipAt) : ipv4TotalBytes(view, ipAt);
+    if (protocol === PROTOCOL_TCP) clamp(rxWord, ipAt, flowWord);
     const verdict = extended
       ? translator6.forward(rxWord, ipAt, flowWord, REPLY, protocol)
       : translator.forward(rxWord, ipAt, flowWord, REPLY, protocol);
@@ -570,6 +610,24 @@ export function createProcessor(
       count(flowWord, slot, bytes, BF_PACKETS_OUT, BF_BYTES_OUT, VF_PACKETS_OUT, VF_BYTES_OUT);
     }
     return verdict;
+  }
+
+  /** Transport header of the packet at hand, of either family. */
+  function l4Of(ipAt: number): number {
+    const isSix = view.getUint8(ipAt) >>> 4 === 6;
+    return isSix ? registers[R_L4_AT]! : ipAt + ipv4HeaderBytes(view, ipAt);
+  }
+
+  /** False for a fragment that has no transport header. */
+  function hasHeader(ipAt: number): boolean {
+    return view.getUint8(ipAt) >>> 4 === 6 || !isLaterFragment(view, ipAt);
+  }
+
+  /** `mss`, before the packet is translated. */
+  function clamp(rxWord: number, ipAt: number, flowWord: number): void {
+    if (!hasHeader(ipAt)) return;
+    const l4At = l4Of(ipAt);
+    mss.clamp(rxWord, l4At, flowWord, l4At - ipAt);
   }
 
   /** Bytes of the IP packet, of either family. */

@@ -82,6 +82,22 @@ export interface Reply {
   ): number;
   /** Port unreachable about a UDP datagram that `destination` once sent to `source`. */
   writePortUnreachable(ipAt: number, source: number, destination: number, ports: number): number;
+  /**
+   * An ICMP error whose quote lies in place, behind the two headers. @returns bytes
+   *
+   * @param quoted - bytes of the quote, at most quoteBytes
+   */
+  writeIcmpError(
+    ipAt: number,
+    source: number,
+    destination: number,
+    type: number,
+    code: number,
+    mtu: number,
+    quoted: number,
+  ): number;
+  /** Bytes that an ICMP error quotes at most. */
+  readonly quoteBytes: number;
   /** The next identification for a packet that we make. */
   nextId(): number;
 }
@@ -96,6 +112,7 @@ export function createReply(
   // A part of the numbers for each worker: two never give out one at the same time.
   const ids = Math.floor(0x10000 / layout.workers);
   const firstId = layout.worker * ids;
+  const quoteBytes = ICMP_ERROR_BYTES_MAX - IPV4_HEADER_BYTES - ICMP_HEADER_BYTES;
   const six = createReply6(context, output, bucket, countersAt);
 
   function nextId(): number {
@@ -212,13 +229,20 @@ export function createReply(
     const ipAt = output.takeSpare();
     if (ipAt < 0) return DROPPED | (DROP_REPLY_RATE_LIMITED << 8);
     const total = ipv4TotalBytes(view, frameIpAt);
-    const room = ICMP_ERROR_BYTES_MAX - IPV4_HEADER_BYTES - ICMP_HEADER_BYTES;
-    const quoted = Math.min(total, room);
+    const quoted = Math.min(total, quoteBytes);
     const quoteAt = ipAt + IPV4_HEADER_BYTES + ICMP_HEADER_BYTES;
     for (let index = 0; index < quoted; index++) {
       view.setUint8(quoteAt + index, view.getUint8(frameIpAt + index));
     }
-    const bytes = writeIcmp(ipAt, source, ipv4Source(view, frameIpAt), type, code, mtu, quoted);
+    const bytes = writeIcmpError(
+      ipAt,
+      source,
+      ipv4Source(view, frameIpAt),
+      type,
+      code,
+      mtu,
+      quoted,
+    );
     sendBack(rxWord, frameIpAt, ipAt, bytes);
     return REPLIED;
   }
@@ -242,8 +266,7 @@ export function createReply(
     return six.answerError(rxWord, frameIpAt, FROM_DESTINATION, type6, code6, mtu);
   }
 
-  /** The quote lies in place already. */
-  function writeIcmp(
+  function writeIcmpError(
     ipAt: number,
     source: number,
     destination: number,
@@ -278,7 +301,7 @@ export function createReply(
     view.setUint16(udpAt + 2, ports >>> 16);
     view.setUint16(udpAt + 4, UDP_HEADER_BYTES);
     view.setUint16(udpAt + 6, 0);
-    return writeIcmp(
+    return writeIcmpError(
       ipAt,
       source,
       destination,
@@ -289,5 +312,14 @@ export function createReply(
     );
   }
 
-  return { six, answerReset, answerIcmpError, writeReset, writePortUnreachable, nextId };
+  return {
+    six,
+    answerReset,
+    answerIcmpError,
+    writeReset,
+    writePortUnreachable,
+    writeIcmpError,
+    quoteBytes,
+    nextId,
+  };
 }

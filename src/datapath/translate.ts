@@ -29,6 +29,7 @@ import {
   ipv4Ttl,
   isLaterFragment,
   setIpv4Destination,
+  setIpv4Id,
   setIpv4Source,
   updateIpv4HeaderChecksum,
 } from "../wire/ipv4.ts";
@@ -36,6 +37,7 @@ import { setTcpPorts, TCP_CHECKSUM_AT } from "../wire/tcp.ts";
 import { UDP_CHECKSUM_AT } from "../wire/udp.ts";
 import {
   type Context,
+  R_FRAGMENT_ID,
   R_OUT_INTERFACE,
   R_OUT_MAC_HIGH,
   R_OUT_MAC_LOW,
@@ -167,6 +169,9 @@ export function createTranslator(
       mtu === 0 || total <= mtu || fitsAsSegments(ipAt, headerBytes, protocol, vnet, mtu);
     if (!fits && fragmenter.mustRefuse(ipAt, vnet, protocol)) {
       return fragmenter.refuse(rxWord, ipAt, errorSource(flowWord, direction), mtu);
+    }
+    if (registers[R_FRAGMENT_ID] !== 0) {
+      setIpv4Id(view, ipAt, registers[R_FRAGMENT_ID]! & 0xffff);
     }
     if (isLaterFragment(view, ipAt)) {
       rewriteLater(ipAt, flowWord, direction);

@@ -43,11 +43,12 @@ import {
 } from "./context.ts";
 import type { Output } from "./output.ts";
 import type { Reply6 } from "./reply6.ts";
-import { DROP_FAMILY_NOT_TRANSLATED, DROPPED, FORWARDED } from "./verdict.ts";
+import type { Translator46 } from "./translate46.ts";
+import { FORWARDED } from "./verdict.ts";
 
-/** Changes an IPv6 packet of a flow between IPv6 addresses in place, and sends it on. */
+/** Changes a packet of a flow that has IPv6 addresses in place, and sends it on. */
 export interface Translator6 {
-  /** As Translator.forward(); the transport header is at R_L4_AT. */
+  /** As Translator.forward(); the transport header of an IPv6 packet is at R_L4_AT. */
   forward(
     rxWord: number,
     ipAt: number,
@@ -63,7 +64,12 @@ export function segmentsFit(vnet: number, headerBytes: number, mtu: number): boo
   return gso !== VNET_GSO_NONE && headerBytes + (vnet >>> 16) <= mtu;
 }
 
-export function createTranslator6(context: Context, output: Output, reply: Reply6): Translator6 {
+export function createTranslator6(
+  context: Context,
+  output: Output,
+  reply: Reply6,
+  between: Translator46,
+): Translator6 {
   const { i32, link, registers, rx, table, view } = context;
 
   /** Addresses, ports and the checksum: see translate.ts; there is no header checksum. */
@@ -117,8 +123,11 @@ export function createTranslator6(context: Context, output: Output, reply: Reply
     direction: number,
     protocol: number,
   ): number {
-    const families = (i32[flowWord + F_STATE]! >>> 8) & KEY_ANY_IPV6;
-    if (families !== KEY_ANY_IPV6) return DROPPED | (DROP_FAMILY_NOT_TRANSLATED << 8);
+    if (((i32[flowWord + F_STATE]! >>> 8) & KEY_ANY_IPV6) !== KEY_ANY_IPV6) {
+      return view.getUint8(ipAt) >>> 4 === 6
+        ? between.toIpv4(rxWord, ipAt, flowWord, direction, protocol)
+        : between.toIpv6(rxWord, ipAt, flowWord, direction, protocol);
+    }
     // On TUN the kernel counts the hop, when it takes the packet back.
     if (link !== 0 && ipv6HopLimit(view, ipAt) <= 1) {
       const from = errorSource(flowWord, direction);

@@ -17,6 +17,9 @@
  *           begins `inletLeadBytes` into a slot, and may go on into the slots behind it.
  */
 
+/** Headroom of devices: an outer IPv6 and a UDP header (wire/tunnel.ts, OUTER_BYTES_MAX). */
+export const HEADROOM_BYTES = 48;
+
 /** Int32 words of one descriptor, in `rx` and in `tx`. */
 export const DESCRIPTOR_WORDS = 8;
 
@@ -107,6 +110,8 @@ export interface FrameDevice {
   /** 0: no other workers. */
   readonly inletSlots: number;
   readonly inletLeadBytes: number;
+  /** Bytes before each received frame, in the inlet too, that may be overwritten with a header. */
+  readonly headroomBytes: number;
   readonly interfaces: readonly DeviceInterface[];
 
   /**

@@ -6,6 +6,7 @@ import {
   type DeviceInterface,
   type DeviceStatistics,
   type FrameDevice,
+  HEADROOM_BYTES,
 } from "./device.ts";
 import { ERRNO, errnoName, type NativeDevice } from "./native.ts";
 
@@ -72,7 +73,8 @@ export function wrapNativeDevice(
     inletSlotBytes: native.inletSlotBytes,
     inletSlots: native.inletSlots,
     // The IP header on a multiple of 4, as in every frame.
-    inletLeadBytes: -linkHeaderBytes & 3,
+    inletLeadBytes: HEADROOM_BYTES + (-linkHeaderBytes & 3),
+    headroomBytes: HEADROOM_BYTES,
     groups: native.groups,
     interfaces,
     receive(timeoutMs) {

@@ -57,6 +57,8 @@ export interface MemoryDeviceOptions {
   readonly slotBytes?: number;
   /** Slots for frames of other workers. Default 0: there are none. */
   readonly inletSlots?: number;
+  /** Bytes before each frame for another header, a multiple of 4. Default 0. */
+  readonly headroomBytes?: number;
   /** Called with the workers to be woken, as a bit mask. */
   readonly onWake?: (wakeMask: number) => void;
   /** false: `sent` stays empty, and no call allocates anything. Default true. */
@@ -110,14 +112,20 @@ const COUNTS = 4;
 
 /** @throws AssertionError when an option is out of its range */
 export function createMemoryDevice(options: MemoryDeviceOptions): MemoryDevice {
-  const { linkHeaderBytes, interfaces, keepSent = true, inletSlots = 0 } = options;
+  const {
+    linkHeaderBytes,
+    interfaces,
+    keepSent = true,
+    inletSlots = 0,
+    headroomBytes = 0,
+  } = options;
   const { slots = SLOTS, slotBytes = SLOT_BYTES } = options;
   assert(linkHeaderBytes === 0 || linkHeaderBytes === 14, "a link header has 0 or 14 bytes");
   assert(interfaces.length > 0, "a device has an interface");
   assert(slots >= BATCH_FRAMES_MAX, "the ring holds a batch");
   assert(slotBytes % ALIGN_BYTES === 0 && slotBytes > ALIGN_BYTES, "slots keep the alignment");
 
-  const frameAt = -linkHeaderBytes & (ALIGN_BYTES - 1);
+  const frameAt = headroomBytes + (-linkHeaderBytes & (ALIGN_BYTES - 1));
   const spareAt = slots * slotBytes;
   const inletAt = spareAt + OUT_FRAMES_MAX * SPARE_BYTES;
   const memory = new ArrayBuffer(inletAt + inletSlots * SLOT_BYTES);
@@ -151,7 +159,10 @@ export function createMemoryDevice(options: MemoryDeviceOptions): MemoryDevice {
 
   function inject(frame: Uint8Array, interfaceIndex: number, words?: VnetWords): void {
     assert(!closed, "only an open device takes frames");
-    assert(frame.length <= slotBytes - ALIGN_BYTES, "an injected frame fits into a slot");
+    assert(
+      frame.length <= slotBytes - headroomBytes - ALIGN_BYTES,
+      "an injected frame fits into a slot",
+    );
     assert(interfaces[interfaceIndex] !== undefined, "an injected frame names an interface");
     assert(
       room() > 0,
@@ -266,6 +277,7 @@ export function createMemoryDevice(options: MemoryDeviceOptions): MemoryDevice {
     inletSlotBytes: SLOT_BYTES,
     inletSlots,
     inletLeadBytes: frameAt,
+    headroomBytes,
     interfaces,
     sent,
     sentFrames: () => counts[FRAMES_SENT]!,

@@ -18,10 +18,13 @@ import {
   FLAG_FIN_REPLY,
   FLAG_REPLIED,
   hasExtension,
+  isOneWay,
   KEY_ORIGINAL_IPV6,
   KEY_REPLY_IPV6,
   KEY_SLOW,
+  MODE_DSR,
   MODE_FULL_NAT,
+  MODE_GUE,
   MODE_NAT,
   PROTOCOL_TCP,
   PROTOCOL_UDP,
@@ -118,6 +121,8 @@ function extensionIsSound(i32: Int32Array, at: number, extensionAt: number): boo
 function stateIsSound(word: number): boolean {
   const state = word & 0xff;
   const protocol = protocolOf(word);
+  // One-way flows are never the fast lane's.
+  if (isOneWay(word) && ((word >>> 8) & KEY_SLOW) === 0) return false;
   if (((word >>> 24) & ~(FLAGS_KNOWN >>> 24)) !== 0) return false;
   // One of several flows of a client's tuple is a datagram's, and never the fast lane's.
   const byBackend = (word & FLAG_BY_BACKEND) !== 0;
@@ -145,6 +150,11 @@ function keyIsSound(words: Int32Array, at: number): boolean {
   const replyPort = backendReplyPorts & 0xffff;
   if (mode === MODE_NAT) {
     return original4 === reply4 && replyAddress === client && replyPort === clientVipPorts >>> 16;
+  }
+  if (mode >= MODE_DSR && mode <= MODE_GUE) {
+    // Nobody answers through us: where the families differ the backend stands for the client.
+    const expected = original4 === reply4 ? client : words[at + F_BACKEND_ADDR];
+    return replyAddress === expected && replyPort === clientVipPorts >>> 16;
   }
   return mode === MODE_FULL_NAT && replyPort !== 0;
 }

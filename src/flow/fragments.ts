@@ -44,8 +44,8 @@ export const X_HELD_COUNT = 11;
 const X_UNITS = 12;
 const X_UNITS_SEEN = 13;
 const X_UNITS_HIGH = 14;
-/** A_… of the destination, for who has no packet at hand. */
-export const X_FLAGS = 15;
+/** A_… of the destination, for who has no packet at hand, and the identification sent << 16. */
+export const X_FLAGS_AND_ID = 15;
 const ENTRY_WORDS = 16;
 
 /** States of an entry. */

@@ -391,7 +391,7 @@ async function refuseHostAddresses(entries: TunRouteEntries): Promise<void> {
   );
   for (const [what, addresses] of [
     ["VIP", vips.map(({ address }) => address)],
-    ["SNAT address", entries.snat],
+    ["SNAT address or tunnel source", entries.snat],
   ] as const) {
     for (const { text } of addresses) {
       const owner = hosts.get(text);

@@ -38,6 +38,12 @@ export const B_HEALTH = 9;
 export const B_EXISTING = 10;
 /** Tick at which EXISTING_DEADLINE becomes EXISTING_RESET. */
 export const B_DEADLINE = 11;
+/**
+ * MTU of the path to the backend that routers have told (RFC 1191), 0: none, and the tick at which
+ * it is forgotten. The one thing in a slot that workers write.
+ */
+export const B_PATH_MTU = 12;
+export const B_PATH_MTU_UNTIL = 13;
 /** 1 when the configuration that runs has it. */
 export const B_CONFIGURED = 14;
 /** State that control last saw the backend in, 1 + its place in BACKEND_STATES; 0: none yet. */

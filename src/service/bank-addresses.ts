@@ -1,5 +1,13 @@
 import { type Address, addressBits, isInPrefix } from "../base/address.ts";
-import { A_IS_BACKEND, A_IS_HOST, A_IS_IPV6, A_IS_PREFIX, A_IS_SNAT, A_IS_VIP } from "./bank.ts";
+import {
+  A_IS_BACKEND,
+  A_IS_HOST,
+  A_IS_IPV6,
+  A_IS_PREFIX,
+  A_IS_SNAT,
+  A_IS_TUNNEL,
+  A_IS_VIP,
+} from "./bank.ts";
 import type { BackendDefinition, GatewayDefinition, PortRange, VipAddress } from "./definition.ts";
 import type { AssignedService, SlotAssignment } from "./slots.ts";
 
@@ -64,6 +72,10 @@ export function knownAddresses(
     }
   }
   for (const address of definition.snat.addresses) at(address).flags |= A_IS_SNAT;
+  const { sourceIpv4, sourceIpv6 } = definition.tunnel;
+  for (const address of [sourceIpv4, sourceIpv6]) {
+    if (address !== null) at(address).flags |= A_IS_TUNNEL;
+  }
   for (const address of hostAddresses) at(address).flags |= A_IS_HOST;
   const all = [...known.values()];
   inheritFromPrefixes(all);

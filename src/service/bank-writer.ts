@@ -2,7 +2,10 @@ import type { Address } from "../base/address.ts";
 import { EXIT, HeadgateError } from "../base/errors.ts";
 import { foldAddress6 } from "../flow/flow-hash.ts";
 import {
+  MODE_DSR,
   MODE_FULL_NAT,
+  MODE_GUE,
+  MODE_IPIP,
   MODE_NAT,
   STATE_CLOSE,
   STATE_CLOSE_WAIT,
@@ -55,6 +58,8 @@ import {
   BANK_ANNOUNCE,
   BANK_BACKENDS_AT,
   BANK_EVICT,
+  BANK_GUE_CHECKSUM,
+  BANK_GUE_PORT,
   BANK_HASH_SLOTS_AT,
   BANK_INTERVALS_AT,
   BANK_LAST_HOP,
@@ -73,15 +78,20 @@ import {
   BANK_SNAT6_ADDRESSES,
   BANK_SNAT6_COUNT,
   BANK_SNAT6_FOLDS,
+  BANK_TUNNEL_SOURCE,
+  BANK_TUNNEL_SOURCE_IPV6,
   BANK_UDP_SWEEP,
   E_ADDRESS,
   E_PORT,
   E_SLOT,
   E_WEIGHT,
   ENTRY_WORDS,
+  GUE_CHECKSUM_IPV4,
+  GUE_CHECKSUM_IPV6,
   I_PORTS,
   I_SERVICE,
   INTERVAL_WORDS,
+  MSS_AUTO,
   NO_BACKEND_DROP,
   NO_BACKEND_RESET,
   NO_BACKEND_SORRY,
@@ -93,6 +103,7 @@ import {
   S_HASH_FIRST,
   S_HASH_SIZE,
   S_MODE,
+  S_MSS,
   S_NO_BACKEND,
   S_ON_IDLE,
   S_OUT_OF_STATE,
@@ -100,12 +111,15 @@ import {
   S_SCHEDULER,
   S_SORRY_SLOT,
   S_TIMEOUTS,
+  S_TOO_BIG,
   S_USED,
   S_WEIGHT_GCD,
   S_WEIGHT_MAX,
   S_WEIGHT_SUM,
   SCHEDULER_NAMES,
   SERVICE_WORDS,
+  TOO_BIG_FRAGMENT,
+  TOO_BIG_ICMP,
 } from "./bank.ts";
 import {
   flattenIntervals,
@@ -198,7 +212,7 @@ export function writeBank(
   const services = writeServices(views, place, lists, seed, access);
   const known = knownAddresses(definition, assignment, isAlive, hostAddresses);
   const intervals = writeAddresses(views.i32, place, known);
-  writeHeader(views.i32, place, definition, assignment.services.length, seed);
+  writeHeader(views, place, definition, assignment.services.length, seed);
   writePool(views.i32, place.bank, definition.snat.addresses);
   views.i32[place.bank + BANK_UDP_SWEEP] = assignment.services.some(needsUdpSweep) ? 1 : 0;
   views.i32[place.bank + BANK_ACCESS] = access.which;
@@ -212,12 +226,13 @@ export function writeBank(
 }
 
 function writeHeader(
-  i32: Int32Array,
+  views: RegionViews,
   place: Place,
   definition: GatewayDefinition,
   serviceCount: number,
   seed: number,
 ): void {
+  const { i32 } = views;
   const { bank } = place;
   const { device, flows, snat } = definition;
   i32[bank + BANK_NUMBER] = place.number;
@@ -234,6 +249,7 @@ function writeHeader(
   i32[bank + BANK_ANNOUNCE] = device.announce ? 1 : 0;
   i32[bank + BANK_LAST_HOP] = device.replies === "last-hop" ? 1 : 0;
   i32[bank + BANK_EVICT] = flows.whenFull === "evict" ? 1 : 0;
+  writeTunnel(views, place, definition);
 }
 
 /** The SNAT pool, by family. */
@@ -251,6 +267,39 @@ function writePool(i32: Int32Array, bank: number, addresses: readonly Address[])
     i32.set(words, bank + BANK_SNAT6_ADDRESSES + 4 * index);
   });
 }
+
+/** Flows of a mode that the configuration has given up go on with the source that they had. */
+function writeTunnel(
+  { i32, layout }: RegionViews,
+  { number, bank }: Place,
+  { tunnel }: GatewayDefinition,
+): void {
+  const { sourceIpv4, sourceIpv6, gue } = tunnel;
+  const published = i32[H_BANK_PUBLISHED]!;
+  if (published !== 0 && (published & 1) !== (number & 1)) {
+    const previous = layout.banks[(published & 1) as 0 | 1].at >> 2;
+    for (let word = BANK_TUNNEL_SOURCE; word < BANK_GUE_PORT; word++) {
+      i32[bank + word] = i32[previous + word]!;
+    }
+  }
+  if (sourceIpv4 !== null) i32[bank + BANK_TUNNEL_SOURCE] = sourceIpv4.value;
+  sourceIpv6?.words.forEach((value, index) => {
+    i32[bank + BANK_TUNNEL_SOURCE_IPV6 + index] = value;
+  });
+  i32[bank + BANK_GUE_PORT] = gue.port;
+  // IPv6 asks for a checksum (RFC 8200 section 8.1) unless somebody knows better (RFC 6936 section 5).
+  const computed = { zero: 0, computed: GUE_CHECKSUM_IPV4 | GUE_CHECKSUM_IPV6 };
+  i32[bank + BANK_GUE_CHECKSUM] =
+    gue.checksum === null ? GUE_CHECKSUM_IPV6 : computed[gue.checksum];
+}
+
+const MODES = {
+  nat: MODE_NAT,
+  "full-nat": MODE_FULL_NAT,
+  dsr: MODE_DSR,
+  ipip: MODE_IPIP,
+  gue: MODE_GUE,
+} as const;
 
 function writeServices(
   views: RegionViews,
@@ -380,7 +429,10 @@ function writeService(
   const { definition } = service;
   const weights = list.map((backend) => backend.weight);
   i32[word + S_USED] = 1;
-  i32[word + S_MODE] = definition.mode === "full-nat" ? MODE_FULL_NAT : MODE_NAT;
+  i32[word + S_MODE] = MODES[definition.mode];
+  const { mss } = definition;
+  i32[word + S_MSS] = typeof mss === "number" ? mss : { off: 0, auto: MSS_AUTO }[mss];
+  i32[word + S_TOO_BIG] = definition.mtu.tooBig === "fragment" ? TOO_BIG_FRAGMENT : TOO_BIG_ICMP;
   i32[word + S_SCHEDULER] = SCHEDULER_NAMES.indexOf(definition.scheduler);
   i32[word + S_BACKENDS_COUNT] = list.length;
   i32[word + S_OUT_OF_STATE] = {

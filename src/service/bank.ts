@@ -33,6 +33,14 @@ export const BANK_ANNOUNCE = 12;
 export const BANK_LAST_HOP = 13;
 /** 1: `flows.whenFull: evict`; 0: drop. */
 export const BANK_EVICT = 14;
+/** Tunnels: outer IPv4 source (0: none) and four words of the outer IPv6 source. */
+export const BANK_TUNNEL_SOURCE = 16;
+export const BANK_TUNNEL_SOURCE_IPV6 = 17;
+/** UDP port of GUE, and GUE_CHECKSUM_…: where its checksum is computed. */
+export const BANK_GUE_PORT = 21;
+export const BANK_GUE_CHECKSUM = 22;
+export const GUE_CHECKSUM_IPV4 = 1;
+export const GUE_CHECKSUM_IPV6 = 2;
 /** SNAT addresses of IPv6. */
 export const BANK_SNAT6_COUNT = 64;
 /** Lengths of VIPs that are prefixes: how many different ones, of either family. */
@@ -82,6 +90,8 @@ export const A_IS_BACKEND = 16;
 export const A_IS_IPV6 = 32;
 /** A VIP that is a prefix: only a search for prefixes of its length finds it. */
 export const A_IS_PREFIX = 64;
+/** The source of tunnels: errors about outer packets come to it. */
+export const A_IS_TUNNEL = 128;
 
 /** Entry that a search for `address` starts at; the search ends at an entry whose flags are 0. */
 export function addressHash(address: number, mask: number): number {
@@ -131,6 +141,10 @@ export const S_QUIC_FIRST = 43;
 export const S_QUIC_COUNT = 44;
 /** Timeouts in ms, indexed by flow state (STATE_COUNT of them): S_TIMEOUTS + state. */
 export const S_TIMEOUTS = 16;
+/** `mss`: 0 off, MSS_AUTO, or the largest value of a SYN's option. */
+export const S_MSS = 32;
+/** `mtu.tooBig`: TOO_BIG_…. */
+export const S_TOO_BIG = 33;
 /** Admission, 48-63: ADMIT_… of what the service has; 0: nothing is asked. */
 export const S_ADMISSION = 48;
 /** Words of its IPv4 and IPv6 access tables, from the start of the buffer. */
@@ -153,6 +167,13 @@ export const S_SYN_OPTIONS = 60; // SYN_OPTION_…
 /** auto: half-open flows of one worker that begin it. */
 export const S_SYN_HALF_OPEN = 61;
 export const SERVICE_WORDS = 64;
+
+export const MSS_AUTO = -1;
+
+/** ICMP where the packet may not be split, else fragments of the outer packet. */
+export const TOO_BIG_ICMP = 0;
+/** Fragments of the outer packet, whatever the inner one says. */
+export const TOO_BIG_FRAGMENT = 1;
 
 /** S_ADMISSION. */
 export const ADMIT_ACCESS = 1;

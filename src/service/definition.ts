@@ -22,7 +22,7 @@ export interface PortRange {
 }
 
 export type ProtocolName = "tcp" | "udp";
-export type ModeName = "nat" | "full-nat";
+export type ModeName = "nat" | "full-nat" | "dsr" | "ipip" | "gue";
 export type ExistingRule = "keep" | "drain" | "reset";
 
 export interface TcpTimeouts {
@@ -118,6 +118,10 @@ export interface ServiceDefinition {
   readonly scheduler: SchedulerName;
   readonly tableSize: number;
   readonly timeouts: Timeouts;
+  /** What happens to packets that are too large once they have an outer header. */
+  readonly mtu: { readonly tooBig: "icmp" | "fragment" };
+  /** Largest TCP segment that a SYN may ask for; auto: what the path takes. */
+  readonly mss: "off" | "auto" | number;
   readonly udp: {
     /** Every datagram of a client is scheduled by itself. */
     readonly perPacket: boolean;
@@ -200,6 +204,13 @@ export interface GatewayDefinition {
   readonly snat: {
     readonly addresses: readonly Address[];
     readonly ports: PortRange;
+  };
+  readonly tunnel: {
+    /** Outer source addresses; null where no backend of the family needs one. */
+    readonly sourceIpv4: Address | null;
+    readonly sourceIpv6: Address | null;
+    /** Checksum of GUE: null is none over IPv4 and a computed one over IPv6. */
+    readonly gue: { readonly port: number; readonly checksum: "zero" | "computed" | null };
   };
   readonly services: readonly ServiceDefinition[];
 }

@@ -145,7 +145,7 @@ export function attachRegion(
 ): { readonly views: RegionViews; close(): void } {
   const layout = planRegion(size);
   const shard = layout.shards[worker]!;
-  const shardEnd = shard.samples.at + shard.samples.bytes;
+  const shardEnd = layout.shards[worker + 1]?.workerHeader.at ?? layout.bytes;
   // All that the worker uses: what is shared, and its shard.
   const mapped = mapper.attach(path, [
     { at: 0, bytes: layout.shards[0]!.workerHeader.at },

@@ -141,6 +141,14 @@ export function ipv4Id(view: DataView, at: number): number {
   return view.getUint16(at + IDENTIFICATION);
 }
 
+/** Write the identification, and bring the header checksum up to date. */
+export function setIpv4Id(view: DataView, at: number, id: number): void {
+  const before = view.getUint16(at + IDENTIFICATION);
+  view.setUint16(at + IDENTIFICATION, id);
+  // RFC 1624 eqn 3, of one word: the complement of the old one and the new one.
+  updateIpv4HeaderChecksum(view, at, fold((~before & 0xffff) + id));
+}
+
 /** Flags and fragment offset: 16 bits, see IPV4_DONT_FRAGMENT, _MORE_FRAGMENTS, _OFFSET_MASK. */
 export function ipv4FragmentWord(view: DataView, at: number): number {
   return view.getUint16(at + FLAGS_AND_OFFSET);

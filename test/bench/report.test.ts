@@ -3,6 +3,7 @@ import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { test } from "node:test";
+import { residentOnce } from "../../bench/conns/suite.ts";
 import { figuresOf } from "../../bench/figures.ts";
 import { describeMachine } from "../../bench/machine.ts";
 import type { MemoryResult } from "../../bench/memory/measure.ts";
@@ -115,7 +116,7 @@ function results(): Results {
     "lab-conns": measured<"lab-conns">({
       byFlows: [],
       byBackends: [],
-      resident: [{ flows: 1_000_000, bytes: 190e6, mappedBytes: 300e6 }],
+      resident: [{ flows: 1_000_000, bytes: 190e6, programBytes: 40e6, mappedBytes: 300e6 }],
       reloads: [],
     }),
   };
@@ -197,6 +198,23 @@ test("collections are counted by whose heap they are of, and none before the soa
   watch.look();
   watch.look();
   assert.deepEqual(watch.count(), { worker: 2, control: 1, workerPauseMs: 2.5 });
+});
+
+test("pages count once, also those of a file that is mapped twice", () => {
+  const smaps = `7f00-7f10 rw-s 00000000 00:1c 7    /dev/shm/state
+Rss:                 100 kB
+7f20-7f30 rw-s 00000000 00:1c 7    /dev/shm/state
+Rss:                  60 kB
+Pss:                  30 kB
+7f40-7f50 r-xp 00000000 fe:00 9    /usr/bin/node
+Rss:                  40 kB
+7f60-7f70 rw-p 00000000 00:00 0 
+Rss:                   8 kB
+`;
+  assert.deepEqual(residentOnce(smaps, "/dev/shm/state", "/usr/bin/node"), {
+    bytes: 148 * 1024,
+    programBytes: 40 * 1024,
+  });
 });
 
 test("the slope of the resident set is bytes an hour", () => {

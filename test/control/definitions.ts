@@ -60,6 +60,8 @@ export function service(
       },
       udp: { oneWay: 120_000, replied: 300_000 },
     },
+    mtu: { tooBig: "icmp" },
+    mss: "off",
     udp: { perPacket: false, maxAgeMs: null },
     quic: null,
     outOfState: "reset",
@@ -128,6 +130,7 @@ export function gateway(
     shutdown: { mode: "keep", timeoutMs: 30_000 },
     admin: { socket: "/run/headgate/admin.sock", http: null, tokenFile: null },
     snat: { addresses: [], ports: { low: 1024, high: 65535 } },
+    tunnel: { sourceIpv4: null, sourceIpv6: null, gue: { port: 6080, checksum: null } },
     services,
     ...overrides,
   };

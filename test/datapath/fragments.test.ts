@@ -233,6 +233,30 @@ for (const mode of ["nat", "full-nat"] as const) {
   }
 }
 
+test("senders that use one identification stay apart where translation makes them one", (t) => {
+  const random = createRandom(3);
+  const gateway = gatewayOf(t, { mode: "full-nat", scheduler: "rr" });
+  const queries = Array.from({ length: 12 }, (_, index) => ({
+    client: `198.51.100.${2 + index}`,
+    port: 4000,
+    id: 77,
+    data: payloadOf(random, 3000),
+  }));
+  const lists = queries.map(({ client, port, id, data }) =>
+    cutDatagram(
+      random,
+      { source: client, sourcePort: port, destination: VIP, destinationPort: 53 },
+      id,
+      data,
+    ),
+  );
+  const asked = joinPackets(pump(gateway, mix(random, lists), 0));
+  assert.equal(asked.length, queries.length);
+  assert.equal(new Set(asked.map(({ id }) => id)).size, queries.length);
+  const datas = new Set(asked.map((whole) => Buffer.from(readUdp(whole).data).toString("hex")));
+  assert.equal(datas.size, queries.length, "none of them mixed up");
+});
+
 /** One datagram to the VIP in three fragments: 400, 400 and 208 bytes. */
 function three(id = 7, source = CLIENT, sourcePort = 4000): [Uint8Array, Uint8Array, Uint8Array] {
   const ends = { source, sourcePort, destination: VIP, destinationPort: 53 };

@@ -52,7 +52,7 @@ export class Bench6 {
 
   constructor(options: Partial<MemoryGatewayOptions> & { yaml: string }) {
     this.link = options.linkHeaderBytes ?? 14;
-    this.gateway = createMemoryGateway(options);
+    this.gateway = createMemoryGateway({ headroomBytes: 48, ...options });
     this.gateway.device.setTick(this.now);
   }
 

@@ -8,6 +8,7 @@ import {
   createLab,
   LAB_BACKEND_NAMES,
   LAB_CLIENT6,
+  LAB_VIP,
   LAB_VIP6,
   type Lab,
   SKIP_UNLESS_ROOT,
@@ -23,6 +24,13 @@ const WEB = { name: "web", protocol: "tcp", port: 80, backendPort: 8080, family:
 const ECHO = { name: "echo", protocol: "udp", port: 7000, backendPort: 7777, family: 6 } as const;
 /** Nobody listens there. */
 const SHUT = { name: "shut", protocol: "udp", port: 7001, backendPort: 7778, family: 6 } as const;
+/** Between the families: full-nat alone. */
+const BETWEEN = [
+  { ...WEB, name: "web64", port: 81, backendFamily: 4 },
+  { ...WEB, name: "web46", port: 82, family: 4, backendFamily: 6 },
+  { ...ECHO, name: "echo64", port: 7064, backendFamily: 4 },
+  { ...ECHO, name: "echo46", port: 7046, family: 4, backendFamily: 6 },
+] as const;
 const REQUESTS = 300;
 const DATAGRAMS = 300;
 
@@ -42,6 +50,41 @@ async function curl(lab: Lab, url: string): Promise<string> {
   return stdout;
 }
 
+/** Bytes of a file that came. */
+async function download(lab: Lab, url: string): Promise<number> {
+  const ask = [
+    "curl",
+    "-gsS",
+    "--max-time",
+    "20",
+    "-o",
+    "/dev/null",
+    "-w",
+    "%{size_download}",
+    url,
+  ];
+  return Number((await lab.exec("client", ask)).stdout);
+}
+
+/** IPv6 clients of IPv4 backends, and the other way: HTTP, datagrams, and a download each. */
+async function betweenFamilies(lab: Lab): Promise<void> {
+  const sizes = [0, 1, 7, 1200];
+  for (const [family, port, vip] of [
+    [6, 81, `[${LAB_VIP6}]`],
+    [4, 82, LAB_VIP],
+  ] as const) {
+    const report = await httpLoad(lab, { requests: 60, concurrency: 8, family, port });
+    assert.deepEqual(report.failures, {});
+    assert.deepEqual(report.bodies, { b1: 20, b2: 20, b3: 20 });
+    const sees = family === 6 ? /^10\.20\.0\.10[0-3]\n$/ : /^2001:db8:2::10[0-3]\n$/;
+    assert.match(await curl(lab, `http://${vip}:${port}/client`), sees);
+    assert.equal(await download(lab, `http://${vip}:${port}/files/64K`), 64 * 1024);
+    const echo = family === 6 ? 7064 : 7046;
+    const echoed = await udpProbe(lab, { port: echo, count: 60, sockets: 3, family, sizes });
+    assert.deepEqual(echoed, { sent: 60, equal: 60, different: 0, missing: 0 });
+  }
+}
+
 for (const device of ["tun", "packet", "xdp"] as const) {
   for (const mode of ["nat", "full-nat"] as const) {
     test(`IPv6 ${mode} ${device}: HTTP, UDP, ping, errors, a narrow path`, {
@@ -52,7 +95,8 @@ for (const device of ["tun", "packet", "xdp"] as const) {
       writeFileSync(path.join(lab.memory, "64K"), randomBytes(64 * 1024));
       await startWeb(lab);
       await Promise.all(LAB_BACKEND_NAMES.map((node) => startUdpEcho(lab, node, 7777)));
-      const gateway = await lab.startGateway(lab.config({ mode, services: [WEB, ECHO, SHUT] }));
+      const services = [WEB, ECHO, SHUT, ...(mode === "full-nat" ? BETWEEN : [])];
+      const gateway = await lab.startGateway(lab.config({ mode, services }));
 
       const report = await httpLoad(lab, { requests: REQUESTS, concurrency: 16, family: 6 });
       assert.deepEqual(report.failures, {});
@@ -86,17 +130,15 @@ for (const device of ["tun", "packet", "xdp"] as const) {
       assert.equal(heard.stdout.trim(), "ECONNREFUSED");
 
       // The backend sends segments of 1,440 bytes; the router behind the gateway takes 1,280.
-      const size = await lab.exec("client", [
-        ...["curl", "-gsS", "--max-time", "20", "-o", "/dev/null", "-w", "%{size_download}"],
-        `http://[${LAB_VIP6}]/files/64K`,
-      ]);
-      assert.equal(size.stdout, String(64 * 1024));
+      assert.equal(await download(lab, `http://[${LAB_VIP6}]/files/64K`), 64 * 1024);
 
+      if (mode === "full-nat") await betweenFamilies(lab);
       const list = await gateway.get<FlowList>(`/api/v1/flows?client=${LAB_CLIENT6}&limit=1`);
       assert.ok(list.total > 0);
       assert.match(list.flows[0]!.client, /^\[2001:db8:1::2\]:\d+$/);
       const rows = await gateway.get<BackendRow[]>("/api/v1/backends");
-      assert.ok(rows.every(({ address }) => address.startsWith("2001:db8:2::1")));
+      const own = rows.filter(({ service }) => service === "web");
+      assert.ok(own.every(({ address }) => address.startsWith("2001:db8:2::1")));
       const shown = await gateway.cli(["get", "flows", "--client", "2001:db8:1::/64"]);
       assert.match(shown.stdout, /\[2001:db8:ff::10\]:80/);
       assert.deepEqual(lab.checksumErrors(), {});

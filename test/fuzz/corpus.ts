@@ -16,6 +16,7 @@ import {
 } from "../support/frames.ts";
 import { malformedFrames } from "../support/malformed.ts";
 import { CLIENT_MAC, GATEWAY_MACS } from "../support/memory-gateway.ts";
+import { ipv6Packet as buildIpv6, bytes6, type Ipv6Fields } from "../support/packets6.ts";
 import { repairChecksums } from "../support/wire-check.ts";
 
 /**
@@ -247,48 +248,17 @@ function offloads(): Seed[] {
   });
 }
 
-/** Eight 16-bit groups as bytes; `::` once at most. */
-export function address6(text: string): number[] {
-  const [head = "", tail = ""] = text.split("::");
-  const groups = (part: string): number[] =>
-    part === "" ? [] : part.split(":").map((group) => Number.parseInt(group, 16));
-  const front = groups(head);
-  const back = groups(tail);
-  const middle = Array.from({ length: 8 - front.length - back.length }, () => 0);
-  return [...front, ...middle, ...back].flatMap((group) => [group >> 8, group & 0xff]);
-}
-
 /** An IPv6 packet with right checksums; `extensions` are whole headers, their first byte is filled in. */
-export function ipv6Packet(fields: {
-  readonly source: string;
-  readonly destination: string;
-  readonly protocol: number;
-  readonly payload: ArrayLike<number>;
-  readonly hopLimit?: number;
-  readonly extensions?: readonly (readonly [type: number, bytes: readonly number[]])[];
-}): Uint8Array {
-  const { source, destination, protocol, payload, hopLimit = 64, extensions = [] } = fields;
-  const types = [...extensions.map(([type]) => type), protocol];
-  const headers = extensions.flatMap(([, header], index) => [
-    types[index + 1]!,
-    ...header.slice(1),
-  ]);
-  const length = headers.length + payload.length;
-  const packet = Uint8Array.from([
-    ...[0x60, 0, 0, 0, length >> 8, length & 0xff, types[0]!, hopLimit],
-    ...address6(source),
-    ...address6(destination),
-    ...headers,
-    ...Array.from(payload),
-  ]);
+function ipv6Packet(fields: Ipv6Fields): Uint8Array {
+  const packet = buildIpv6(fields);
   repairChecksums(packet, { link: 0 });
   return packet;
 }
 
 const HOP_BY_HOP = [0, [0, 0, 5, 2, 0, 0, 1, 0]] as const;
 const DESTINATION_OPTIONS = [60, [0, 1, 1, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]] as const;
-const ROUTING_0 = [43, [0, 2, 0, 1, 0, 0, 0, 0, ...address6("2001:db8::9")]] as const;
-const ROUTING_DONE = [43, [0, 2, 4, 0, 0, 0, 0, 0, ...address6("2001:db8::9")]] as const;
+const ROUTING_0 = [43, [0, 2, 0, 1, 0, 0, 0, 0, ...bytes6("2001:db8::9")]] as const;
+const ROUTING_DONE = [43, [0, 2, 4, 0, 0, 0, 0, 0, ...bytes6("2001:db8::9")]] as const;
 const AUTHENTICATION = [51, [0, 2, 0, 0, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 0]] as const;
 const FRAGMENT_FIRST = [44, [0, 0, 0, 1, 0, 0, 0, 7]] as const;
 const FRAGMENT_LATER = [44, [0, 0, 0, 65, 0, 0, 0, 7]] as const;
@@ -402,7 +372,7 @@ function icmpv6(): Seed[] {
     );
   }
   // Neighbour discovery (RFC 4861 4.3, 4.4): for the VIP, by multicast and unicast; router messages.
-  const target = address6(VIP_6);
+  const target = bytes6(VIP_6);
   const source = [1, 1, 2, 0, 0, 0, 1, 2];
   const solicited = "ff02::1:ff00:10";
   for (const to of [solicited, VIP_6]) {
@@ -472,26 +442,45 @@ function others(): Seed[] {
   ];
 }
 
-/** Name and frames; every family is drawn from equally often. */
-export const FAMILIES: readonly (readonly [name: string, seeds: () => Seed[]])[] = [
+/** What a flow of every service begins with: without it the rest meets no flow. */
+function openers(): Seed[] {
+  const ports = ends().flatMap((pair) => [
+    fromClient(tcpPacket({ ...pair, flags: SYN, options: SYN_OPTIONS })),
+    fromClient(udpPacket({ ...pair, data: bytes(20) })),
+  ]);
+  const ports6 = PORTS.flatMap((port, index) =>
+    (["tcp", "udp"] as const).map((kind) => {
+      const payload = transport(kind, SYN, CLIENT_PORTS[index % 3]!, port, 0);
+      const protocol = kind === "tcp" ? 6 : 17;
+      const source = CLIENTS_6[index % 2]!;
+      return fromClient(ipv6Packet({ source, destination: VIP_6, protocol, payload }), 0x86dd);
+    }),
+  );
+  return [...ports, ...ports6];
+}
+
+/** Name, frames, and how often the family is drawn from: once when left out. */
+export const FAMILIES: readonly (readonly [name: string, seeds: () => Seed[], weight?: number])[] =
   [
-    "malformed",
-    () =>
-      malformedFrames(GATEWAY_MACS[0]).map(({ frame, words }) => ({
-        frame,
-        interface: 0,
-        vnet: words?.vnet ?? 0,
-        csum: words?.csum ?? 0,
-      })),
-  ],
-  ["tcp", tcp],
-  ["udp", udp],
-  ["icmp", icmp],
-  ["arp", arp],
-  ["fragments", fragments],
-  ["offloads", offloads],
-  ["ipv6", ipv6],
-  ["icmpv6", icmpv6],
-  ["tunnels", tunnels],
-  ["others", others],
-];
+    ["openers", openers, 5],
+    [
+      "malformed",
+      () =>
+        malformedFrames(GATEWAY_MACS[0]).map(({ frame, words }) => ({
+          frame,
+          interface: 0,
+          vnet: words?.vnet ?? 0,
+          csum: words?.csum ?? 0,
+        })),
+    ],
+    ["tcp", tcp],
+    ["udp", udp],
+    ["icmp", icmp],
+    ["arp", arp],
+    ["fragments", fragments],
+    ["offloads", offloads],
+    ["ipv6", ipv6],
+    ["icmpv6", icmpv6],
+    ["tunnels", tunnels],
+    ["others", others],
+  ];

@@ -66,9 +66,12 @@ const PAUSES_MS = [300, 2_500, 11_000, 31_000, 130_000, 310_000];
 
 let corpus: readonly (readonly Seed[])[] | null = null;
 
-/** The families' frames, built once. */
+/** The families' frames, built once; a family is there as often as it weighs. */
 function seeds(): readonly (readonly Seed[])[] {
-  corpus ??= FAMILIES.map(([, build]) => build());
+  corpus ??= FAMILIES.flatMap(([, build, weight = 1]) => {
+    const frames = build();
+    return Array.from({ length: weight }, () => frames);
+  });
   return corpus;
 }
 

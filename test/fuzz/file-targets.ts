@@ -2,6 +2,8 @@ import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { ConfigError, HeadgateError } from "../../src/base/errors.ts";
+import { parsePrefix } from "../../src/base/prefix.ts";
+import { readPrefixFile } from "../../src/control/config/access-lists.ts";
 import { parseConfig } from "../../src/control/config/load.ts";
 import { FRAME_BYTES_MAX, readPcap } from "../../src/device/pcap.ts";
 import type { ByteTarget } from "./target.ts";
@@ -77,6 +79,36 @@ export const pcapTarget: ByteTarget = {
       }
     } catch (error) {
       if (!(error instanceof HeadgateError)) throw error;
+    }
+  },
+};
+
+const PREFIXES = `
+198.51.100.0/24
+10.0.0.0/8 # ours
+0.0.0.0/0
+203.0.113.77
+2001:db8::/32
+::/0
+2001:db8:1:2:3:4:5:6/128
+`;
+
+export const accessTarget: ByteTarget = {
+  name: "access-list",
+  smokeInputs: 1000,
+  seed: () => new TextEncoder().encode(PREFIXES),
+  run(bytes) {
+    const { prefixes, problem } = readPrefixFile(fileOf("list", bytes));
+    if (prefixes === null) {
+      // A sentence that says where.
+      if (!/list:\d+: /.test(problem)) throw new Error(`where is it? ${problem}`);
+      return;
+    }
+    for (const prefix of prefixes) {
+      const again = parsePrefix(prefix.text);
+      if (again?.isExact !== true || again.prefix.text !== prefix.text) {
+        throw new Error(`${prefix.text} is not read as it is written`);
+      }
     }
   },
 };

@@ -1,4 +1,5 @@
-import { configTarget, pcapTarget } from "./file-targets.ts";
+import { decapTarget } from "./decap-target.ts";
+import { accessTarget, configTarget, pcapTarget } from "./file-targets.ts";
 import { datapathTarget, ethernetTarget, tunTarget } from "./frame-targets.ts";
 import { parsersTarget } from "./parser-targets.ts";
 import { flowTableTarget, ringsTarget, takeOverTarget } from "./state-targets.ts";
@@ -12,10 +13,12 @@ import { WORLDS } from "./worlds.ts";
 export const TARGETS: readonly FuzzTarget[] = [
   configTarget,
   pcapTarget,
+  accessTarget,
   parsersTarget,
   flowTableTarget,
   ringsTarget,
   takeOverTarget,
+  decapTarget,
   ethernetTarget,
   tunTarget,
 ]

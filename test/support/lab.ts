@@ -287,8 +287,12 @@ function topology(options: LabOptions, id: string): [LabNode, string][] {
     on("router", "ip route add default via 198.51.100.129");
     on("router", "ip route add default via 2001:db8:1::1:1");
     on("router", `ip route replace 198.51.100.0/25 dev r-client mtu ${mtu}`);
-    // No link of IPv6 is narrower than 1280 (RFC 8200 section 5).
-    on("router", `ip -6 route replace 2001:db8:1::/112 dev r-client mtu ${Math.max(1280, mtu)}`);
+    // No link of IPv6 is narrower than 1280 (RFC 8200 section 5). A router of IPv6 heeds the MTU of
+    // a route only when it is locked, and takes the route of the smaller metric.
+    on(
+      "router",
+      `ip -6 route replace 2001:db8:1::/112 dev r-client metric 64 mtu lock ${Math.max(1280, mtu)}`,
+    );
     on("gateway", "ip route add 198.51.100.0/25 via 198.51.100.130");
     on("gateway", "ip route add 2001:db8:1::/112 via 2001:db8:1::1:2");
     const forward = "net.ipv4.ip_forward=1 net.ipv4.conf.all.rp_filter=0";

@@ -84,6 +84,8 @@ export interface MemoryGatewayOptions {
   readonly mtu?: readonly [number, number];
   readonly slots?: number;
   readonly slotBytes?: number;
+  /** Bytes before each frame for an outer header. Default 0: packets are copied into spares. */
+  readonly headroomBytes?: number;
   readonly keepSent?: boolean;
   readonly hostAddresses?: readonly (number | string)[];
   readonly fastLane?: boolean;
@@ -128,6 +130,7 @@ export function createMemoryGateway(options: MemoryGatewayOptions): MemoryGatewa
       interfaces,
       slots: options.slots ?? 256,
       slotBytes: options.slotBytes ?? 2048,
+      headroomBytes: options.headroomBytes ?? 0,
       inletSlots: layout.workers > 1 ? 128 : 0,
       keepSent: options.keepSent ?? true,
     }),

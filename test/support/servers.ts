@@ -46,12 +46,14 @@ async function waitListening(lab: Lab, node: LabBackend, port: number): Promise<
 
 /**
  * nginx on one backend, port 8080: `/` answers the backend's name, `/client` the address it talks to,
- * `/files/NAME` the file NAME of `files` (a folder; the lab's memory unless said).
+ * `/files/NAME` the file NAME of `files` (a folder; the lab's memory unless said). It listens on the
+ * backend's addresses, and on those of `alsoOn`: VIPs that it holds.
  */
 export async function startNginx(
   lab: Lab,
   node: LabBackend,
   files: string = lab.memory,
+  alsoOn: readonly string[] = [],
 ): Promise<RunningProcess> {
   const own = path.join(lab.directory, `nginx-${node}`);
   mkdirSync(own, { recursive: true });
@@ -67,7 +69,7 @@ http {
   server {
     listen ${LAB_BACKENDS[node]}:${WEB_PORT} backlog=4096;
     listen [${LAB_BACKENDS6[node]}]:${WEB_PORT} backlog=4096;
-    add_header X-Backend ${node} always;
+${alsoOn.map((address) => `    listen ${address}:${WEB_PORT} backlog=4096;\n`).join("")}    add_header X-Backend ${node} always;
     location = / { return 200 "${node}\\n"; }
     location = /client { return 200 "$remote_addr\\n"; }
     location /files/ { alias ${files}/; }

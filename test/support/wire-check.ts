@@ -137,7 +137,7 @@ class Walk {
     const whole = total >= headerBytes && packetEnd <= end;
     if (!whole && !this.#isQuote) this.#fault("shape");
     const fragment = this.#u16(at + 6) & 0x3fff;
-    if (this.#isQuote && fragment === 0) this.#quotedInner(bytes[at + 9]!, l4At, end);
+    if (this.#isQuote && (fragment & 0x1fff) === 0) this.#quotedInner(bytes[at + 9]!, l4At, end);
     if (whole && fragment === 0) {
       this.#transport(bytes[at + 9]!, l4At, packetEnd, this.#sum(at + 12, at + 20), 4);
     }

@@ -17,7 +17,7 @@ import type { FileValues, ServiceValues } from "./schema.ts";
  * which no problem was found: there, lists have no holes and required keys are present.
  */
 export function buildDefinition(values: FileValues, file: string): GatewayDefinition {
-  const { device, flows, limits, shutdown, admin, snat } = values;
+  const { device, flows, limits, shutdown, admin, snat, tunnel } = values;
   return {
     file,
     device: {
@@ -59,6 +59,11 @@ export function buildDefinition(values: FileValues, file: string): GatewayDefini
       tokenFile: admin.tokenFile ?? null,
     },
     snat: { addresses: whole(snat.addresses).flat(), ports: snat.ports },
+    tunnel: {
+      sourceIpv4: tunnel.source.ipv4 ?? null,
+      sourceIpv6: tunnel.source.ipv6 ?? null,
+      gue: { port: tunnel.gue.port, checksum: tunnel.gue.checksum ?? null },
+    },
     services: values.services.map(buildService),
   };
 }
@@ -75,6 +80,8 @@ function buildService(values: ServiceValues): ServiceDefinition {
     scheduler: values.scheduler,
     tableSize: values.tableSize,
     timeouts: values.timeouts,
+    mtu: { tooBig: values.mtu.tooBig },
+    mss: values.mss,
     udp: {
       perPacket: values.udp.perPacket,
       maxAgeMs: values.udp.maxAge === "off" ? null : values.udp.maxAge,

@@ -6,6 +6,7 @@ import { canAdopt, checkedPort, checkTimeout } from "./build.ts";
 import { formatDuration } from "./duration.ts";
 import { checkFamilies } from "./family-check.ts";
 import { checkLimits } from "./limits-check.ts";
+import { checkMode } from "./mode-check.ts";
 import { checkOverlaps } from "./overlap-check.ts";
 import { entryPath, type Reading } from "./reading.ts";
 import type { ServiceValues } from "./schema.ts";
@@ -62,6 +63,7 @@ export function crossCheck(reading: Reading, problems: ConfigProblem[]): void {
     checkSynProxy(check, service);
     checkShares(check, service);
     checkBackends(check, service);
+    checkMode(check, service);
     checkUdp(check, service);
   }
   checkFamilies(check);
@@ -75,7 +77,6 @@ function checkUnsupported({ reading, report }: CrossCheck): void {
   if (values.user !== undefined) {
     report(["user"], "not supported yet: user (the gateway stays root)");
   }
-  if (values.tunnel !== undefined) report(["tunnel"], "not supported yet: tunnel");
   const holders: KeyPath[] = [["defaults"]];
   for (const index of values.services.keys()) holders.push(["services", index]);
   for (const holder of holders) {

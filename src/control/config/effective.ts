@@ -39,7 +39,19 @@ export function effectiveConfig(definition: GatewayDefinition): Record<string, u
       ...(admin.tokenFile === null ? {} : { tokenFile: admin.tokenFile }),
     },
     snat: { addresses: formatPool(snat.addresses), ports: `${snat.ports.low}-${snat.ports.high}` },
+    tunnel: effectiveTunnel(definition.tunnel),
     services: definition.services.map(effectiveService),
+  };
+}
+
+function effectiveTunnel(tunnel: GatewayDefinition["tunnel"]): Record<string, unknown> {
+  const { sourceIpv4, sourceIpv6, gue } = tunnel;
+  return {
+    source: {
+      ...(sourceIpv4 === null ? {} : { ipv4: sourceIpv4.text }),
+      ...(sourceIpv6 === null ? {} : { ipv6: sourceIpv6.text }),
+    },
+    gue: { port: gue.port, ...(gue.checksum === null ? {} : { checksum: gue.checksum }) },
   };
 }
 
@@ -103,6 +115,8 @@ function effectiveService(service: ServiceDefinition): Record<string, unknown> {
       tcp: formatDurations({ ...service.timeouts.tcp }),
       udp: formatDurations({ ...service.timeouts.udp }),
     },
+    mtu: { ...service.mtu },
+    mss: service.mss,
     udp: {
       perPacket: service.udp.perPacket,
       maxAge: service.udp.maxAgeMs === null ? "off" : formatDuration(service.udp.maxAgeMs),

@@ -12,7 +12,7 @@ export function checkFamilies(check: CrossCheck): void {
   for (const service of check.services) {
     const { mode } = service.values;
     if (mode === "full-nat") checkPool(check, service);
-    else if (mode === "nat" || (mode as string) === "dsr") checkSameFamily(check, service);
+    else if (mode === "nat" || mode === "dsr") checkSameFamily(check, service);
     checkHealthSource(check, service);
   }
 }

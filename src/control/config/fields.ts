@@ -151,13 +151,6 @@ export function section<S extends z.core.$ZodLooseShape>(
   return schema;
 }
 
-/** A map of known keys that is undefined when it is left out. */
-export function optionalSection<S extends z.core.$ZodLooseShape>(shape: S, about: string) {
-  const schema = mapSchema(shape, []).meta({ description: about }).optional();
-  infos.set(schema, { kind: "section", about, shape, word: null });
-  return schema;
-}
-
 /** A map of known keys, or one word instead of it; undefined when it is left out. */
 export function sectionOrWord<S extends z.core.$ZodLooseShape, W extends string>(
   shape: S,

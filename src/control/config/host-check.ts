@@ -21,6 +21,8 @@ export interface HostFacts {
     readonly mtu: number;
     /** Of both families. */
     readonly addresses: readonly Address[];
+    /** The kernel has IPv6 on it. */
+    readonly hasIpv6: boolean;
   }[];
   /** Why the process may not do what the device needs; null when it may. */
   readonly missingPrivilege: string | null;
@@ -33,6 +35,8 @@ export interface HostFacts {
   };
   /** net.ipv4.ip_forward of this network namespace. */
   readonly forwards: boolean;
+  /** net.ipv6.conf.all.forwarding. */
+  readonly forwards6: boolean;
 }
 
 /**
@@ -59,6 +63,7 @@ export function hostProblems(definition: GatewayDefinition, facts: HostFacts): C
       "expected net.ipv4.ip_forward 1 for tun with routes: auto, got 0: run `sysctl -w net.ipv4.ip_forward=1`";
     report(["device", "routes"], message);
   }
+  checkIpv6(definition, facts, report);
   checkRoom(definition, facts, report);
   checkHostAddresses(definition, facts, report);
   return problems.toSorted((a, b) => a.line - b.line || a.column - b.column);
@@ -84,6 +89,34 @@ function checkInterfaces(definition: GatewayDefinition, facts: HostFacts, report
       report(at, message);
     }
   }
+}
+
+/** What IPv6 addresses of the configuration need of the kernel. */
+function checkIpv6(definition: GatewayDefinition, facts: HostFacts, report: Report): void {
+  if (!hasIpv6Addresses(definition)) return;
+  const { type, routes, interfaces } = definition.device;
+  if (type === "tun") {
+    if (routes !== "auto" || facts.forwards6) return;
+    const message =
+      "expected net.ipv6.conf.all.forwarding 1 for tun with routes: auto and IPv6 addresses, got 0: run `sysctl -w net.ipv6.conf.all.forwarding=1`";
+    report(["device", "routes"], message);
+    return;
+  }
+  for (const [index, name] of interfaces.entries()) {
+    if (facts.interfaces.find((it) => it.name === name)?.hasIpv6 !== false) continue;
+    const message = `expected an interface with IPv6 for the IPv6 addresses, got ${JSON.stringify(name)} without: the kernel cannot find neighbours on it; run \`sysctl -w net.ipv6.conf.${name}.disable_ipv6=0\` (its MTU has to be at least 1280)`;
+    report(["device", "interfaces", index], message);
+  }
+}
+
+function hasIpv6Addresses({ services, snat }: GatewayDefinition): boolean {
+  const isSix = ({ family }: Address): boolean => family === 6;
+  return (
+    snat.addresses.some(isSix) ||
+    services.some(
+      ({ vips, backends }) => vips.some(isSix) || backends.some(({ address }) => isSix(address)),
+    )
+  );
 }
 
 function checkRoom(definition: GatewayDefinition, facts: HostFacts, report: Report): void {
@@ -113,6 +146,14 @@ function checkHostAddresses(definition: GatewayDefinition, facts: HostFacts, rep
   for (const address of definition.snat.addresses) {
     foreign(["snat", "addresses"], "a SNAT address", address);
   }
+  // On packet the gateway sees what comes to an address of the host; elsewhere errors about tunnels
+  // would miss it, and a packet from such an address would come back in as a martian (tun).
+  const { sourceIpv4, sourceIpv6 } = definition.tunnel;
+  if (definition.device.type !== "packet") {
+    const what = `a tunnel source (device type ${definition.device.type})`;
+    if (sourceIpv4 !== null) foreign(["tunnel", "source", "ipv4"], what, sourceIpv4);
+    if (sourceIpv6 !== null) foreign(["tunnel", "source", "ipv6"], what, sourceIpv6);
+  }
   for (const [index, service] of definition.services.entries()) {
     const at = ["services", index];
     if (definition.device.type === "tun") {
@@ -134,11 +175,23 @@ async function readHostFacts(definition: GatewayDefinition): Promise<HostFacts> 
       isUp: up,
       mtu,
       addresses: addresses.filter((it) => it.interface === name).map((it) => it.address),
+      hasIpv6: readIpv6Setting(`${name}/disable_ipv6`) === "0",
     })),
     missingPrivilege: missingPrivilege(definition.device.type),
     stateFile: readRoom(definition.flows.stateFile ?? defaultStateFile(isTmpfs)),
     forwards: readFileSync("/proc/sys/net/ipv4/ip_forward", "utf8").trim() === "1",
+    forwards6: readIpv6Setting("all/forwarding") === "1",
   };
+}
+
+/** "" where the kernel has no IPv6, or none on the interface. */
+function readIpv6Setting(name: string): string {
+  try {
+    return readFileSync(`/proc/sys/net/ipv6/conf/${name}`, "utf8").trim();
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === "ENOENT") return "";
+    throw error;
+  }
 }
 
 function missingPrivilege(type: GatewayDefinition["device"]["type"]): string | null {

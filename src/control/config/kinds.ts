@@ -86,15 +86,6 @@ export function fraction(low: number, high: number): ValueKind<number> {
   };
 }
 
-/** A kind, or a word that says that there is none. */
-export function orWord<T, const W extends string>(kind: ValueKind<T>, word: W): ValueKind<T | W> {
-  return {
-    expects: `${kind.expects}, or ${word}`,
-    json: { anyOf: [kind.json, { const: word }] },
-    read: (input) => (input === word ? word : kind.read(input)),
-  };
-}
-
 export const boolean: ValueKind<boolean> = {
   expects: "true or false",
   json: { type: "boolean" },

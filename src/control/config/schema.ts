@@ -8,7 +8,7 @@ import {
   SOURCES_MAX,
   WORKERS_MAX,
 } from "../../base/limits.ts";
-import { jsonOf, list, optional, optionalSection, section, withDefault } from "./fields.ts";
+import { jsonOf, list, optional, section, withDefault } from "./fields.ts";
 import {
   absolutePath,
   addressOfFamily,
@@ -230,24 +230,36 @@ export const fileSchema = section(
       },
       "Pool of full-nat",
     ),
-    tunnel: optionalSection(
+    tunnel: section(
       {
         source: section(
           {
-            ipv4: optional(addressOfFamily(4), "Outer IPv4 source", "the host's choice"),
-            ipv6: optional(addressOfFamily(6), "Outer IPv6 source", "the host's choice"),
+            ipv4: optional(
+              addressOfFamily(4),
+              "Outer IPv4 source; on tun no address of the host",
+              "required for ipip and gue with IPv4 backends",
+            ),
+            ipv6: optional(
+              addressOfFamily(6),
+              "Outer IPv6 source, likewise",
+              "required for ipip and gue with IPv6 backends",
+            ),
           },
           "Outer source addresses",
         ),
         gue: section(
           {
             port: withDefault(port, 6080, "UDP port of GUE"),
-            checksum: withDefault(words(["zero", "full"]), "zero", "Outer UDP checksum"),
+            checksum: optional(
+              words(["zero", "computed"]),
+              "Outer UDP checksum",
+              "zero over IPv4, computed over IPv6",
+            ),
           },
           "Generic UDP encapsulation",
         ),
       },
-      "Not supported yet: modes ipip and gue",
+      "Tunnels: modes ipip and gue",
     ),
     timeouts,
     defaults: section(serviceKeys(), "Any service key, for all services that do not say it"),

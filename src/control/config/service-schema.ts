@@ -12,7 +12,6 @@ import {
   numberRange,
   offOr,
   oneOrMany,
-  orWord,
   port,
   portRange,
   prime,
@@ -100,6 +99,19 @@ const health = sectionOrWord(
   "Health checks, from the host's own stack; left out or none: always up",
 );
 
+const MSS_LOW = 64;
+const MSS_HIGH = 65_495;
+const segmentBytes = integer(MSS_LOW, MSS_HIGH);
+const maximumSegment: ValueKind<"off" | "auto" | number> = {
+  expects: `off, auto, or a whole number from ${MSS_LOW} to ${MSS_HIGH}`,
+  json: { anyOf: [{ enum: ["off", "auto"] }, segmentBytes.json] },
+  read: (input) => {
+    if (input === "off" || input === "auto") return input;
+    const read = segmentBytes.read(input);
+    return typeof read === "number" ? read : undefined;
+  },
+};
+
 const existingRule = words(["keep", "drain", "reset"]);
 
 const udp = section(
@@ -110,7 +122,7 @@ const udp = section(
       "Schedule every datagram of a client by itself, for exchanges of one datagram each (DNS)",
     ),
     maxAge: withDefault(
-      orWord(timeout, "off"),
+      offOr(timeout),
       "off",
       "Balance a flow anew that is older, even while datagrams keep coming",
     ),
@@ -279,9 +291,24 @@ export function serviceKeys() {
     port: optional(oneOrMany(portRange), "Virtual ports", "required"),
     protocol: optional(oneOrMany(words(["tcp", "udp"]), true), "Protocols", "required"),
     mode: withDefault(
-      words(["nat", "full-nat"], "mode", ["dsr", "ipip", "gue"]),
+      words(["nat", "full-nat", "dsr", "ipip", "gue"]),
       "nat",
-      "How packets reach the backends",
+      "How packets reach the backends: see docs/forwarding.md",
+    ),
+    mtu: section(
+      {
+        tooBig: withDefault(
+          words(["icmp", "fragment"]),
+          "icmp",
+          "ipip and gue: ICMP to the client where a packet may not be split (DF, IPv6), or fragments of the outer packet for all",
+        ),
+      },
+      "Packets that are too large for the way to the backend",
+    ),
+    mss: withDefault(
+      maximumSegment,
+      "off",
+      "Lower the TCP segment size that SYN and SYN-ACK ask for; auto: to what both ways and the outer header leave",
     ),
     scheduler: withDefault(
       word(

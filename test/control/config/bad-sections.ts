@@ -274,17 +274,14 @@ export const BAD_SECTIONS: readonly BadConfig[] = [
     want: ["gw.yaml:2:7: user: expected a user name, got 5"],
   },
   {
-    name: "The other sections: tunnel is for later",
-    given: top("tunnel: { source: { ipv4: 10.20.0.1 }, gue: { port: 6080, checksum: zero } }"),
-    want: ["gw.yaml:2:9: tunnel: not supported yet: tunnel"],
+    name: "The other sections: tunnel with another checksum",
+    given: top("tunnel: { source: { ipv4: 10.20.0.1 }, gue: { port: 6080, checksum: full } }"),
+    want: ['gw.yaml:2:69: tunnel.gue.checksum: expected zero or computed, got "full"'],
   },
   {
     name: "The other sections: tunnel with a wrong port",
     given: top("tunnel: { gue: { port: 0 } }"),
-    want: [
-      "gw.yaml:2:9: tunnel: not supported yet: tunnel",
-      "gw.yaml:2:24: tunnel.gue.port: expected a port from 1 to 65535, got 0",
-    ],
+    want: ["gw.yaml:2:24: tunnel.gue.port: expected a port from 1 to 65535, got 0"],
   },
   {
     name: "The other sections: log level",

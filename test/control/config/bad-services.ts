@@ -92,14 +92,62 @@ export const BAD_SERVICES: readonly BadConfig[] = [
     ],
   },
   {
-    name: "A service: mode of a later version",
+    name: "A service: a backend port in dsr",
     given: one({ mode: "dsr" }),
-    want: ["gw.yaml:7:11: services[0].mode: not supported yet: mode dsr"],
+    want: [
+      "gw.yaml:8:45: services[0].backends[0].port: expected no port, or 80 with mode dsr, as the service has (gw.yaml:5:11), got 8080",
+    ],
+  },
+  {
+    name: "A service: a backend port with a range in dsr",
+    given: one({ mode: "dsr", port: "80-81", backends: "[{ address: 10.20.0.11, port: 80 }]" }),
+    want: [
+      "gw.yaml:8:45: services[0].backends[0].port: expected no port with mode dsr, as the service has (gw.yaml:5:11), got 80",
+    ],
+  },
+  {
+    name: "A service: ipip without a source",
+    given: one({ mode: "ipip", backends: "[{ address: 10.20.0.11 }]" }),
+    want: [
+      "gw.yaml:7:11: services[0].mode: expected tunnel.source.ipv4 for mode ipip and 10.20.0.11 (gw.yaml:8:16), got none",
+    ],
+  },
+  {
+    name: "A service: the port of a sorry server in dsr",
+    given: one({
+      mode: "dsr",
+      noBackend: "{ action: sorry, address: 10.20.0.19, port: 81 }",
+      backends: "[{ address: 10.20.0.11 }]",
+    }),
+    want: [
+      "gw.yaml:8:60: services[0].noBackend.port: expected no port, or 80 with mode dsr, as the service has (gw.yaml:5:11), got 81",
+    ],
+  },
+  {
+    name: "A service: tooBig fragment in nat",
+    given: one({ mtu: "{ tooBig: fragment }" }),
+    want: [
+      "gw.yaml:7:20: services[0].mtu.tooBig: expected icmp with mode nat, got fragment (only ipip and gue have an outer packet)",
+    ],
+  },
+  {
+    name: "A service: mss without tcp",
+    given: one({ protocol: "udp", mss: "auto" }),
+    want: [
+      "gw.yaml:7:10: services[0].mss: expected off for a service without tcp (gw.yaml:6:15), got auto",
+    ],
+  },
+  {
+    name: "A service: mss too small",
+    given: one({ mss: "40" }),
+    want: [
+      "gw.yaml:7:10: services[0].mss: expected off, auto, or a whole number from 64 to 65495, got 40",
+    ],
   },
   {
     name: "A service: unknown mode",
     given: one({ mode: "masq" }),
-    want: ['gw.yaml:7:11: services[0].mode: expected nat or full-nat, got "masq"'],
+    want: ['gw.yaml:7:11: services[0].mode: expected nat, full-nat, dsr, ipip or gue, got "masq"'],
   },
   {
     name: "A service: scheduler of a later version",

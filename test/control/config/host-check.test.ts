@@ -20,6 +20,10 @@ services:
       - { address: 10.20.0.11, port: 80 }
 `;
 const TUN = PACKET.replace("type: packet, interfaces: [eth0, eth1]", "type: tun");
+const IPV6 = PACKET.replace("10.20.0.100", "'2001:db8:2::100'")
+  .replace("203.0.113.10", "2001:db8:ff::10")
+  .replace("10.20.0.99", "'2001:db8:2::99'")
+  .replace("10.20.0.11", "'2001:db8:2::11'");
 const BYTES = planRegion({
   flowCapacity: 1000,
   services: 4,
@@ -33,13 +37,26 @@ const BYTES = planRegion({
 function facts(changes: Partial<HostFacts> = {}): HostFacts {
   return {
     interfaces: [
-      { name: "lo", isUp: true, mtu: 1500, addresses: [] },
-      { name: "eth0", isUp: true, mtu: 1500, addresses: [parseAddress("198.51.100.1")!] },
-      { name: "eth1", isUp: true, mtu: 1500, addresses: [parseAddress("10.20.0.1")!] },
+      { name: "lo", isUp: true, mtu: 1500, addresses: [], hasIpv6: true },
+      {
+        name: "eth0",
+        isUp: true,
+        mtu: 1500,
+        addresses: [parseAddress("198.51.100.1")!],
+        hasIpv6: true,
+      },
+      {
+        name: "eth1",
+        isUp: true,
+        mtu: 1500,
+        addresses: [parseAddress("10.20.0.1")!],
+        hasIpv6: true,
+      },
     ],
     missingPrivilege: null,
     stateFile: { path: "/run/headgate/state", isTmpfs: true, freeBytes: BYTES, presentBytes: 0 },
     forwards: true,
+    forwards6: true,
     ...changes,
   };
 }
@@ -47,8 +64,14 @@ function facts(changes: Partial<HostFacts> = {}): HostFacts {
 function owner(...addresses: string[]): Partial<HostFacts> {
   return {
     interfaces: [
-      { name: "eth0", isUp: true, mtu: 1500, addresses: addresses.map((it) => parseAddress(it)!) },
-      { name: "eth1", isUp: true, mtu: 1500, addresses: [] },
+      {
+        name: "eth0",
+        isUp: true,
+        mtu: 1500,
+        addresses: addresses.map((it) => parseAddress(it)!),
+        hasIpv6: true,
+      },
+      { name: "eth1", isUp: true, mtu: 1500, addresses: [], hasIpv6: true },
     ],
   };
 }
@@ -75,6 +98,48 @@ const CASES: readonly {
     ],
   },
   {
+    name: "packet with IPv6 needs it on its interfaces, and no forwarding",
+    given: IPV6,
+    host: {
+      forwards6: false,
+      ...state({ freeBytes: 2 * BYTES }),
+      interfaces: [
+        { name: "eth0", isUp: true, mtu: 1500, addresses: [], hasIpv6: true },
+        { name: "eth1", isUp: true, mtu: 1500, addresses: [], hasIpv6: false },
+      ],
+    },
+    want: [
+      'gw.yaml:1:44: device.interfaces[1]: expected an interface with IPv6 for the IPv6 addresses, got "eth1" without: the kernel cannot find neighbours on it; run `sysctl -w net.ipv6.conf.eth1.disable_ipv6=0` (its MTU has to be at least 1280)',
+    ],
+  },
+  {
+    name: "tun with IPv6 needs forwarding of IPv6",
+    given: IPV6.replace("type: packet, interfaces: [eth0, eth1]", "type: tun"),
+    host: { forwards6: false, ...state({ freeBytes: 2 * BYTES }) },
+    want: [
+      "gw.yaml:1:9: device.routes: expected net.ipv6.conf.all.forwarding 1 for tun with routes: auto and IPv6 addresses, got 0: run `sysctl -w net.ipv6.conf.all.forwarding=1`",
+    ],
+  },
+  {
+    name: "without an IPv6 address neither matters",
+    given: TUN,
+    host: { forwards6: false },
+    want: [],
+  },
+  {
+    name: "IPv6 addresses that the host has",
+    given: IPV6.replace("type: packet, interfaces: [eth0, eth1]", "type: tun"),
+    host: {
+      ...owner("2001:db8:ff::10", "2001:db8:2::100", "2001:db8:2::11"),
+      ...state({ freeBytes: 2 * BYTES }),
+    },
+    want: [
+      "gw.yaml:4:20: snat.addresses: expected a SNAT address that is no address of this host, got 2001:db8:2::100, which eth0 has",
+      "gw.yaml:7:10: services[0].vip: expected a VIP (device type tun) that is no address of this host, got 2001:db8:ff::10, which eth0 has",
+      "gw.yaml:12:20: services[0].backends[0].address: expected a backend that is no address of this host, got 2001:db8:2::11, which eth0 has",
+    ],
+  },
+  {
     name: "tun with routes of your own does not",
     given: TUN.replace("tun", "tun, routes: none"),
     host: { forwards: false },
@@ -83,7 +148,7 @@ const CASES: readonly {
   {
     name: "an interface that is not there, and one that is down",
     given: PACKET,
-    host: { interfaces: [{ name: "eth1", isUp: false, mtu: 1500, addresses: [] }] },
+    host: { interfaces: [{ name: "eth1", isUp: false, mtu: 1500, addresses: [], hasIpv6: true }] },
     want: [
       'gw.yaml:1:38: device.interfaces[0]: expected an interface of this host (eth1), got "eth0"',
       'gw.yaml:1:44: device.interfaces[1]: expected an interface that is up, got "eth1", which is down or has no carrier',
@@ -94,8 +159,8 @@ const CASES: readonly {
     given: PACKET.replace("type: packet", "type: xdp"),
     host: {
       interfaces: [
-        { name: "eth0", isUp: true, mtu: 3824, addresses: [] },
-        { name: "eth1", isUp: true, mtu: 9000, addresses: [] },
+        { name: "eth0", isUp: true, mtu: 3824, addresses: [], hasIpv6: true },
+        { name: "eth1", isUp: true, mtu: 9000, addresses: [], hasIpv6: true },
       ],
     },
     want: [

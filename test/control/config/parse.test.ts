@@ -52,6 +52,7 @@ test("defaults are those of the design", () => {
     shutdown: { mode: "keep", timeoutMs: 30_000 },
     admin: { socket: "/run/headgate/admin.sock", http: null, tokenFile: null },
     snat: { addresses: [], ports: { low: 1024, high: 65_535 } },
+    tunnel: { sourceIpv4: null, sourceIpv6: null, gue: { port: 6080, checksum: null } },
   });
   assert.deepEqual(services, [
     {
@@ -75,6 +76,8 @@ test("defaults are those of the design", () => {
         },
         udp: { oneWay: 120_000, replied: 300_000 },
       },
+      mtu: { tooBig: "icmp" },
+      mss: "off",
       udp: { perPacket: false, maxAgeMs: null },
       quic: null,
       outOfState: "adopt",
