@@ -40,7 +40,8 @@ export class AdmissionBench {
   }
 
   client(packet: Uint8Array, words = { vnet: 0, csum: 0 }): Sent[] {
-    const frame = ethernetFrame(packet, { destination: GATEWAY_MACS[0], source: CLIENT_MAC });
+    const type = packet[0]! >> 4 === 6 ? 0x86dd : 0x0800;
+    const frame = ethernetFrame(packet, { destination: GATEWAY_MACS[0], source: CLIENT_MAC, type });
     return this.raw(frame, 0, words);
   }
 

@@ -33,6 +33,9 @@ import {
 const REQUESTS = 150;
 const FILE_BYTES = 4 * 1024 * 1024;
 const CONNECTIONS = 200;
+/** Each connection sends a line this often. */
+const EVERY_MS = 100;
+const FLOOD_SECONDS = Number(process.env["HEADGATE_FLOOD_SECONDS"] ?? 2);
 
 const ON = { synProxy: { mode: "on" } };
 const SERVICES = [
@@ -60,7 +63,14 @@ async function hold(lab: Lab): Promise<{ stop(): Promise<HoldReport> }> {
   const holder = lab.spawn("client", [
     process.execPath,
     labProgram("tools/tcp-hold.js"),
-    ...["--target", `${LAB_VIP}:7000`, "--connections", String(CONNECTIONS), "--every", "100"],
+    ...[
+      "--target",
+      `${LAB_VIP}:7000`,
+      "--connections",
+      String(CONNECTIONS),
+      "--every",
+      String(EVERY_MS),
+    ],
   ]);
   await holder.waitLine(/^holding/, 60_000);
   return {
@@ -98,12 +108,19 @@ for (const { device, mode } of CASES) {
     }
 
     const holder = await hold(lab);
+    const since = performance.now();
     const accepted = await metric(gateway, "headgate_syn_cookies_received_total");
     assert.ok(accepted >= REQUESTS + CONNECTIONS, `${accepted} ACKs had a cookie`);
     const flowsBefore = (await gateway.get<Status>("/api/v1/status")).flows.live;
     const flood = lab.spawn("client", [
       ...["python3", path.join(PROJECT_ROOT, "lab/tools/syn-flood.py"), "eth0"],
-      ...[floodedMac(lab), LAB_VIP, "7000", "200000", "2"],
+      ...[
+        floodedMac(lab),
+        LAB_VIP,
+        "7000",
+        String(FLOOD_SECONDS * 1_000_000),
+        String(FLOOD_SECONDS),
+      ],
     ]);
     // New clients who are honest get in meanwhile.
     const beside = await httpLoad(lab, { requests: 40, concurrency: 4 });
@@ -117,6 +134,7 @@ for (const { device, mode } of CASES) {
     await gateway.exited;
     gateway = await lab.startGateway(config);
     await sleep(500);
+    const heldMs = performance.now() - since;
     const report = await holder.stop();
     assert.deepEqual([report.whole, report.ended, report.wrong], [CONNECTIONS, {}, 0]);
     assert.ok(
@@ -124,7 +142,11 @@ for (const { device, mode } of CASES) {
       `${flowsAfter} flows after a flood of ${sent}, ${flowsBefore} before`,
     );
     assert.deepEqual(lab.checksumErrors(), {});
-    t.diagnostic(`${sent} SYNs sent`);
+    const offered = (CONNECTIONS * heldMs) / EVERY_MS;
+    const share = ((100 * report.lines) / offered).toFixed(0);
+    t.diagnostic(
+      `${sent} SYNs sent; ${share} % of the lines of ${CONNECTIONS} connections came back`,
+    );
   });
 }
 
