@@ -3,6 +3,7 @@ import { tuneCompiler } from "../src/datapath/compiler.ts";
 import { measureReload, type ReloadCase } from "./conns/reload.ts";
 import type { MemoryCase } from "./memory/fast-path.ts";
 import { measureMemory, measureOneWay } from "./memory/measure.ts";
+import { measureNewFlows, type NewFlowsCase } from "./memory/new-flows.ts";
 import { measureResident } from "./memory/resident.ts";
 import { measureWorkers } from "./memory/workers.ts";
 import { measureMicro } from "./micro.ts";
@@ -15,6 +16,7 @@ import { measureMicro } from "./micro.ts";
  *   node dist/bundled/bench/child.js one-way CASE ROUNDS
  *   node dist/bundled/bench/child.js workers CASE ROUNDS MILLISECONDS
  *   node dist/bundled/bench/child.js resident FLOWS
+ *   node dist/bundled/bench/child.js new-flows CASE               CASE: a NewFlowsCase as JSON
  *   node dist/bundled/bench/child.js reload CASE ROUNDS           CASE: a ReloadCase as JSON
  */
 const [what, first = "", ...rest] = process.argv.slice(2);
@@ -32,6 +34,8 @@ async function measure(): Promise<unknown> {
       return measureWorkers(JSON.parse(first) as MemoryCase, numbers[0]!, numbers[1]!);
     case "reload":
       return measureReload(JSON.parse(first) as ReloadCase, numbers[0]!);
+    case "new-flows":
+      return measureNewFlows(JSON.parse(first) as NewFlowsCase);
     case "resident":
       return measureResident(Number(first));
     default:

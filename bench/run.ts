@@ -13,9 +13,11 @@ import { installPeers } from "./install.ts";
 import { describeMachine, machineLine } from "./machine.ts";
 import type { MemoryCase } from "./memory/fast-path.ts";
 import type { MemoryResult, OneWayResult } from "./memory/measure.ts";
+import { NEW_FLOWS_CASES, type NewFlowsResult } from "./memory/new-flows.ts";
 import {
   MEMORY_CASES,
   memoryName,
+  newFlowsName,
   ONE_WAY_CASES,
   type ResidentResult,
   WORKER_CASES,
@@ -114,7 +116,11 @@ async function memory({ rounds, seconds, only }: Options): Promise<Figures["memo
   const resident = isWanted("resident", only)
     ? await child<ResidentResult>("resident", RESIDENT_FLOWS)
     : null;
-  return { cases, oneWay, workers, resident };
+  const newFlows: NewFlowsResult[] = [];
+  for (const one of NEW_FLOWS_CASES.filter((one) => isWanted(newFlowsName(one), only))) {
+    newFlows.push(await child<NewFlowsResult>("new-flows", JSON.stringify(one)));
+  }
+  return { cases, oneWay, workers, resident, newFlows };
 }
 
 async function labTcp({ rounds, seconds, only, install }: Options): Promise<Figures["lab-tcp"]> {

@@ -269,6 +269,15 @@ function blankFields(protocol: MemoryProtocol): FrameFields {
   };
 }
 
+/** The fields of SYNs to the first service; source and ports are the caller's. */
+export function synFields(): FrameFields {
+  const fields = blankFields("tcp");
+  fromClient(fields);
+  fields.destination = vipOf(0);
+  fields.tcpFlags = SYN;
+  return fields;
+}
+
 /** MACs and side of a frame that comes from the client's side. */
 function fromClient(fields: FrameFields): void {
   fields.side = 0;

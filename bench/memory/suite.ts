@@ -1,6 +1,7 @@
 import { median, medianRatio, spread, table } from "../statistics.ts";
 import type { MemoryCase } from "./fast-path.ts";
 import type { MemoryResult, OneWayResult } from "./measure.ts";
+import type { NewFlowsCase, NewFlowsResult } from "./new-flows.ts";
 import type { WorkersResult } from "./workers.ts";
 
 /** The cases of the memory suite, and its tables. */
@@ -11,6 +12,8 @@ export interface MemoryFigures {
   readonly workers: readonly WorkersResult[];
   /** Resident set of a process with a million flows and one service, in bytes. */
   readonly resident: ResidentResult | null;
+  /** Absent in results of earlier versions. */
+  readonly newFlows?: readonly NewFlowsResult[];
 }
 
 export interface ResidentResult {
@@ -57,7 +60,37 @@ export function memoryName(one: MemoryCase): string {
   );
 }
 
-export function formatMemory({ cases, oneWay = [], workers, resident }: MemoryFigures): string {
+/** What `--only` looks at. */
+export function newFlowsName({ flows, prefixes }: NewFlowsCase): string {
+  const count = (number: number): string => number.toLocaleString("en");
+  const lists = prefixes === 0 ? "no prefix" : `${count(prefixes)} denied prefixes`;
+  return flows === 1
+    ? `one flow opened again and again, ${lists}`
+    : `${count(flows)} new flows, ${lists}`;
+}
+
+function formatNewFlows(rows: readonly NewFlowsResult[]): string {
+  const base = rows.find(({ flows }) => flows === 1)?.ns;
+  return table(
+    ["new flows", "ns a packet", "x one flow", "p99 of batches, ns", "p99 when full, ns", "x p99"],
+    rows.map((row) => [
+      newFlowsName(row),
+      row.ns.toFixed(0),
+      base === undefined ? "-" : (row.ns / base).toFixed(2),
+      row.p99.toFixed(0),
+      row.fullP99 === 0 ? "-" : row.fullP99.toFixed(0),
+      row.fullP99 === 0 ? "-" : (row.fullP99 / row.p99).toFixed(2),
+    ]),
+  );
+}
+
+export function formatMemory({
+  cases,
+  oneWay = [],
+  workers,
+  resident,
+  newFlows = [],
+}: MemoryFigures): string {
   const parts: string[] = [];
   if (cases.length > 0) {
     parts.push(
@@ -114,6 +147,7 @@ export function formatMemory({ cases, oneWay = [], workers, resident }: MemoryFi
       ),
     );
   }
+  if (newFlows.length > 0) parts.push(formatNewFlows(newFlows));
   if (resident !== null) {
     const mebibytes = (bytes: number): string => (bytes / 2 ** 20).toFixed(0);
     parts.push(

@@ -60,6 +60,9 @@ export const REPLY_TOKENS_BURST = 1000;
 /** Other backends tried for a new flow whose reply tuple is taken, before the drop. */
 export const REPLY_TUPLE_TRIES = 8;
 
+/** Other backends looked at for a new flow whose backend is full (`limits.perBackend`). */
+export const FULL_BACKEND_LOOKS = 64;
+
 /** Bytes of an ICMP error that we make, at most (RFC 1812 4.3.2.3). */
 export const ICMP_ERROR_BYTES_MAX = 576;
 

@@ -38,6 +38,7 @@ const SERVICE_KEYS = [
   "ping",
   "access",
   "synProxy",
+  "limits",
   "health",
 ] as const satisfies readonly (keyof ServiceDefinition)[];
 

@@ -3,20 +3,21 @@ import { networkInterfaces } from "node:os";
 import { AssertionError } from "../base/assert.ts";
 import { monotonicMs } from "../base/clock.ts";
 import { type Log, reasonOf } from "../base/log.ts";
+import { OWNER_ADDRESS_ONLY } from "../flow/owner.ts";
 import { hostAddresses } from "../host/addresses.ts";
 import { requirePrivileges } from "../host/privileges.ts";
 import { B_CONFIGURED } from "../service/backend-slots.ts";
 import type { GatewayDefinition } from "../service/definition.ts";
 import { backendFlows } from "../service/runs.ts";
 import { backendSlotWord, usedBackendSlots } from "../service/slots.ts";
-import { H_CONFIG_GENERATION, type RegionViews } from "../state/layout.ts";
+import { H_CONFIG_GENERATION, H_OWNER_PORT_MASK, type RegionViews } from "../state/layout.ts";
 import type { Region } from "../state/region.ts";
 import type { GatewayView } from "./admin/gateway-view.ts";
 import { type AdminServer, readToken, serveTcp } from "./admin/server.ts";
 import { type BackendStories, createBackendStories } from "./backend-stories.ts";
 import { loadConfig } from "./config/load.ts";
 import { ipv6Problems, restartProblems } from "./config/restart-keys.ts";
-import { roomProblems } from "./config/room-keys.ts";
+import { type Room, roomProblems } from "./config/room-keys.ts";
 import { type Devices, type Ground, hostProblems, layGround, type Undo, unwind } from "./ground.ts";
 import { createHealth, type Health } from "./health.ts";
 import { OTHERS_INTERVAL_MS, publishOthers } from "./others.ts";
@@ -99,7 +100,7 @@ async function compose(
     load: () => loadConfig(definition.file),
     restartProblems: (before, after) => [
       ...restartProblems(before, after),
-      ...roomProblems({ splices: views.layout.splices.bytes > 0 }, after),
+      ...roomProblems(roomOf(views), after),
       ...ipv6Problems(after, ground.region.views.layout.ipv6),
     ],
     hostProblems,
@@ -326,6 +327,14 @@ function logStart(definition: GatewayDefinition, view: GatewayView, log: Log): v
   if (process.getuid?.() === 0) {
     log.warn("runs_as_root", { reason: "the process keeps root's privileges" });
   }
+}
+
+/** What only a restart gives more of. */
+function roomOf({ i32, layout }: RegionViews): Room {
+  return {
+    splices: layout.splices.bytes > 0,
+    clientsTogether: layout.workers === 1 || i32[H_OWNER_PORT_MASK] === OWNER_ADDRESS_ONLY,
+  };
 }
 
 /** Version of the package that this file is part of (`dist/src/control` is three folders down). */

@@ -11,7 +11,6 @@ import {
   C_FLOWS_TAKEN_OVER,
 } from "../datapath/counters.ts";
 import { receiveQueues } from "../device/xdp.ts";
-import { OWNER_PORT_COUNTS } from "../flow/owner.ts";
 import { hostAddresses } from "../host/addresses.ts";
 import { findInterfaces } from "../host/interfaces.ts";
 import { createSteering, type Steering } from "../host/steering.ts";
@@ -30,7 +29,7 @@ import { type AdminServer, claimAdminSocket } from "./admin/server.ts";
 import { checkHost } from "./config/host-check.ts";
 import { startCrew } from "./crew.ts";
 import { createHostParts, type HostParts } from "./host-side.ts";
-import { regionSizeOf } from "./region-size.ts";
+import { ownerPortMask, regionSizeOf } from "./region-size.ts";
 import { startWorker, type WorkerHandle } from "./worker-host.ts";
 import type { WorkerOptions } from "./worker-protocol.ts";
 
@@ -201,15 +200,6 @@ function isTmpfs(folder: string): boolean {
   return statfsSync(folder).type === TMPFS_MAGIC;
 }
 
-/**
- * Which bits of the client's port decide about the worker of a flow: all. The one place to ask when a
- * definition has services whose flows of one client must lie together (affinity, limits per source):
- * then it is OWNER_ADDRESS_ONLY, and region, workers and steering program follow.
- */
-function ownerPortMask(): number {
-  return OWNER_PORT_COUNTS;
-}
-
 /** @throws StateError, AlreadyRunningError */
 function openState(
   definition: GatewayDefinition,
@@ -230,7 +220,7 @@ function openState(
     size,
     tick: monotonicMs(),
     random: randomBytes,
-    ownerPortMask: ownerPortMask(),
+    ownerPortMask: ownerPortMask(definition),
   });
   const { report, views } = region;
   const counters = views.layout.counters.at >> 3;

@@ -1,4 +1,4 @@
-import { REPLY_TUPLE_TRIES } from "../base/limits.ts";
+import { FULL_BACKEND_LOOKS, REPLY_TUPLE_TRIES } from "../base/limits.ts";
 import { D_AT, D_INTERFACE } from "../device/device.ts";
 import {
   backendWordOf,
@@ -45,6 +45,9 @@ import {
   VF_DROPS,
 } from "../service/backend-slots.ts";
 import {
+  ADMIT_BACKENDS,
+  ADMIT_LIMITS,
+  ADMIT_PACKETS,
   ADMIT_SYN_PROXY,
   BANK_BACKENDS_AT,
   BANK_EVICT,
@@ -102,6 +105,7 @@ import {
   DROP_NO_BACKEND,
   DROP_NODE_DRAINING,
   DROP_OUT_OF_STATE,
+  DROP_PACKETS_LIMITED,
   DROP_REPLY_TUPLE_TAKEN,
   DROP_SNAT_PORTS_EXHAUSTED,
   DROPPED,
@@ -233,6 +237,7 @@ export function createBalancer(
     const tcp = protocol === PROTOCOL_TCP;
     const start = tcp ? startOf(rxWord, ipAt, l4At, serviceWord, service) : START_BEGINS;
     if (start >= 0) return countDrop(service, start);
+    if (i32[H_NODE_DRAINED] !== 0) return countDrop(service, DROPPED | (DROP_NODE_DRAINING << 8));
     let flags = flag;
     let slot = -1;
     if (!tcp) {
@@ -243,19 +248,15 @@ export function createBalancer(
     }
     const asks = i32[serviceWord + S_ADMISSION]!;
     if (asks !== 0) {
-      const admitted = admission.admit(rxWord, ipAt, protocol, client, vip, serviceWord, service);
+      const admitted = admission.admit(rxWord, ipAt, protocol, client, vip, serviceWord);
       if (admitted !== ADMITTED) return countDrop(service, admitted);
-    }
-    if (i32[H_NODE_DRAINED] !== 0) return countDrop(service, DROPPED | (DROP_NODE_DRAINING << 8));
-    if (
-      (asks & ADMIT_SYN_PROXY) !== 0 &&
-      tcp &&
-      registers[R_IS_IPV6] === 0 &&
-      start === START_BEGINS &&
-      i32[serviceWord + S_BACKENDS_COUNT] !== 0 &&
-      synProxy.answers(serviceWord, service)
-    ) {
-      return synProxy.answer(rxWord, ipAt, l4At, serviceWord, service);
+      if (start === START_BEGINS && tcp && answersSyn(asks, serviceWord, service)) {
+        return synProxy.answer(rxWord, ipAt, l4At, serviceWord, service);
+      }
+      if ((asks & (ADMIT_LIMITS | ADMIT_PACKETS)) !== 0) {
+        const limited = limit(rxWord, ipAt, protocol, client, vip, serviceWord, service);
+        if (limited !== ADMITTED) return countDrop(service, limited);
+      }
     }
 
     const isIpv6 = registers[R_IS_IPV6] !== 0;
@@ -272,6 +273,13 @@ export function createBalancer(
         protocol,
       );
       if (entry !== NO_BACKEND) slot = i32[entry + E_SLOT]!;
+      if ((asks & ADMIT_BACKENDS) !== 0 && slot >= 0 && admission.isFull(serviceWord, slot)) {
+        entry = roomElsewhere(entry, serviceWord);
+        if (entry === NO_BACKEND) {
+          return countDrop(service, admission.refuseFull(rxWord, ipAt, protocol, vip, serviceWord));
+        }
+        slot = i32[entry + E_SLOT]!;
+      }
     }
     if (slot < 0) {
       const policy = i32[serviceWord + S_NO_BACKEND]!;
@@ -295,7 +303,8 @@ export function createBalancer(
     const firstState = oneWay ? ONE_WAY_FIRST_STATE : STATE_SYN_SENT;
     let word = STATE_UDP_ONE_WAY | flags;
     if (tcp) word = start === START_ADOPTS ? STATE_SYN_RECV | FLAG_ADOPTED : firstState;
-    if (oneWay || start === START_BRINGS_COOKIE) word |= KEY_SLOW << 8;
+    const slow = oneWay || start === START_BRINGS_COOKIE || (asks & ADMIT_PACKETS) !== 0;
+    if (slow) word |= KEY_SLOW << 8;
     draft[F_STATE] = word | (protocol << 8) | (mode << 16);
 
     let failure = insert(slot, serviceWord, service, client, ports, protocol);
@@ -306,6 +315,49 @@ export function createBalancer(
       return start === START_BRINGS_COOKIE ? synProxy.begin(l4At, opened[0]!) : OPENED;
     }
     return countDrop(service, DROPPED | (dropOf(failure) << 8));
+  }
+
+  /** Whether a SYN gets a cookie: not where there is nobody to connect to, which is said at once. */
+  function answersSyn(asks: number, serviceWord: number, service: number): boolean {
+    return (
+      (asks & ADMIT_SYN_PROXY) !== 0 &&
+      registers[R_IS_IPV6] === 0 &&
+      i32[serviceWord + S_BACKENDS_COUNT] !== 0 &&
+      synProxy.answers(serviceWord, service)
+    );
+  }
+
+  function limit(
+    rxWord: number,
+    ipAt: number,
+    protocol: number,
+    client: number,
+    vip: number,
+    serviceWord: number,
+    service: number,
+  ): number {
+    const asks = i32[serviceWord + S_ADMISSION]!;
+    if ((asks & ADMIT_PACKETS) !== 0 && !admission.takePackets(serviceWord, service, 1)) {
+      return DROPPED | (DROP_PACKETS_LIMITED << 8);
+    }
+    if ((asks & ADMIT_LIMITS) === 0) return ADMITTED;
+    return admission.limit(rxWord, ipAt, protocol, client, vip, serviceWord, service);
+  }
+
+  /** The next backend of the list that has room, so that a hash's other choices stay; NO_BACKEND. */
+  function roomElsewhere(entry: number, serviceWord: number): number {
+    const first =
+      registers[R_BANK]! +
+      (i32[registers[R_BANK]! + BANK_BACKENDS_AT]! >> 2) +
+      i32[serviceWord + S_BACKENDS_FIRST]! * ENTRY_WORDS;
+    const count = i32[serviceWord + S_BACKENDS_COUNT]!;
+    let index = ((entry - first) / ENTRY_WORDS) | 0;
+    for (let looks = 1; looks < count && looks <= FULL_BACKEND_LOOKS; looks++) {
+      index = index + 1 >= count ? 0 : index + 1;
+      const next = first + index * ENTRY_WORDS;
+      if (!admission.isFull(serviceWord, i32[next + E_SLOT]!)) return next;
+    }
+    return NO_BACKEND;
   }
 
   function dropOf(failure: number): number {
@@ -337,6 +389,8 @@ export function createBalancer(
     for (let tries = 1; tries < count && tries <= REPLY_TUPLE_TRIES; tries++) {
       index = index + 1 >= count ? 0 : index + 1;
       const slot = i32[first + index * ENTRY_WORDS + E_SLOT]!;
+      const isLimited = (i32[serviceWord + S_ADMISSION]! & ADMIT_BACKENDS) !== 0;
+      if (isLimited && admission.isFull(serviceWord, slot)) continue;
       failure = insert(slot, serviceWord, service, client, ports, protocol);
       if (failure !== INSERT_REPLY_TAKEN) return failure;
     }

@@ -216,6 +216,7 @@ export function createDatapath(options: DatapathOptions): Datapath {
     hops,
     flows,
     balancer,
+    admission,
     synProxy,
     translator,
     encapsulator,

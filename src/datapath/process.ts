@@ -28,6 +28,7 @@ import {
   FLAG_FIN_REPLY,
   hasExtension,
   isOneWay,
+  KEY_SLOW,
   ORIGINAL,
   PROTOCOL_ICMP,
   PROTOCOL_TCP,
@@ -63,6 +64,8 @@ import {
   A_IS_HOST,
   A_IS_SNAT,
   A_IS_VIP,
+  ADMIT_PACKETS,
+  S_ADMISSION,
   S_SYN_PROXY,
   SERVICE_WORDS,
   SYN_PROXY_OFF,
@@ -116,6 +119,7 @@ import {
 import { innerBytes } from "../wire/tunnel.ts";
 import { checkUdp, UDP_OK } from "../wire/udp.ts";
 import type { Addresses } from "./addresses.ts";
+import type { Admission } from "./admit.ts";
 import type { Arp } from "./arp.ts";
 import { type Balancer, OPENED } from "./balance.ts";
 import { type Context, R_FLOW, R_HOPS, R_IS_IPV6, R_L4_AT, R_SERVICES, R_TICK } from "./context.ts";
@@ -149,6 +153,7 @@ import {
   DROP_NO_SERVICE,
   DROP_NOT_OURS,
   DROP_OUT_OF_STATE,
+  DROP_PACKETS_LIMITED,
   DROP_TCP_FLAGS_INVALID,
   DROP_TCP_HEADER_MALFORMED,
   DROP_UDP_HEADER_MALFORMED,
@@ -189,6 +194,7 @@ export function createProcessor(
   hops: Hops,
   flows: Flows,
   balancer: Balancer,
+  admission: Admission,
   synProxy: SynProxy,
   translator: Translator,
   encapsulator: Encapsulator,
@@ -427,6 +433,9 @@ export function createProcessor(
     if (flows.mustEnd(flowWord, backend)) {
       return endFlow(protocol, row, direction);
     }
+    if (direction === ORIGINAL && !isWithinRate(rxWord, flowWord, backend)) {
+      return drop(DROP_PACKETS_LIMITED);
+    }
     if (synProxy.isOpening(flowWord)) return synProxy.receive(rxWord, ipAt, l4At, row, direction);
     const state = i32[flowWord + F_STATE]! & 0xff;
     if (protocol === PROTOCOL_TCP) {
@@ -489,6 +498,17 @@ export function createProcessor(
     return (reference & 1) === ORIGINAL
       ? sendOriginal(rxWord, ipAt, protocol, reference >> 1)
       : sendReply(rxWord, ipAt, protocol, table.word(reference >> 1));
+  }
+
+  /** `limits.packetsPerSecond`; a packet that the kernel will cut into segments counts as those. */
+  function isWithinRate(rxWord: number, flowWord: number, backend: number): boolean {
+    if ((i32[flowWord + F_STATE]! & (KEY_SLOW << 8)) === 0) return true;
+    const service = i32[backend + B_SERVICE]!;
+    const serviceWord = registers[R_SERVICES]! + service * SERVICE_WORDS;
+    if ((i32[serviceWord + S_ADMISSION]! & ADMIT_PACKETS) === 0) return true;
+    const segment = rx[rxWord + D_VNET]! >>> 16;
+    const packets = segment === 0 ? 1 : Math.ceil(rx[rxWord + D_BYTES]! / segment);
+    return admission.takePackets(serviceWord, service, packets);
   }
 
   /** SYN-ACKs of backends say what those of ours must. */

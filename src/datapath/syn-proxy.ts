@@ -207,8 +207,8 @@ export function createSynProxy(
   /** Options of the segment at hand, and of the one being made. */
   const seen = new Int32Array(TCP_OPTION_WORDS);
   const said = new Int32Array(TCP_OPTION_WORDS);
-  /** MSS of the cookie that was accepted last. */
-  const accepted = new Int32Array(1);
+  /** MSS of the cookie that was accepted last, and the sequence number of its SYN. */
+  const accepted = new Int32Array(2);
 
   function add(counter: number): void {
     f64[countersAt + counter] = f64[countersAt + counter]! + 1;
@@ -371,14 +371,21 @@ export function createSynProxy(
     const tick = registers[R_TICK]!;
     const client = ipv4Source(view, ipAt);
     const vip = ipv4Destination(view, ipAt);
-    const sequence = (tcpSequence(view, l4At) - 1) | 0;
+    const ports = tcpPorts(view, l4At);
     const cookie = (tcpAcknowledgement(view, l4At) - 1) | 0;
-    const mss = cookies.check(client, vip, tcpPorts(view, l4At), sequence, cookie, tick);
+    let sequence = (tcpSequence(view, l4At) - 1) | 0;
+    let mss = cookies.check(client, vip, ports, sequence, cookie, tick);
+    if (mss === 0) {
+      // A probe of our window of 0 is one byte back (RFC 9293 3.8.6.1): it comes when the ACK was lost.
+      sequence = (sequence + 1) | 0;
+      mss = cookies.check(client, vip, ports, sequence, cookie, tick);
+    }
     if (mss === 0 || !isChecksumRight(rxWord, ipAt, l4At)) {
       add(C_SYN_COOKIES_REJECTED);
       return false;
     }
     accepted[0] = mss;
+    accepted[1] = sequence;
     readTcpOptions(view, l4At, seen);
     // Timestamps that we do not offer are none of ours, whatever their low bits are.
     const options = i32[serviceWord + S_SYN_OPTIONS]!;
@@ -401,7 +408,7 @@ export function createSynProxy(
   function begin(l4At: number, row: number): number {
     const flowWord = table.word(row);
     const word = spliceOf(flowWord);
-    const sequence = (tcpSequence(view, l4At) - 1) | 0;
+    const sequence = accepted[1]!;
     const cookie = (tcpAcknowledgement(view, l4At) - 1) | 0;
     const hasTimestamps = seen[TO_TIMESTAMPS] !== 0;
     const kept = hasTimestamps ? keptInTimestamp(seen[TO_TSECR]!) : COOKIE_NO_SCALE;

@@ -90,6 +90,10 @@ export const DROP_REASONS = [
   "fragment_refused",
   // Admission
   "access_denied",
+  "connections_limited",
+  "source_rate_limited",
+  "packets_limited",
+  "backends_full",
   // IPv6
   "ipv6_header_malformed",
   "ipv6_length_wrong",
@@ -157,10 +161,17 @@ export const DROP_FRAGMENT_TABLE_FULL = reason("fragment_table_full");
 export const DROP_FRAGMENT_TIMEOUT = reason("fragment_timeout");
 export const DROP_FRAGMENT_REFUSED = reason("fragment_refused");
 export const DROP_ACCESS_DENIED = reason("access_denied");
+export const DROP_CONNECTIONS_LIMITED = reason("connections_limited");
+export const DROP_SOURCE_RATE_LIMITED = reason("source_rate_limited");
+export const DROP_PACKETS_LIMITED = reason("packets_limited");
+export const DROP_BACKENDS_FULL = reason("backends_full");
 
 /** Refusals, in the order of their counters: C_REFUSED + REFUSED_…. */
 export const REFUSED_ACCESS = 0;
-export const REFUSAL_NAMES = ["access"] as const;
+export const REFUSED_CONNECTIONS = 1;
+export const REFUSED_SOURCE_RATE = 2;
+export const REFUSED_BACKENDS = 3;
+export const REFUSAL_NAMES = ["access", "connections", "source_rate", "backends"] as const;
 export const DROP_IPV6_HEADER_MALFORMED = reason("ipv6_header_malformed");
 export const DROP_IPV6_LENGTH_WRONG = reason("ipv6_length_wrong");
 export const DROP_IPV6_SOURCE_INVALID = reason("ipv6_source_invalid");

@@ -2,10 +2,20 @@ import type { AccessTables } from "./access-buffers.ts";
 import {
   ADMIT_ACCESS,
   ADMIT_ACCESS_RESETS,
+  ADMIT_BACKENDS,
+  ADMIT_LIMITS,
+  ADMIT_LIMITS_RESET,
+  ADMIT_PACKETS,
   ADMIT_SYN_PROXY,
   S_ACCESS_4,
   S_ACCESS_6,
   S_ADMISSION,
+  S_LIMIT_BACKEND,
+  S_LIMIT_CONNECTIONS,
+  S_LIMIT_PACKETS,
+  S_SOURCE_BITS,
+  S_SOURCE_BURST,
+  S_SOURCE_RATE,
   S_SYN_HALF_OPEN,
   S_SYN_MSS,
   S_SYN_OPTIONS,
@@ -18,7 +28,7 @@ import {
   SYN_PROXY_AUTO,
   SYN_PROXY_ON,
 } from "./bank.ts";
-import type { SynProxyDefinition } from "./definition.ts";
+import type { LimitsDefinition, SynProxyDefinition } from "./definition.ts";
 import type { AssignedService } from "./slots.ts";
 
 /**
@@ -43,12 +53,42 @@ export function writeAdmission(
     i32[word + S_ACCESS_4] = access.four;
     i32[word + S_ACCESS_6] = access.six;
   }
-  if (definition.synProxy.mode !== "off" && service.protocol === "tcp") {
+  if (definition.synProxy.mode !== "off" && service.protocol === "tcp" && isIpv4(service)) {
     flags |= ADMIT_SYN_PROXY;
     writeSynProxy(i32, word, definition.synProxy, workers);
   }
+  flags |= writeLimits(i32, word, definition.limits);
   // What a service does not ask for costs its new flows one comparison with 0.
   i32[word + S_ADMISSION] = flags;
+}
+
+/** What `defaults` says of `synProxy` is for services whose backends are IPv4. */
+function isIpv4({ backends, definition }: AssignedService): boolean {
+  const { sorry } = definition.noBackend;
+  const isOf4 = (one: { readonly address: { readonly family: 4 | 6 } }): boolean =>
+    one.address.family === 4;
+  return backends.every((one) => isOf4(one.definition)) && (sorry === null || isOf4(sorry));
+}
+
+/** @returns ADMIT_… of the limits that there are */
+function writeLimits(i32: Int32Array, word: number, limits: LimitsDefinition): number {
+  const { connections, packetsPerSecond, newPerSource, backendConnections } = limits;
+  i32[word + S_LIMIT_CONNECTIONS] = connections ?? 0;
+  i32[word + S_LIMIT_PACKETS] = packetsPerSecond ?? 0;
+  i32[word + S_LIMIT_BACKEND] = backendConnections ?? 0;
+  if (newPerSource !== null) {
+    const { rate, burst, ipv4, ipv6 } = newPerSource;
+    i32[word + S_SOURCE_RATE] = rate;
+    i32[word + S_SOURCE_BURST] = burst;
+    i32[word + S_SOURCE_BITS] = ipv4 | (ipv6 << 8);
+  }
+  const resets = limits.refuse === "reset";
+  return (
+    (connections !== null || newPerSource !== null ? ADMIT_LIMITS : 0) |
+    (packetsPerSecond !== null ? ADMIT_PACKETS : 0) |
+    (backendConnections !== null ? ADMIT_BACKENDS : 0) |
+    (resets ? ADMIT_LIMITS_RESET : 0)
+  );
 }
 
 function writeSynProxy(

@@ -70,6 +70,8 @@ export const R_ACTIVE = 1;
 /** The same of all other workers together: control writes it, for schedulers that count. */
 export const R_OTHERS_FLOWS = 2;
 export const R_OTHERS_ACTIVE = 3;
+/** 1: as many flows as `limits.perBackend` allows, and not down at three quarters of it since. */
+export const R_FULL = 14;
 /** Doubles: index (run bytes / 8) + these. */
 export const BF_CONNECTIONS = 2;
 export const BF_PACKETS_IN = 3;

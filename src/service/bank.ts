@@ -150,14 +150,14 @@ export const S_ADMISSION = 48;
 /** Words of its IPv4 and IPv6 access tables, from the start of the buffer. */
 export const S_ACCESS_4 = 49;
 export const S_ACCESS_6 = 50;
-/** Flows at once and packets a second of one worker; 0: no limit. */
+/** Flows at once, and packets a second, of all workers together; 0: no limit. */
 export const S_LIMIT_CONNECTIONS = 51;
 export const S_LIMIT_PACKETS = 52;
-/** New flows of one source: a second (in thousandths), at once; bits of an address that count. */
-export const S_SOURCE_RATE = 53;
+/** New flows of one source: a second, at once; bits of an address that count. */
+export const S_SOURCE_RATE = 53; // 0: no limit
 export const S_SOURCE_BURST = 54;
 export const S_SOURCE_BITS = 55; // IPv4 | IPv6 << 8
-/** Flows at once of one backend and one worker; 0: no limit. */
+/** Flows at once of one backend, of all workers together; 0: no limit. */
 export const S_LIMIT_BACKEND = 56;
 /** SYN proxy: SYN_PROXY_…, and what the gateway's SYN-ACK says (0 or -1: learnt). */
 export const S_SYN_PROXY = 57;
@@ -183,6 +183,7 @@ export const ADMIT_SYN_PROXY = 8;
 /** A refusal is a RST or port unreachable, not a drop: of access lists, and of limits. */
 export const ADMIT_ACCESS_RESETS = 16;
 export const ADMIT_LIMITS_RESET = 32;
+export const ADMIT_BACKENDS = 64;
 
 export const SYN_PROXY_OFF = 0;
 export const SYN_PROXY_AUTO = 1;

@@ -84,6 +84,21 @@ export interface SynProxyDefinition {
   readonly halfOpen: number;
 }
 
+/** Limits of a service; null: none. */
+export interface LimitsDefinition {
+  readonly connections: number | null;
+  readonly packetsPerSecond: number | null;
+  readonly newPerSource: {
+    readonly rate: number;
+    readonly burst: number;
+    /** Bits of an address that count. */
+    readonly ipv4: number;
+    readonly ipv6: number;
+  } | null;
+  readonly backendConnections: number | null;
+  readonly refuse: "drop" | "reset";
+}
+
 export interface BackendDefinition {
   readonly address: Address;
   /** 0: the packet's own port. */
@@ -131,6 +146,7 @@ export interface ServiceDefinition {
   readonly ping: "always" | "healthy" | "never";
   readonly access: AccessDefinition;
   readonly synProxy: SynProxyDefinition;
+  readonly limits: LimitsDefinition;
   readonly health: HealthDefinition | null;
   readonly backends: readonly BackendDefinition[];
 }
@@ -176,6 +192,7 @@ export interface GatewayDefinition {
     readonly backends: number;
     readonly hashSlots: number;
     readonly accessPrefixes: number;
+    readonly sources: number;
   };
   readonly hash: { readonly seed: string };
   readonly shutdown: { readonly mode: "keep" | "drain"; readonly timeoutMs: number };

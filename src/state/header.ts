@@ -35,6 +35,7 @@ import {
   PAGE_BYTES,
   planRegion,
   type RegionLayout,
+  type RegionSize,
   ROUTE_BYTES,
   SAMPLE_BYTES,
   SERVICE_RUN_BYTES,
@@ -115,8 +116,9 @@ export function examineHeader(buffer: ArrayBuffer, path: string): Found {
   return checkHeader(words, buffer.byteLength);
 }
 
-function checkHeader(words: Int32Array, bytes: number): Found {
-  const size = {
+/** The size that a header names; nothing is checked. */
+export function readSize(words: Int32Array): Required<RegionSize> {
+  return {
     flowCapacity: words[H_FLOW_CAPACITY]!,
     services: words[H_SERVICES]!,
     backends: words[H_BACKENDS]!,
@@ -127,6 +129,10 @@ function checkHeader(words: Int32Array, bytes: number): Found {
     sources: words[H_SOURCES]!,
     splices: words[H_SPLICES]!,
   };
+}
+
+function checkHeader(words: Int32Array, bytes: number): Found {
+  const size = readSize(words);
   const within = (value: number, most: number): boolean => value >= 1 && value <= most;
   const isPossible =
     words[H_READY] === 1 &&

@@ -8,7 +8,8 @@ import {
   C_SYN_COOKIES_SENT,
   C_SYN_RETRANSMITTED,
 } from "../../src/datapath/counters.ts";
-import { ACK, CWR, ECE, ethernetFrame, PSH, RST, SYN, tcpPacket } from "../support/frames.ts";
+import { F_STATE, STATE_FIN_WAIT } from "../../src/flow/flow-record.ts";
+import { ACK, CWR, ECE, ethernetFrame, FIN, PSH, RST, SYN, tcpPacket } from "../support/frames.ts";
 import { CLIENT_MAC, GATEWAY_MACS } from "../support/memory-gateway.ts";
 import {
   AdmissionBench,
@@ -278,6 +279,12 @@ for (const mode of ["nat", "full-nat"]) {
       [ours + 25, 7020],
     );
 
+    // The backend's FIN is one, though its number is not of the client's counting.
+    const end = { ...back(opened), flags: FIN | ACK, acknowledgement: ISN + 4 };
+    bench.backend(tcpPacket({ ...end, sequence: (BACKEND_ISN + 102) | 0 }));
+    const { i32, layout } = bench.gateway.views;
+    assert.equal(i32[(layout.flows.at >> 2) + F_STATE]! & 0xff, STATE_FIN_WAIT);
+
     // A partial checksum says nothing of the header.
     const partial = tcpPacket({
       ...TCP,
@@ -387,6 +394,14 @@ test("flow, cookie, policy: a wrong number opens nothing and gets what outOfStat
   bench.gateway.device.setTick(bench.now);
   bench.client(tcpPacket({ ...ack, sourcePort: 40_009, acknowledgement: cookie + 1 }));
   assert.equal(bench.live, 1);
+});
+
+test("the client's ACK is lost: its window probe, one byte back, brings the cookie too", () => {
+  const bench = new AdmissionBench({ yaml: proxied("nat") });
+  const { sequence: cookie } = synAck(bench);
+  const probe = tcpPacket({ ...TCP, sequence: ISN, acknowledgement: cookie + 1 });
+  const syn = read(bench.client(probe)[0]);
+  assert.deepEqual([syn.flags, syn.sequence], [SYN, ISN]);
 });
 
 test("a client that closes while its backend is silent: both are told", () => {

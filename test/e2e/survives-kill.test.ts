@@ -6,6 +6,7 @@ import type { HoldReport } from "../../lab/tools/tcp-hold.ts";
 import type { FlowList, Status, WorkerRow } from "../../src/base/admin-types.ts";
 import { createRandom } from "../../src/base/random.ts";
 import { F_STATE, F_VERSION, FLOW_WORDS } from "../../src/flow/flow-record.ts";
+import { readSize } from "../../src/state/header.ts";
 import { planRegion } from "../../src/state/layout.ts";
 import { createLab, LAB_BACKENDS, LAB_VIP, labProgram, SKIP_UNLESS_ROOT } from "../support/lab.ts";
 import { startTcpEcho } from "../support/servers.ts";
@@ -138,13 +139,7 @@ test("a record that was half-written at the kill is dropped, the others go on", 
 
   const bytes = readFileSync(gateway.stateFile);
   const words = new Int32Array(bytes.buffer, bytes.byteOffset, bytes.byteLength >> 2);
-  const layout = planRegion({
-    flowCapacity: words[5]!,
-    services: words[6]!,
-    backends: words[7]!,
-    hashSlots: words[8]!,
-    workers: words[17]!,
-  });
+  const layout = planRegion(readSize(words));
   const { flows } = layout.shards[0]!;
   let row = 0;
   const wordOf = (field: number): number => (flows.at >> 2) + row * FLOW_WORDS + field;

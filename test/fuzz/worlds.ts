@@ -95,7 +95,7 @@ export const SERVICES: readonly string[] = [
   `{ name: ipip64, ${V6}, port: 9, ${BOTH}, mode: ipip, ${TWO} }`,
   `{ name: gue46, vip: 203.0.113.12, port: 8002, ${BOTH}, mode: gue, ${TWO_6} }`,
   `{ name: ipip46, vip: 203.0.113.12, port: 8001, ${BOTH}, mode: ipip, ${TWO_6} }`,
-  `{ name: proxied6, ${V6}, port: 4433, protocol: tcp, scheduler: rr, synProxy: { mode: on }, ${TWO_6} }`,
+  `{ name: limited6, ${V6}, port: 4433, ${BOTH}, scheduler: rr, limits: { connections: 60, packetsPerSecond: 5000, newPerSource: { rate: 20 }, perBackend: { connections: 40 }, refuse: reset }, access: { deny: ["2001:db8:1::/124"] }, ${TWO_6} }`,
 ];
 
 /** YAML of a world with these services. */

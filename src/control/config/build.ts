@@ -3,6 +3,7 @@ import type {
   Address,
   GatewayDefinition,
   HealthDefinition,
+  LimitsDefinition,
   PortRange,
   ServiceDefinition,
   SynProxyDefinition,
@@ -48,6 +49,7 @@ export function buildDefinition(values: FileValues, file: string): GatewayDefini
       backends: limits.backends,
       hashSlots: limits.hashSlots,
       accessPrefixes: limits.accessPrefixes,
+      sources: limits.sources,
     },
     hash: { seed: values.hash.seed },
     shutdown: { mode: shutdown.mode, timeoutMs: shutdown.timeout },
@@ -101,6 +103,7 @@ function buildService(values: ServiceValues): ServiceDefinition {
     ping: values.ping,
     access: buildAccess(values),
     synProxy: buildSynProxy(values.synProxy),
+    limits: buildLimits(values.limits),
     health: buildHealth(values, ports),
     backends: values.backends.map((backend) => ({
       address: backend.address ?? NO_ADDRESS,
@@ -108,6 +111,25 @@ function buildService(values: ServiceValues): ServiceDefinition {
       weight: backend.weight,
       serverId: backend.serverId ?? null,
     })),
+  };
+}
+
+function buildLimits(values: ServiceValues["limits"]): LimitsDefinition {
+  const { connections, packetsPerSecond, newPerSource, perBackend, refuse } = values;
+  return {
+    connections: connections ?? null,
+    packetsPerSecond: packetsPerSecond ?? null,
+    newPerSource:
+      newPerSource === undefined || newPerSource === "off"
+        ? null
+        : {
+            rate: newPerSource.rate,
+            burst: newPerSource.burst ?? newPerSource.rate,
+            ipv4: newPerSource.prefix.ipv4,
+            ipv6: newPerSource.prefix.ipv6,
+          },
+    backendConnections: perBackend.connections ?? null,
+    refuse,
   };
 }
 

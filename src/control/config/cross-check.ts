@@ -61,6 +61,7 @@ export function crossCheck(reading: Reading, problems: ConfigProblem[]): void {
     checkHealth(check, service);
     checkAccess(check, service);
     checkSynProxy(check, service);
+    checkShares(check, service);
     checkBackends(check, service);
     checkMode(check, service);
     checkUdp(check, service);
@@ -234,6 +235,23 @@ function checkAccess({ reading, report }: CrossCheck, { path, values }: CheckedS
   if (files.deny.problem !== null) report([...at, "denyFile"], files.deny.problem);
 }
 
+/** A limit that some worker has no share of would shut out the clients that it has. */
+function checkShares({ reading, report }: CrossCheck, { path, values }: CheckedService): void {
+  const { workers } = reading.values.device;
+  const at = [...path, "limits"];
+  if (reading.isBad(at) || reading.isBad(["device", "workers"])) return;
+  const { connections, packetsPerSecond, perBackend } = values.limits;
+  const place = placeOf(reading, ["device", "workers"]);
+  const check = (key: KeyPath, limit: number | undefined): void => {
+    if (limit === undefined || limit >= workers) return;
+    const message = `expected at least one for each of ${workers} workers${place}, got ${limit}`;
+    report([...at, ...key], message);
+  };
+  check(["connections"], connections);
+  check(["packetsPerSecond"], packetsPerSecond);
+  check(["perBackend", "connections"], perBackend.connections);
+}
+
 function checkSynProxy({ reading, report }: CrossCheck, { path, values }: CheckedService): void {
   const at = [...path, "synProxy"];
   const { mode, sack, timestamps, windowScale } = values.synProxy;
@@ -248,6 +266,11 @@ function checkSynProxy({ reading, report }: CrossCheck, { path, values }: Checke
   if (mode !== "off" && isOwn && protocols.length > 0 && !protocols.includes("tcp")) {
     const place = placeOf(reading, [...path, "protocol"]);
     report([...at, "mode"], `expected off without protocol tcp${place}, got ${mode}`);
+  }
+  const six = values.backends.findIndex(({ address }) => address?.family === 6);
+  if (mode !== "off" && isOwn && six >= 0) {
+    const place = placeOf(reading, [...path, "backends", six]);
+    report([...at, "mode"], `expected off with an IPv6 backend${place}, got ${mode}`);
   }
   if (timestamps !== false) return;
   const place = placeOf(reading, [...at, "timestamps"]);

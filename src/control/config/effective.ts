@@ -4,6 +4,7 @@ import type {
   Address,
   GatewayDefinition,
   HealthDefinition,
+  LimitsDefinition,
   PortRange,
   ServiceDefinition,
   SynProxyDefinition,
@@ -128,6 +129,7 @@ function effectiveService(service: ServiceDefinition): Record<string, unknown> {
     ping: service.ping,
     access: effectiveAccess(service.access),
     synProxy: effectiveSynProxy(service.synProxy),
+    limits: effectiveLimits(service.limits),
     health: service.health === null ? "none" : effectiveHealth(service.health),
     backends: service.backends.map((it) => ({
       ...effectiveTarget(it),
@@ -144,6 +146,25 @@ function effectiveAccess(access: AccessDefinition): Record<string, unknown> {
     ...(allowFile === null ? {} : { allowFile }),
     deny: [...deny],
     ...(denyFile === null ? {} : { denyFile }),
+    refuse,
+  };
+}
+
+function effectiveLimits(limits: LimitsDefinition): Record<string, unknown> {
+  const { connections, packetsPerSecond, newPerSource, backendConnections, refuse } = limits;
+  const source = newPerSource;
+  return {
+    ...(connections === null ? {} : { connections }),
+    ...(packetsPerSecond === null ? {} : { packetsPerSecond }),
+    newPerSource:
+      source === null
+        ? "off"
+        : {
+            rate: source.rate,
+            burst: source.burst,
+            prefix: { ipv4: source.ipv4, ipv6: source.ipv6 },
+          },
+    perBackend: backendConnections === null ? {} : { connections: backendConnections },
     refuse,
   };
 }

@@ -5,6 +5,7 @@ import {
   CPU_MAX,
   INTERFACES_MAX,
   SNAT_ADDRESSES_MAX,
+  SOURCES_MAX,
   WORKERS_MAX,
 } from "../../base/limits.ts";
 import { jsonOf, list, optional, section, withDefault } from "./fields.ts";
@@ -167,6 +168,11 @@ export const fileSchema = section(
           integer(1, ACCESS_PREFIXES_MAX),
           131_072,
           "Prefixes of all access lists together, once per protocol of their service; 64 bytes each",
+        ),
+        sources: withDefault(
+          integer(4, SOURCES_MAX),
+          65_536,
+          "Sources that limits.newPerSource of services tells apart at once; 16 bytes each",
         ),
       },
       "Room taken at start",

@@ -218,6 +218,51 @@ const synProxy = section(
   "SYN cookies (RFC 4987); auto also begins when three quarters of the flow table are in use",
 );
 
+/** Flows at once: what a flow table can have. */
+const flowCount = integer(1, 1 << 24);
+
+const limits = section(
+  {
+    connections: optional(flowCount, "Flows at once", "no limit"),
+    packetsPerSecond: optional(
+      integer(1, 1_000_000_000),
+      "Packets of clients a second; what is above is dropped",
+      "no limit",
+    ),
+    newPerSource: sectionOrWord(
+      {
+        rate: withDefault(integer(1, 1_000_000), 100, "New flows a second"),
+        burst: optional(integer(1, 1_000_000), "New flows at once", "the rate"),
+        prefix: section(
+          {
+            ipv4: withDefault(integer(1, 32), 32, "Bits of an IPv4 client address that count"),
+            ipv6: withDefault(integer(1, 128), 64, "Bits of an IPv6 client address that count"),
+          },
+          "What one source is",
+        ),
+      },
+      "off",
+      "New flows of one source",
+    ),
+    perBackend: section(
+      {
+        connections: optional(
+          flowCount,
+          "Flows at once; a backend that has them gets new ones again at three quarters",
+          "no limit",
+        ),
+      },
+      "Limits of each backend",
+    ),
+    refuse: withDefault(
+      refusal,
+      "drop",
+      "What a new flow above a limit gets; reset: RST, or port unreachable for UDP",
+    ),
+  },
+  "Limits of the service; with several workers each has its share",
+);
+
 const affinity = sectionOrWord(
   {
     key: withDefault(words(["client-address"]), "client-address", "What belongs together"),
@@ -335,6 +380,7 @@ export function serviceKeys() {
     ),
     access,
     synProxy,
+    limits,
     health,
     backends: list(backend, "The backends; may be empty", "required"),
   };

@@ -42,6 +42,29 @@ export const BAD_SERVICES: readonly BadConfig[] = [
     ],
   },
   {
+    name: "synProxy: SACK and a scale without the timestamps that keep them",
+    given: one({ synProxy: "{ mode: on, timestamps: false, sack: true, windowScale: 7 }" }),
+    want: [
+      "gw.yaml:7:52: services[0].synProxy.sack: expected timestamps, which keep it in a cookie, got false (gw.yaml:7:39)",
+      "gw.yaml:7:71: services[0].synProxy.windowScale: expected timestamps, which keep it in a cookie, got false (gw.yaml:7:39)",
+    ],
+  },
+  {
+    name: "synProxy: without TCP",
+    given: one({ protocol: "udp", synProxy: "{ mode: auto }" }),
+    want: [
+      "gw.yaml:7:23: services[0].synProxy.mode: expected off without protocol tcp (gw.yaml:6:15), got auto",
+    ],
+  },
+  {
+    name: "limits: of 0, and a burst that is no number",
+    given: one({ limits: "{ connections: 0, newPerSource: { burst: many } }" }),
+    want: [
+      "gw.yaml:7:28: services[0].limits.connections: expected a whole number from 1 to 16777216, got 0",
+      'gw.yaml:7:54: services[0].limits.newPerSource.burst: expected a whole number from 1 to 1000000, got "many"',
+    ],
+  },
+  {
     name: "A service: no backends",
     given: one({ backends: null }),
     want: ['gw.yaml:3:5: services[0]: expected the key "backends", got none'],

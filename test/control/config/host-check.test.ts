@@ -31,6 +31,7 @@ const BYTES = planRegion({
   hashSlots: 66_000,
   workers: 1,
   accessPrefixes: 131_072,
+  sources: 65_536,
 }).bytes;
 
 function facts(changes: Partial<HostFacts> = {}): HostFacts {
