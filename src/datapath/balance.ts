@@ -303,8 +303,8 @@ export function createBalancer(
     const firstState = oneWay ? ONE_WAY_FIRST_STATE : STATE_SYN_SENT;
     let word = STATE_UDP_ONE_WAY | flags;
     if (tcp) word = start === START_ADOPTS ? STATE_SYN_RECV | FLAG_ADOPTED : firstState;
-    const isSlow = oneWay || start === START_BRINGS_COOKIE || (asks & ADMIT_PACKETS) !== 0;
-    if (isSlow) word |= KEY_SLOW << 8;
+    const slow = oneWay || start === START_BRINGS_COOKIE || (asks & ADMIT_PACKETS) !== 0;
+    if (slow) word |= KEY_SLOW << 8;
     draft[F_STATE] = word | (protocol << 8) | (mode << 16);
 
     let failure = insert(slot, serviceWord, service, client, ports, protocol);

@@ -113,7 +113,7 @@ export function createMemoryGateway(options: MemoryGatewayOptions): MemoryGatewa
   const size = {
     ipv6: needsIpv6(definition),
     flowCapacity: 1024,
-    services: 32,
+    services: 64,
     backends: 256,
     hashSlots: 262144,
     accessPrefixes: 256,
