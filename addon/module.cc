@@ -25,6 +25,7 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   headgate::InitXdp(env, exports);
   headgate::InitSteering(env, exports);
   headgate::InitTunnel(env, exports);
+  headgate::InitPrivileges(env, exports);
   InitGuard(env, exports);
   return exports;
 }

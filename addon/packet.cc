@@ -36,6 +36,7 @@
 #include <memory>
 
 #include "frame_io.h"
+#include "groups.h"
 #include "parts.h"
 
 // Newer than Debian 12's header. A kernel that does not know it shows a group what we send, and
@@ -292,6 +293,7 @@ class PacketIo : public FrameIo {
                                     "PACKET_COPY_THRESH", info.name)) {
       return failure;
     }
+    if (Failure failure = JoinGroups(socket, info.index, info.name)) return failure;
     SetBuffer(socket, SO_RCVBUFFORCE, SO_RCVBUF);
     const size_t bytes = kRxSlots * kSlotBytes;
     if (Failure failure = MakeRing(socket, PACKET_RX_RING, kRxSlots, "PACKET_RX_RING", info.name)) {

@@ -13,6 +13,7 @@ void InitPacket(Napi::Env env, Napi::Object exports);
 void InitXdp(Napi::Env env, Napi::Object exports);
 void InitSteering(Napi::Env env, Napi::Object exports);
 void InitTunnel(Napi::Env env, Napi::Object exports);
+void InitPrivileges(Napi::Env env, Napi::Object exports);
 
 }  // namespace headgate
 

@@ -89,7 +89,7 @@ class SteeringProgram : private PacketProgram {
 
  private:
   // Only the first fragment of a datagram has ports: they all go by their addresses, as if the ports
-  // were 0, so that they meet at one worker (Owners.ofFragment of src/datapath/owners.ts).
+  // were 0, so that they meet at one worker (Owners.ofFirst of src/datapath/owners.ts).
   void LoadPortsUnlessFragment() {
     code_.Load(BPF_H, R0, R10, kFragment);
     LoadPortsUnless(kFragmentBits);

@@ -21,6 +21,7 @@
 
 #include "bpf.h"
 #include "frame_io.h"
+#include "groups.h"
 #include "ownership.h"
 #include "packet_send.h"
 #include "parts.h"
@@ -68,10 +69,14 @@ class XdpIo : public FrameIo {
     if (!wake_.ok()) return {errno, "fcntl", "wakeFd"};
     control_ = Fd(socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
     if (!control_.ok()) return {errno, "socket", "interfaces"};
+    // Protocol 0: it receives nothing.
+    groups_ = Fd(socket(AF_PACKET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+    if (!groups_.ok()) return {errno, "socket", "interfaces"};
     int mtu_max = 0;
     for (const XdpInterface& each : options.interfaces) {
       InterfaceInfo info;
       if (Failure failure = ReadEthernet(control_.get(), each.name, &info)) return failure;
+      if (Failure failure = JoinGroups(groups_.get(), info.index, each.name)) return failure;
       mtus_.push_back(info.mtu);
       mtu_max = std::max(mtu_max, info.mtu);
       interfaces.push_back(std::move(info));
@@ -258,6 +263,7 @@ class XdpIo : public FrameIo {
 
   Fd wake_;
   Fd control_;
+  Fd groups_;
   std::vector<XskPlace> places_;
   std::vector<uint32_t> socket_keys_;
   std::vector<int> mtus_;

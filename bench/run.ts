@@ -12,12 +12,13 @@ import {
 import { installPeers } from "./install.ts";
 import { describeMachine, machineLine } from "./machine.ts";
 import type { MemoryCase } from "./memory/fast-path.ts";
-import type { MemoryResult } from "./memory/measure.ts";
+import type { MemoryResult, OneWayResult } from "./memory/measure.ts";
 import { NEW_FLOWS_CASES, type NewFlowsResult } from "./memory/new-flows.ts";
 import {
   MEMORY_CASES,
   memoryName,
   newFlowsName,
+  ONE_WAY_CASES,
   type ResidentResult,
   WORKER_CASES,
 } from "./memory/suite.ts";
@@ -102,6 +103,11 @@ async function memory({ rounds, seconds, only }: Options): Promise<Figures["memo
     cases.push(result);
     say(`${memoryName(one)}: ${spread(result.ns, 0)} ns, C++ ${spread(result.referenceNs, 0)} ns`);
   }
+  const oneWay: OneWayResult[] = [];
+  for (const one of ONE_WAY_CASES.filter((one) => isWanted(memoryName(one), only))) {
+    oneWay.push(await child<OneWayResult>("one-way", JSON.stringify(one), rounds));
+    say(`${memoryName(one)}: ${spread(oneWay.at(-1)!.ns, 0)} ns`);
+  }
   const workers: WorkersResult[] = [];
   for (const one of WORKER_CASES.filter((one) => isWanted(`workers, ${memoryName(one)}`, only))) {
     const ms = seconds === undefined ? WORKERS_MS : seconds * 1000;
@@ -114,7 +120,7 @@ async function memory({ rounds, seconds, only }: Options): Promise<Figures["memo
   for (const one of NEW_FLOWS_CASES.filter((one) => isWanted(newFlowsName(one), only))) {
     newFlows.push(await child<NewFlowsResult>("new-flows", JSON.stringify(one)));
   }
-  return { cases, workers, resident, newFlows };
+  return { cases, oneWay, workers, resident, newFlows };
 }
 
 async function labTcp({ rounds, seconds, only, install }: Options): Promise<Figures["lab-tcp"]> {

@@ -18,6 +18,10 @@ async function run(file: string): Promise<number> {
       loadDevices(),
     ]);
   const definition = loadConfig(file);
+  if (definition.user !== null) {
+    const { confineStart, resolveUser } = await import("./host/users.ts");
+    confineStart(resolveUser(definition.user));
+  }
   const log = createLog(definition.log.level);
   const signals = handleSignals(log);
   const gateway = await startGateway(definition, log, devices);

@@ -8,6 +8,7 @@ import { createDatapath } from "./datapath/datapath.ts";
 import type { FrameDevice } from "./device/device.ts";
 import type { NativeFrameDevice } from "./device/frame-device.ts";
 import { openPacket } from "./device/packet.ts";
+import { limitThread } from "./device/privileges-native.ts";
 import { createRegionMapper } from "./device/region.ts";
 import { placeThread } from "./device/thread.ts";
 import { openTun } from "./device/tun.ts";
@@ -55,6 +56,7 @@ function start(port: MessagePort, options: WorkerOptions): void {
   );
   placeThread(`headgate-w${options.worker}`, options.cpu);
   const device = openDevice(options);
+  if (options.limited) limitThread([]);
   const datapath = createDatapath({ device, views: region.views });
   const { i32 } = region.views;
 

@@ -87,6 +87,7 @@ const FIGURES: readonly Figure[] = [
     what: "a one-way UDP sender at 1,000 packets/s, all backends gone and back, then drained",
     figure: "0 lost from the return on",
     files: ["e2e/udp-flows.test.js"],
+    environment: { HEADGATE_DEVICES: "all" },
     measured: /^# (\d+ datagrams, back at .*)$/,
   },
   {

@@ -43,7 +43,7 @@ import { createReadyDevice, type ReadyDevice } from "./ready-device.ts";
  * table, flows that were opened by packets.
  */
 
-export type MemoryMode = "nat" | "full-nat";
+export type MemoryMode = "nat" | "full-nat" | "dsr" | "ipip" | "gue";
 export type MemoryProtocol = "tcp" | "udp";
 
 export interface MemoryCase {
@@ -84,6 +84,11 @@ export const CLIENT_MAC = "02:00:00:00:01:02";
 const MTU = 1500;
 const VIP_PORT = 80;
 const BACKEND_PORT = 8080;
+
+/** Only the client's half passes: one frame a flow, and no port but the service's. */
+export function isOneWayCase({ mode }: MemoryCase): boolean {
+  return mode !== "nat" && mode !== "full-nat";
+}
 
 function eachOf(one: MemoryCase): number {
   return one.each ?? 3;
@@ -132,7 +137,7 @@ export function memoryYaml(one: MemoryCase): string {
       scheduler: "rr",
       backends: Array.from({ length: count }, (_unused, at) => ({
         address: dotted(backendOf((service * count + at) % one.backends)),
-        port: BACKEND_PORT,
+        ...(isOneWayCase(one) ? {} : { port: BACKEND_PORT }),
       })),
     };
   });
@@ -145,6 +150,7 @@ export function memoryYaml(one: MemoryCase): string {
     },
     // 64 addresses: a backend has room for four million flows.
     snat: { addresses: ["10.21.0.0-10.21.0.63"] },
+    tunnel: { source: { ipv4: "10.20.255.1" } },
     services,
   });
 }
@@ -354,7 +360,9 @@ export function openFlows(path: FastPath, one: MemoryCase): void {
   const used = path.views.i32[path.views.layout.workerWord + W_FLOWS_USED]!;
   if (used !== one.flows) throw new Error(`${used} of ${one.flows} flows were opened`);
   fields.tcpFlags = SYN | ACK;
-  runAll(path, store, used, (row, index) => flowFrame(path, store, index, fields, row, 1));
+  if (!isOneWayCase(one)) {
+    runAll(path, store, used, (row, index) => flowFrame(path, store, index, fields, row, 1));
+  }
   fields.tcpFlags = ACK;
   runAll(path, store, used, (row, index) => flowFrame(path, store, index, fields, row, 0));
   path.checkForwarded();
@@ -378,7 +386,8 @@ export function steadyFrames(
   framesMin: number,
   seed: number,
 ): FrameStore & { readonly frames: number } {
-  const ends = one.flows * 2;
+  const sides = isOneWayCase(one) ? 1 : 2;
+  const ends = one.flows * sides;
   const order = new Uint32Array(ends);
   for (let end = 0; end < ends; end++) order[end] = end;
   // Fisher and Yates, with a generator that makes no garbage.
@@ -397,7 +406,8 @@ export function steadyFrames(
   const fields = blankFields(one.protocol);
   for (let frame = 0; frame < frames; frame++) {
     const end = order[frame % ends]!;
-    flowFrame(path, store, frame, fields, end >>> 1, end & 1);
+    const row = sides === 1 ? end : end >>> 1;
+    flowFrame(path, store, frame, fields, row, sides === 1 ? 0 : end & 1);
   }
   return { ...store, frames };
 }

@@ -237,3 +237,39 @@ export async function measureMemory(one: MemoryCase, rounds: number): Promise<Me
     rmSync(folder, { recursive: true, force: true });
   }
 }
+
+/** A case of dsr, ipip or gue: the client's half alone, and no reference. */
+export interface OneWayResult extends MemoryCase {
+  /** Nanoseconds a packet, by round. */
+  readonly ns: readonly number[];
+  readonly bytesPerPacket: number;
+  readonly deoptimisations: number;
+}
+
+/** @throws Error when a frame was not forwarded */
+export function measureOneWay(one: MemoryCase, rounds: number): OneWayResult {
+  const folder = mkdtempSync("/dev/shm/headgate-bench-");
+  const fast = createFastPath(one, flowCapacity(one.flows));
+  try {
+    const deoptimised = watchDeoptimisations(folder);
+    openFlows(fast, one);
+    const store = steadyFrames(fast, one, STORE_FRAMES_MIN, 20_261_125);
+    const runner = createRunner(fast, store);
+    fast.resetCounters();
+    warmUp(fast, runner, store.frames, deoptimised);
+    const passes = Math.ceil(FRAMES_MIN / store.frames);
+    const before = deoptimised();
+    const ns = Array.from({ length: rounds }, () => {
+      let spent = 0;
+      for (let pass = 0; pass < passes; pass++) spent += runner.pass();
+      return spent / (passes * store.frames);
+    });
+    const deoptimisations = deoptimised() - before;
+    fast.checkForwarded();
+    const bytesPerPacket = allocatedPerFrame(runner, passes, store.frames);
+    return { ...one, ns, bytesPerPacket, deoptimisations };
+  } finally {
+    fast.close();
+    rmSync(folder, { recursive: true, force: true });
+  }
+}

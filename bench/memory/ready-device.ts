@@ -13,6 +13,7 @@ import {
   type DeviceInterface,
   FROM_SPARE,
   type FrameDevice,
+  HEADROOM_BYTES,
   TX_SENT,
 } from "../../src/device/device.ts";
 import { STORE_BYTES, STORE_WORDS, WINDOW_FRAMES } from "./frame-store.ts";
@@ -151,7 +152,7 @@ export function createReadyDevice(interfaces: readonly DeviceInterface[]): Ready
     inletSlotBytes: 0,
     inletSlots: 0,
     inletLeadBytes: 0,
-    headroomBytes: 0,
+    headroomBytes: HEADROOM_BYTES,
     interfaces,
     capture: null,
     load,

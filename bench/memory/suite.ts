@@ -1,12 +1,14 @@
 import { median, medianRatio, spread, table } from "../statistics.ts";
 import type { MemoryCase } from "./fast-path.ts";
-import type { MemoryResult } from "./measure.ts";
+import type { MemoryResult, OneWayResult } from "./measure.ts";
 import type { NewFlowsCase, NewFlowsResult } from "./new-flows.ts";
 import type { WorkersResult } from "./workers.ts";
 
 /** The cases of the memory suite, and its tables. */
 export interface MemoryFigures {
   readonly cases: readonly MemoryResult[];
+  /** Left out of figures that were kept before there were such modes. */
+  readonly oneWay?: readonly OneWayResult[];
   readonly workers: readonly WorkersResult[];
   /** Resident set of a process with a million flows and one service, in bytes. */
   readonly resident: ResidentResult | null;
@@ -33,6 +35,10 @@ export const MEMORY_CASES: readonly MemoryCase[] = MODES.flatMap((mode) =>
   PROTOCOLS.flatMap((protocol) =>
     TABLES.flatMap((size) => FLOWS.map((flows) => ({ mode, protocol, flows, ...size }))),
   ),
+);
+
+export const ONE_WAY_CASES: readonly MemoryCase[] = (["dsr", "ipip", "gue"] as const).flatMap(
+  (mode) => PROTOCOLS.map((protocol) => ({ mode, protocol, flows: 64_000, ...TABLES[0] })),
 );
 
 export const WORKER_CASES: readonly MemoryCase[] = PROTOCOLS.map((protocol) => ({
@@ -78,7 +84,13 @@ function formatNewFlows(rows: readonly NewFlowsResult[]): string {
   );
 }
 
-export function formatMemory({ cases, workers, resident, newFlows = [] }: MemoryFigures): string {
+export function formatMemory({
+  cases,
+  oneWay = [],
+  workers,
+  resident,
+  newFlows = [],
+}: MemoryFigures): string {
   const parts: string[] = [];
   if (cases.length > 0) {
     parts.push(
@@ -107,6 +119,19 @@ export function formatMemory({ cases, workers, resident, newFlows = [] }: Memory
         ]),
       ),
       `Flow table, index and free list: ${cases.at(-1)!.bytesPerFlow.toFixed(0)} bytes a connection.`,
+    );
+  }
+  if (oneWay.length > 0) {
+    parts.push(
+      table(
+        ["one-way modes, the client's half", "ns a packet", "bytes allocated a packet", "deopts"],
+        oneWay.map((one) => [
+          memoryName(one),
+          spread(one.ns, 0),
+          one.bytesPerPacket.toFixed(2),
+          String(one.deoptimisations),
+        ]),
+      ),
     );
   }
   if (workers.length > 0) {

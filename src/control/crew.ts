@@ -7,6 +7,8 @@ export interface CrewParts {
   readonly views: RegionViews;
   /** What a worker opens. */
   readonly device: (worker: number, wakeFd: number) => WorkerOptions["device"];
+  /** The workers lose their capabilities once their devices are open. */
+  readonly limited: boolean;
   /** Processor of each worker; empty: where the kernel puts them. */
   readonly cpus: readonly number[];
   /** By worker. */
@@ -51,6 +53,7 @@ export async function startCrew(parts: CrewParts): Promise<WorkerHandle> {
       worker,
       cpu: parts.cpus[worker] ?? null,
       device: parts.device(worker, wakeFds[worker]!),
+      limited: parts.limited,
       crew,
     };
     try {

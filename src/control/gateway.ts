@@ -1,11 +1,19 @@
 import { readFileSync } from "node:fs";
 import { networkInterfaces } from "node:os";
+import path from "node:path";
 import { AssertionError } from "../base/assert.ts";
 import { monotonicMs } from "../base/clock.ts";
 import { type Log, reasonOf } from "../base/log.ts";
 import { OWNER_ADDRESS_ONLY } from "../flow/owner.ts";
 import { hostAddresses } from "../host/addresses.ts";
 import { requirePrivileges } from "../host/privileges.ts";
+import {
+  dropPrivileges,
+  type HostUser,
+  keptCapabilities,
+  requireReadable,
+  resolveUser,
+} from "../host/users.ts";
 import { B_CONFIGURED } from "../service/backend-slots.ts";
 import type { GatewayDefinition } from "../service/definition.ts";
 import { backendFlows } from "../service/runs.ts";
@@ -53,7 +61,7 @@ const HOUSEKEEPING_INTERVAL_MS = 5000;
  *
  * Order: privileges; the admin socket and the state file (nobody else has them); the host; the
  * guard, before the first frame is handled; the device, in the worker; routes and next hops; slots
- * and bank 1; then the worker begins, and the neighbours hear of it.
+ * and bank 1; then the process becomes `user`, the worker begins, and the neighbours hear of it.
  *
  * @throws HeadgateError - nothing is left behind then
  */
@@ -78,7 +86,9 @@ async function compose(
   devices: Devices,
   undo: Undo,
 ): Promise<Gateway> {
-  const ground = await layGround(definition, log, devices, undo);
+  const user = definition.user === null ? null : resolveUser(definition.user);
+  if (user !== null) await requireReadable(user, path.resolve(definition.file));
+  const ground = await layGround(definition, log, devices, user, undo);
   const { region, host, worker } = ground;
   const { views } = region;
   const shutdown = createShutdown({
@@ -88,7 +98,15 @@ async function compose(
     settings: () => control.reconciler.current()?.definition.shutdown ?? definition.shutdown,
     finish: () => unwind(undo, log),
   });
-  const control = createControl(ground, log, undo);
+  const version = packageVersion();
+  const http = await openHttp(definition, undo);
+  // The router and the metrics take a quarter of the time until frames move: they come after that,
+  // but to a process that may no longer read its own files.
+  const loadAdmin = () => Promise.all([import("./admin/app.ts"), import("./view.ts")]);
+  const early = user === null ? null : await loadAdmin();
+  const control = createControl(ground, log, undo, () => {
+    if (user !== null) drop(user, definition, log);
+  });
   const { reconciler } = control;
   await host.attach(worker.interfaces);
   await reconciler.apply(definition);
@@ -120,14 +138,10 @@ async function compose(
     storyOf: control.stories.of,
     ratesOf: rates.of,
   });
-  // The router and the metrics take a quarter of the time until here: frames move first.
-  const [{ createAdminApp }, { createView }] = await Promise.all([
-    import("./admin/app.ts"),
-    import("./view.ts"),
-  ]);
+  const [{ createAdminApp }, { createView }] = early ?? (await loadAdmin());
   const view = createView({
     views,
-    version: packageVersion(),
+    version,
     statePath: region.path,
     startedMs: ground.startedMs,
     log,
@@ -144,7 +158,7 @@ async function compose(
     isDraining: shutdown.isDraining,
     drain: shutdown.drain,
   });
-  await serveAdmin(createAdminApp, definition, view, ground.admin, log, undo);
+  serveAdmin(createAdminApp, view, { http, socket: ground.admin }, log, undo);
 
   const sampleRates = (): void => rates.sample(performance.now(), readings.totals());
   sampleRates();
@@ -175,7 +189,7 @@ interface Control {
   readonly refresh: () => void;
 }
 
-function createControl(ground: Ground, log: Log, undo: Undo): Control {
+function createControl(ground: Ground, log: Log, undo: Undo, beforeFrames: () => void): Control {
   const { region, host, worker, wake } = ground;
   const { views } = region;
   const refresh = (): void => {
@@ -195,7 +209,10 @@ function createControl(ground: Ground, log: Log, undo: Undo): Control {
     tick: monotonicMs,
     wake: () => {
       // The first bank is there: now, and not before, the worker may handle frames.
-      if (!isRunning) worker.go();
+      if (!isRunning) {
+        beforeFrames();
+        worker.go();
+      }
       isRunning = true;
       wake();
     },
@@ -258,22 +275,43 @@ function watch(region: Region, log: Log, undo: Undo): void {
   undo.push(() => clearTimeout(proven));
 }
 
-async function serveAdmin(
+/** Root's last act: what is kept is for the children that change routes (host/users.ts). */
+function drop(user: HostUser, { device }: GatewayDefinition, log: Log): void {
+  const kept = keptCapabilities(device);
+  dropPrivileges(user, kept);
+  log.info("privileges_dropped", { user: user.name, uid: user.uid, gid: user.gid, kept });
+}
+
+/** The HTTP address, and the token that it asks for. */
+interface Http {
+  readonly server: AdminServer;
+  readonly token: string | null;
+}
+
+/** Take the HTTP address: a low port and the token's file may be root's. Until later it answers 503. */
+async function openHttp({ admin }: GatewayDefinition, undo: Undo): Promise<Http | null> {
+  const { http, tokenFile } = admin;
+  if (http === null) return null;
+  const token = tokenFile === null ? null : readToken(tokenFile);
+  const starting = (): Response =>
+    Response.json({ error: "the gateway is starting" }, { status: 503 });
+  const server = await serveTcp(http.address, http.port, starting);
+  undo.push(() => server.close());
+  return { server, token };
+}
+
+function serveAdmin(
   createAdminApp: typeof import("./admin/app.ts").createAdminApp,
-  definition: GatewayDefinition,
   view: GatewayView,
-  socket: AdminServer,
+  { http, socket }: { readonly http: Http | null; readonly socket: AdminServer },
   log: Log,
   undo: Undo,
-): Promise<void> {
+): void {
   const onDefect = (error: Error): void =>
     log.error("admin_defect", { reason: error.stack ?? error.message });
-  const { http, tokenFile } = definition.admin;
   if (http !== null) {
-    const token = tokenFile === null ? null : readToken(tokenFile);
-    const app = createAdminApp(view, { access: "read", token, onDefect });
-    const server = await serveTcp(http.address, http.port, (request) => app.fetch(request));
-    undo.push(() => server.close());
+    const app = createAdminApp(view, { access: "read", token: http.token, onDefect });
+    http.server.setHandler((request) => app.fetch(request));
   }
   const app = createAdminApp(view, { access: "all", token: null, onDefect });
   socket.setHandler((request) => app.fetch(request));
@@ -325,7 +363,9 @@ function logStart(definition: GatewayDefinition, view: GatewayView, log: Log): v
     admin_socket: definition.admin.socket,
   });
   if (process.getuid?.() === 0) {
-    log.warn("runs_as_root", { reason: "the process keeps root's privileges" });
+    log.warn("runs_as_root", {
+      reason: "the process keeps root's privileges; `user` in the configuration gives them up",
+    });
   }
 }
 

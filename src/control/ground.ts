@@ -14,6 +14,7 @@ import { receiveQueues } from "../device/xdp.ts";
 import { hostAddresses } from "../host/addresses.ts";
 import { findInterfaces } from "../host/interfaces.ts";
 import { createSteering, type Steering } from "../host/steering.ts";
+import type { HostUser } from "../host/users.ts";
 import type { GatewayDefinition } from "../service/definition.ts";
 import {
   H_ANNOUNCE_REQUESTED,
@@ -69,6 +70,7 @@ export type Undo = (() => Promise<void> | void)[];
  * Take all that only one process can have, in the order that leaves a running gateway alone: admin
  * socket, state file, then the guard (before the first frame is handled), then the device.
  *
+ * @param user - whom the process becomes before the workers begin; null: nobody
  * @param undo - gets a step for everything taken, also when this is rejected half-way
  * @throws HeadgateError
  */
@@ -76,11 +78,15 @@ export async function layGround(
   definition: GatewayDefinition,
   log: Log,
   devices: Devices,
+  user: HostUser | null,
   undo: Undo,
 ): Promise<Ground> {
   const startedMs = Date.now();
   const { device } = definition;
-  const admin = await claimAdminSocket(definition.admin.socket);
+  const admin = await claimAdminSocket(
+    definition.admin.socket,
+    user === null ? undefined : { ...user, log },
+  );
   undo.push(() => admin.close());
   const size = regionSizeOf(definition);
   const region = openState(definition, size, devices.mapper, log);
@@ -119,12 +125,14 @@ export async function layGround(
     steering,
     hostAddresses: hosts.addresses,
     onLinkUp: announce,
+    user,
   });
   undo.push(() => host.close());
   const worker = await startCrew({
     statePath: region.path,
     views,
     device: workerDevice(device, host),
+    limited: user !== null,
     cpus: device.cpus,
     wakeFds: wakes.map(({ fd }) => fd),
     programFd: steering?.programFd ?? null,
@@ -254,10 +262,11 @@ async function requireHost(definition: GatewayDefinition): Promise<void> {
 }
 
 /**
- * What the host says against a definition. Interfaces may be down for now, and room was taken when
- * the state file was opened: those two are for `headgate check --host`.
+ * What the host says against a definition. Interfaces may be down for now, room was taken when the
+ * state file was opened, and privileges may have been given up since the start: those are for
+ * `headgate check --host`.
  */
 export async function hostProblems(definition: GatewayDefinition): Promise<ConfigProblem[]> {
   const problems = await checkHost(definition);
-  return problems.filter(({ path: key }) => !/^(device\.interfaces|flows)\b/.test(key));
+  return problems.filter(({ path: key }) => !/^(device\.(interfaces|type)|flows)\b/.test(key));
 }

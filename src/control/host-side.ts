@@ -52,6 +52,8 @@ export interface HostOptions {
   readonly hostAddresses: readonly Address[];
   /** An interface came up (again): neighbours have to hear of our addresses. */
   readonly onLinkUp: () => void;
+  /** Whose the process soon is: a child that it has to end must be the same user's. */
+  readonly user?: { readonly uid: number; readonly gid: number } | null;
 }
 
 /** The host's routes are read within this, or a change goes on without (frames: `no_route`). */
@@ -198,6 +200,7 @@ export async function createHostParts(options: HostOptions): Promise<HostParts> 
       planner = createHopPlanner({
         interfaces,
         log,
+        user: options.user ?? null,
         onChange: (next) => {
           if (!closed) onPlan(next);
         },

@@ -18,6 +18,8 @@ export interface WorkerOptions {
     | ({ readonly type: "tun" } & TunOptions)
     | ({ readonly type: "packet" } & PacketOptions)
     | ({ readonly type: "xdp" } & XdpOptions);
+  /** Give up every capability of the bounding set once the device is open (`user`). */
+  readonly limited: boolean;
   /** Its place among several workers; undefined: it is the only one. */
   readonly crew: Crew | undefined;
 }

@@ -8,16 +8,9 @@ import {
   VNET_GSO_NONE,
 } from "../device/device.ts";
 import { completeChecksum } from "../device/partial-checksum.ts";
-import { flowHash } from "../flow/flow-hash.ts";
 import {
-  backendSlotOf,
-  F_BACKEND,
-  F_BACKEND_ADDR,
-  F_CLIENT_ADDR,
-  F_CLIENT_VIP_PORTS,
   F_STATE,
   F_VIP_ADDR,
-  KEY_REPLY_IPV6,
   MODE_DSR,
   MODE_GUE,
   modeOf,
@@ -25,57 +18,36 @@ import {
   PROTOCOL_UDP,
   protocolOf,
 } from "../flow/flow-record.ts";
-import { B_ADDRESS6, B_PATH_MTU, B_PATH_MTU_UNTIL, B_SERVICE } from "../service/backend-slots.ts";
-import {
-  BANK_GUE_CHECKSUM,
-  BANK_GUE_PORT,
-  BANK_TUNNEL_SOURCE,
-  BANK_TUNNEL_SOURCE_IPV6,
-  GUE_CHECKSUM_IPV4,
-  GUE_CHECKSUM_IPV6,
-  S_TOO_BIG,
-  SERVICE_WORDS,
-  TOO_BIG_FRAGMENT,
-} from "../service/bank.ts";
-import { BACKEND_SLOT_BYTES, H_SECRET } from "../state/layout.ts";
-import { ETHERTYPE_IPV4, ETHERTYPE_IPV6, setEtherType } from "../wire/ethernet.ts";
+import { B_PATH_MTU, B_PATH_MTU_UNTIL } from "../service/backend-slots.ts";
+import { ETHERTYPE_IPV6, setEtherType } from "../wire/ethernet.ts";
 import { ICMP_CODE_FRAGMENTATION_NEEDED, ICMP_UNREACHABLE } from "../wire/icmp.ts";
-import { hasDontFragment, IPV4_DONT_FRAGMENT, IPV4_MORE_FRAGMENTS } from "../wire/ipv4.ts";
+import { hasDontFragment, IPV4_MORE_FRAGMENTS } from "../wire/ipv4.ts";
 import {
   gueChecksum,
-  gueSourcePort,
   IPV6_FRAGMENT_HEADER_BYTES,
   innerBytes,
-  innerTos,
   ipVersion,
   NEXT_HEADER_FRAGMENT,
   OUTER_IPV4_BYTES,
   OUTER_IPV6_BYTES,
   OUTER_UDP_BYTES,
-  PROTOCOL_IPV4,
-  PROTOCOL_IPV6,
-  writeGueHeader,
   writeIpv6FragmentHeader,
-  writeOuterIpv4,
-  writeOuterIpv6,
 } from "../wire/tunnel.ts";
 import {
   type Context,
-  R_BANK,
   R_OUT_INTERFACE,
   R_OUT_MAC_HIGH,
   R_OUT_MAC_LOW,
   R_OUT_MTU,
-  R_SERVICES,
   R_TICK,
 } from "./context.ts";
 import type { Fragmenter } from "./fragmenter.ts";
+import { createOuterHeaders } from "./outer-headers.ts";
 import { ORIGINATED, type Output } from "./output.ts";
 import type { Reply } from "./reply.ts";
 import type { Segmenter } from "./segment.ts";
 import { DROP_TOO_BIG, DROPPED, FORWARDED } from "./verdict.ts";
 
-const BACKEND_SLOT_WORDS = BACKEND_SLOT_BYTES >> 2;
 /** The smallest MTU of an IPv6 path (RFC 8200 section 5). */
 const IPV6_MTU_MIN = 1280;
 /** The smallest MTU that IPv4 knows (RFC 791 section 3.2). */
@@ -124,26 +96,13 @@ export function createEncapsulator(
   fragmenter: Fragmenter,
   segmenter: Segmenter,
 ): Encapsulator {
-  const { device, i32, layout, link, registers, rx, view } = context;
+  const { device, i32, link, registers, rx, view } = context;
+  const headers = createOuterHeaders(context, output, reply);
+  const { fragmentsAlways, hashOf, innerProtocol, isOuterIpv6, overhead, setLink, slotWord } =
+    headers;
   const bytes = new Uint8Array(device.memory);
-  const slots = layout.backendSlots.at >> 2;
   const { headroomBytes } = device;
   const sparesEnd = device.spareAt + device.spareCount * device.spareBytes;
-
-  function slotWord(flowWord: number): number {
-    return slots + backendSlotOf(i32[flowWord + F_BACKEND]!) * BACKEND_SLOT_WORDS;
-  }
-
-  function isOuterIpv6(flowWord: number): boolean {
-    return ((i32[flowWord + F_STATE]! >>> 8) & KEY_REPLY_IPV6) !== 0;
-  }
-
-  function overhead(flowWord: number): number {
-    const mode = modeOf(i32[flowWord + F_STATE]!);
-    if (mode <= MODE_DSR) return 0;
-    const ip = isOuterIpv6(flowWord) ? OUTER_IPV6_BYTES : OUTER_IPV4_BYTES;
-    return mode === MODE_GUE ? ip + OUTER_UDP_BYTES : ip;
-  }
 
   function pathMtu(flowWord: number): number {
     const egress = registers[R_OUT_MTU]!;
@@ -153,123 +112,12 @@ export function createEncapsulator(
     return egress === 0 || told < egress ? told : egress;
   }
 
-  function fragmentsAlways(flowWord: number): boolean {
-    const service = i32[slotWord(flowWord) + B_SERVICE]!;
-    const word = registers[R_SERVICES]! + service * SERVICE_WORDS + S_TOO_BIG;
-    return i32[word] === TOO_BIG_FRAGMENT;
-  }
-
-  /** The same for all packets of a flow, so that routers keep them in order. */
-  function hashOf(flowWord: number): number {
-    return flowHash(
-      i32[H_SECRET]!,
-      i32[H_SECRET + 1]!,
-      protocolOf(i32[flowWord + F_STATE]!),
-      i32[flowWord + F_CLIENT_ADDR]!,
-      i32[flowWord + F_VIP_ADDR]!,
-      i32[flowWord + F_CLIENT_VIP_PORTS]!,
-    );
-  }
-
-  /**
-   * Write outer IP (and, in gue, UDP) headers so that they end where the inner packet begins.
-   *
-   * @param payload - bytes behind the outer IP header
-   * @param id - of an IPv4 outer header
-   * @param fragmentWord - flags and offset of an IPv4 outer header
-   */
-  function writeOuterIp(
-    at: number,
-    innerAt: number,
-    flowWord: number,
-    payload: number,
-    protocol: number,
-    id: number,
-    fragmentWord: number,
-    hash: number,
-  ): void {
-    const bank = registers[R_BANK]!;
-    const tos = innerTos(view, innerAt);
-    if (isOuterIpv6(flowWord)) {
-      const source = bank + BANK_TUNNEL_SOURCE_IPV6;
-      const destination = slotWord(flowWord) + B_ADDRESS6;
-      writeOuterIpv6(view, at, payload, tos, hash, protocol, i32, source, destination);
-    } else {
-      writeOuterIpv4(
-        view,
-        at,
-        OUTER_IPV4_BYTES + payload,
-        tos,
-        id,
-        fragmentWord,
-        protocol,
-        i32[bank + BANK_TUNNEL_SOURCE]!,
-        i32[flowWord + F_BACKEND_ADDR]!,
-      );
-    }
-  }
-
-  function writeUdp(at: number, innerLength: number, hash: number): void {
-    const port = i32[registers[R_BANK]! + BANK_GUE_PORT]!;
-    writeGueHeader(view, at, gueSourcePort(hash), port, OUTER_UDP_BYTES + innerLength);
-  }
-
-  function computesChecksum(flowWord: number): boolean {
-    const computed = i32[registers[R_BANK]! + BANK_GUE_CHECKSUM]!;
-    return (computed & (isOuterIpv6(flowWord) ? GUE_CHECKSUM_IPV6 : GUE_CHECKSUM_IPV4)) !== 0;
-  }
-
-  function innerProtocol(innerAt: number): number {
-    return ipVersion(view, innerAt) === 6 ? PROTOCOL_IPV6 : PROTOCOL_IPV4;
-  }
-
-  /** DF of the outer header, as the inner one has it; none where the service fragments. */
-  function dontFragment(innerAt: number, flowWord: number): number {
-    if (fragmentsAlways(flowWord)) return 0;
-    if (ipVersion(view, innerAt) === 6) return IPV4_DONT_FRAGMENT;
-    return hasDontFragment(view, innerAt) ? IPV4_DONT_FRAGMENT : 0;
-  }
-
-  /** The whole outer header before the inner packet at `innerAt`. */
-  function writeOuter(innerAt: number, innerLength: number, flowWord: number): void {
-    const gue = modeOf(i32[flowWord + F_STATE]!) === MODE_GUE;
-    const hash = hashOf(flowWord);
-    const udpAt = innerAt - OUTER_UDP_BYTES;
-    const ipBytes = isOuterIpv6(flowWord) ? OUTER_IPV6_BYTES : OUTER_IPV4_BYTES;
-    const outerAt = (gue ? udpAt : innerAt) - ipBytes;
-    writeOuterIp(
-      outerAt,
-      innerAt,
-      flowWord,
-      innerLength + (gue ? OUTER_UDP_BYTES : 0),
-      gue ? PROTOCOL_UDP : innerProtocol(innerAt),
-      reply.nextId(),
-      dontFragment(innerAt, flowWord),
-      hash,
-    );
-    if (!gue) return;
-    writeUdp(udpAt, innerLength, hash);
-    if (computesChecksum(flowWord)) {
-      const checksum = gueChecksum(view, outerAt, udpAt, innerAt, innerLength);
-      view.setUint16(udpAt + 6, checksum);
-    }
-  }
-
-  /** Link header before an outer packet. */
-  function setLink(outerAt: number, flowWord: number): void {
-    if (link === 0) return;
-    const egress = registers[R_OUT_INTERFACE]!;
-    output.setLink(outerAt, egress, registers[R_OUT_MAC_HIGH]!, registers[R_OUT_MAC_LOW]!);
-    const type = isOuterIpv6(flowWord) ? ETHERTYPE_IPV6 : ETHERTYPE_IPV4;
-    setEtherType(view, outerAt - link, type);
-  }
-
   function wrap(ipAt: number, flowWord: number): number {
     const before = overhead(flowWord);
     const innerAt = ipAt + before;
     const innerLength = innerBytes(view, innerAt);
     if (before !== 0) {
-      writeOuter(innerAt, innerLength, flowWord);
+      headers.write(innerAt, innerLength, flowWord);
       if (isOuterIpv6(flowWord) && link !== 0) setEtherType(view, ipAt - link, ETHERTYPE_IPV6);
     }
     return before + innerLength;
@@ -308,7 +156,7 @@ export function createEncapsulator(
     if (mtu !== 0 && before + length > mtu) return tooBig(rxWord, ipAt, length, flowWord, mtu);
     const outerAt = ipAt - before;
     if (before <= headroomBytes || isSpare(ipAt)) {
-      writeOuter(ipAt, length, flowWord);
+      headers.write(ipAt, length, flowWord);
       setLink(outerAt, flowWord);
       rx[rxWord + D_AT] = outerAt - link;
       rx[rxWord + D_BYTES] = link + before + length;
@@ -334,7 +182,7 @@ export function createEncapsulator(
   /** Write the outer header before the packet at spare + overhead, and send it. */
   function sendWrapped(spare: number, length: number, flowWord: number, user: number): void {
     const before = overhead(flowWord);
-    writeOuter(spare + before, length, flowWord);
+    headers.write(spare + before, length, flowWord);
     setLink(spare, flowWord);
     output.sendSpare(spare, before + length, registers[R_OUT_INTERFACE]!, user);
   }
@@ -419,8 +267,8 @@ export function createEncapsulator(
   ): boolean {
     const outerIpv6 = isOuterIpv6(flowWord);
     const gueBytes = modeOf(i32[flowWord + F_STATE]!) === MODE_GUE ? OUTER_UDP_BYTES : 0;
-    const headers = outerIpv6 ? OUTER_IPV6_BYTES + IPV6_FRAGMENT_HEADER_BYTES : OUTER_IPV4_BYTES;
-    const piece = (Math.min(mtu, output.spareBytes) - headers) & ~7;
+    const outerBytes = outerIpv6 ? OUTER_IPV6_BYTES + IPV6_FRAGMENT_HEADER_BYTES : OUTER_IPV4_BYTES;
+    const piece = (Math.min(mtu, output.spareBytes) - outerBytes) & ~7;
     const payload = gueBytes + length;
     if (piece < 8) return false;
     const pieces = Math.ceil(payload / piece);
@@ -432,11 +280,11 @@ export function createEncapsulator(
       const size = Math.min(piece, payload - offset);
       const more = offset + size < payload;
       const outerAt = output.takeSpare();
-      const payloadAt = outerAt + headers;
+      const payloadAt = outerAt + outerBytes;
       const skip = offset === 0 ? gueBytes : 0;
       const from = innerAt + offset + skip - gueBytes;
       bytes.copyWithin(payloadAt + skip, from, from + size - skip);
-      writeOuterIp(
+      headers.writeIp(
         outerAt,
         innerAt,
         flowWord,
@@ -451,15 +299,15 @@ export function createEncapsulator(
         writeIpv6FragmentHeader(view, headerAt, protocol, offset, more ? 1 : 0, id);
       }
       if (skip !== 0) {
-        writeUdp(payloadAt, length, hash);
-        if (computesChecksum(flowWord)) {
+        headers.writeUdp(payloadAt, length, hash);
+        if (headers.computesChecksum(flowWord)) {
           const checksum = gueChecksum(view, outerAt, payloadAt, innerAt, length);
           view.setUint16(payloadAt + 6, checksum);
         }
       }
       setLink(outerAt, flowWord);
       const egress = registers[R_OUT_INTERFACE]!;
-      output.sendSpare(outerAt, headers + size, egress, more ? ORIGINATED : user);
+      output.sendSpare(outerAt, outerBytes + size, egress, more ? ORIGINATED : user);
     }
     return true;
   }
@@ -475,17 +323,17 @@ export function createEncapsulator(
     const protocol = protocolOf(i32[flowWord + F_STATE]!);
     const before = overhead(flowWord);
     const mtu = pathMtu(flowWord);
-    const headers = l4At - ipAt + l4HeaderBytes(l4At, protocol);
+    const innerHeaders = l4At - ipAt + l4HeaderBytes(l4At, protocol);
     let segment = gsoBytes;
     let splits = false;
-    if (mtu !== 0 && before + headers + segment > mtu) {
-      if (mustRefuse(ipAt, headers + segment, flowWord)) {
+    if (mtu !== 0 && before + innerHeaders + segment > mtu) {
+      if (mustRefuse(ipAt, innerHeaders + segment, flowWord)) {
         return refuse(rxWord, ipAt, flowWord, mtu - before);
       }
-      if (protocol === PROTOCOL_TCP) segment = mtu - before - headers;
+      if (protocol === PROTOCOL_TCP) segment = mtu - before - innerHeaders;
       else splits = true;
     }
-    const largest = before + headers + segment;
+    const largest = before + innerHeaders + segment;
     if (segment < 1 || largest > output.spareBytes) return DROPPED | (DROP_TOO_BIG << 8);
     const end = ipAt + innerBytes(view, ipAt);
     const count = segmenter.begin(ipAt, l4At, end, protocol, segment);

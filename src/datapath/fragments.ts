@@ -144,7 +144,7 @@ import {
  * before the first waits as a copy, for a while (RFC 4787 REQ-14).
  *
  * With several workers the fragments of a datagram meet at one that their addresses say, its keeper
- * (Owners.ofFragment): it has the table and the copies, and hands all of them on to the worker that
+ * (Owners.ofFirst): it has the table and the copies, and hands all of them on to the worker that
  * the first one's ports say, in the order in which they came.
  */
 export interface FragmentPath {

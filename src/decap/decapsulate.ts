@@ -177,6 +177,9 @@ export function createDecapsulator(
     const offset = protocol === PROTOCOL_TCP ? 16 : protocol === PROTOCOL_UDP ? 6 : -1;
     if (offset < 0 || length < header + offset + 2) return;
     const at = words[row + T_AT]!;
+    // A datagram with bytes behind its end came whole: no offload makes such a one.
+    const isUdp = protocol === PROTOCOL_UDP;
+    if (isUdp && view.getUint16(at + header + 4) !== length - header) return;
     const pseudo = foldSum(sum + protocol + (length - header));
     if (view.getUint16(at + header + offset) !== pseudo) return;
     // Once in 65,536 a complete checksum looks the same: the whole sum tells.

@@ -41,6 +41,17 @@ export interface NativeAddon {
     port: number,
     zeroChecksum: boolean,
   ): NativeTunnel;
+  findUser(
+    name: string,
+    uid: number,
+  ): { name: string; uid: number; gid: number; groups: number[] } | null;
+  becomeUser(uid: number, gid: number, groups: readonly number[], keep: readonly number[]): void;
+  limitThread(keep: readonly number[]): void;
+  startAgain(
+    keep: readonly number[],
+    argv: readonly string[],
+    environment: readonly string[],
+  ): void;
   /** Receive queues in use, or a negative errno. */
   receiveQueues(interfaceName: string): number;
 }

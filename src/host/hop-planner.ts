@@ -53,6 +53,8 @@ export interface HopPlannerOptions {
   /** A plan that differs from the one before. */
   readonly onChange: (plan: HostHopPlan) => void;
   readonly log?: Log | undefined;
+  /** Who runs the monitor; null: whoever this process is. */
+  readonly user?: { readonly uid: number; readonly gid: number } | null;
 }
 
 export interface HopPlanner {
@@ -228,6 +230,7 @@ export function createHopPlanner(options: HopPlannerOptions): HopPlanner {
   const timer = setInterval(confirm, PROBE_MS);
   const monitor: Monitor = startMonitor({
     log,
+    user: options.user ?? null,
     onChange: (topics) => {
       const onlyNeighbours = topics.size === 1 && topics.has("neigh");
       if (!(isTun && onlyNeighbours)) refresh(onlyNeighbours ? NEIGHBOURS : EVERYTHING);

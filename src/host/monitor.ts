@@ -30,6 +30,8 @@ export interface MonitorOptions {
    */
   readonly onChange: (topics: ReadonlySet<MonitorTopic>) => void;
   readonly log?: Log | undefined;
+  /** Who runs it, from a process that may become any user; null: whoever this process is. */
+  readonly user?: { readonly uid: number; readonly gid: number } | null;
 }
 
 export interface Monitor {
@@ -79,6 +81,10 @@ export function startMonitor(options: MonitorOptions): Monitor {
       {
         stdio: ["ignore", "pipe", "ignore"],
         env: { ...process.env, LC_ALL: "C" },
+        // Once this process is that user it can become no other, and need not.
+        ...(options.user != null && process.getuid?.() === 0
+          ? { uid: options.user.uid, gid: options.user.gid }
+          : {}),
         // In a process group of its own: Ctrl-C is for the gateway to answer, not for its child.
         detached: true,
       },

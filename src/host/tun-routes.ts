@@ -329,10 +329,11 @@ function requireForwarding6(): void {
 function setIpv6(device: string, enabled: boolean): void {
   const folder = `/proc/sys/net/ipv6/conf/${device}`;
   try {
-    if (enabled) {
-      writeFileSync(`${folder}/addr_gen_mode`, "1"); // none
-      writeFileSync(`${folder}/accept_ra`, "0");
-    }
+    // No router of its own: it would report again and again that it is in the routers' group. What
+    // lets the kernel forward is `all`.
+    writeFileSync(`${folder}/forwarding`, "0");
+    writeFileSync(`${folder}/addr_gen_mode`, "1"); // none
+    writeFileSync(`${folder}/accept_ra`, "0");
     writeFileSync(`${folder}/disable_ipv6`, enabled ? "0" : "1");
   } catch (error) {
     const { code } = error as NodeJS.ErrnoException;

@@ -175,6 +175,8 @@ export interface GatewayDefinition {
       readonly busyPollUs: number;
     };
   };
+  /** Whom to become after the start: a name, `UID` or `UID:GID`; null: stay who we are. */
+  readonly user: string | null;
   readonly log: { readonly level: "trace" | "debug" | "info" | "warn" | "error" };
   readonly flows: {
     readonly capacity: number;

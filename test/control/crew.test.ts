@@ -17,6 +17,7 @@ function bench(workers: number, failing = -1) {
     views: memoryRegion(undefined, workers),
     device: (_, wakeFd) => ({ type: "packet", interfaces: ["eth0", "eth1"], wakeFd }),
     cpus: [],
+    limited: false,
     wakeFds: Array.from({ length: workers }, (_, worker) => 40 + worker),
     programFd: workers === 1 ? null : 30,
     wake: () => {},

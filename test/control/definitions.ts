@@ -123,6 +123,7 @@ export function gateway(
       spinUs: 0,
       xdp: { mode: "auto", zeroCopy: "auto", busyPollUs: 0 },
     },
+    user: null,
     log: { level: "info" },
     flows: { capacity: 1024, stateFile: null, whenFull: "evict", ipv6: "auto" },
     limits: { services: 8, backends: 32, hashSlots: 4096, accessPrefixes: 64, sources: 64 },

@@ -13,6 +13,7 @@ test("what the worker cannot open is the gateway's own error, with its exit code
     worker: 0,
     cpu: null,
     device: { type: "packet", interfaces: ["none0"], wakeFd: -1 } as const,
+    limited: false,
     crew: undefined,
   };
   const deaths: string[] = [];

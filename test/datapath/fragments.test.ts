@@ -15,6 +15,7 @@ import {
   addressNumber,
   ethernetFrame,
   icmpEcho,
+  icmpError,
   ipv4Packet,
   pseudoHeader,
   SYN,
@@ -232,6 +233,65 @@ for (const mode of ["nat", "full-nat"] as const) {
     });
   }
 }
+
+for (const [mode, overhead] of [
+  ["dsr", 0],
+  ["ipip", 20],
+  ["gue", 28],
+] as const) {
+  test(`${mode}: fragments in reverse reach the backend as they are`, (t) => {
+    const gateway = createMemoryGateway({
+      yaml: `
+version: 1
+device: { type: packet, interfaces: [eth0, eth1] }
+tunnel: { source: { ipv4: 10.20.0.1 } }
+services:
+  - { name: dns, vip: ${VIP}, port: 53, protocol: udp, mode: ${mode}, scheduler: rr,
+      backends: [${BACKENDS.map((address) => `{ address: ${address} }`).join(", ")}] }
+`,
+    });
+    t.after(() => gateway.close());
+    const ends = { source: CLIENT, sourcePort: 4000, destination: VIP, destinationPort: 53 };
+    const packets = cutPacket(udpDatagram({ ...ends, data: new Uint8Array(3000).fill(7) }), {
+      payload: 1200,
+      source: CLIENT,
+      destination: VIP,
+      protocol: 17,
+      id: 5,
+    }).toReversed();
+    const sent = pump(gateway, packets, 0);
+    assert.equal(sent.length, packets.length);
+    const text = (packet: Uint8Array): string => Buffer.from(packet).toString("hex");
+    const inner = sent.map((packet) => text(packet.subarray(overhead)));
+    assert.deepEqual(inner.toSorted(), packets.map(text).toSorted());
+    if (overhead > 0) {
+      assert.equal(new Set(sent.map((packet) => packet.subarray(16, 20).join("."))).size, 1);
+    }
+  });
+}
+
+test("an error about a first fragment is translated, one about a later one names no flow", (t) => {
+  const gateway = gatewayOf(t);
+  const [first, second] = pump(gateway, three(), 0) as [Uint8Array, Uint8Array];
+  const backend = first.subarray(16, 20).join(".");
+  const about = (quote: Uint8Array): Uint8Array =>
+    ipv4Packet({
+      source: "10.20.0.254",
+      destination: CLIENT,
+      protocol: 1,
+      payload: icmpError({ type: 11, code: 1, quote: quote.subarray(0, 28) }),
+    });
+  const [heard] = pump(gateway, [about(first)], 1) as [Uint8Array];
+  assert.equal(heard.subarray(16, 20).join("."), CLIENT);
+  const quoted = heard.subarray(28);
+  assert.equal(quoted.subarray(12, 16).join("."), CLIENT, "what the client once sent");
+  assert.equal(quoted.subarray(16, 20).join("."), VIP);
+  assert.equal(slowSum(quoted.subarray(0, 20)), 0xffff);
+  assert.notEqual(backend, VIP);
+  const before = gateway.counters()["forwarded"];
+  assert.deepEqual(pump(gateway, [about(second)], 1), []);
+  assert.equal(gateway.counters()["forwarded"], before);
+});
 
 test("senders that use one identification stay apart where translation makes them one", (t) => {
   const random = createRandom(3);

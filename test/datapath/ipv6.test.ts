@@ -537,6 +537,48 @@ test("several workers: whoever gets a frame, its owner forwards it", () => {
   );
 });
 
+test("several workers: an error about a flow finds its owner, whoever gets it", () => {
+  const workers = 3;
+  for (const mode of ["nat", "full-nat"]) {
+    const bench = new Bench6({ yaml: yaml6({ mode }), size: { workers } });
+    const { gateway } = bench;
+    for (let port = 2000; port < 2030; port++) {
+      const frame = frameOf(tcp6({ ...TCP, sourcePort: port, flags: SYN }), {
+        destination: GATEWAY_MACS[0],
+      });
+      gateway.workers[port % workers]!.device.inject(frame, 0);
+    }
+    gateway.settle();
+    const sent = gateway.workers.flatMap(({ device }) => device.sent.splice(0));
+    assert.equal(sent.length, 30);
+    for (const [index, one] of sent.entries()) {
+      const quote = one.bytes.slice(14);
+      const { source } = see6(quote);
+      const about = icmp6({
+        source: "2001:db8:7::1",
+        destination: source,
+        type: 2,
+        rest: 1280,
+        data: quote,
+      });
+      const frame = frameOf(about, { destination: GATEWAY_MACS[1] });
+      gateway.workers[index % workers]!.device.inject(frame, 1);
+    }
+    gateway.settle();
+    gateway.checkLaw();
+    const heard = gateway.workers.flatMap(({ device }) => device.sent.splice(0));
+    const ports = heard.map((one) => {
+      const { destination, l4, sumIsRight } = see6(one.bytes.subarray(14));
+      assert.deepEqual([destination, sumIsRight], [CLIENT, true]);
+      return see6(l4.subarray(8)).sourcePort;
+    });
+    assert.deepEqual(
+      ports.sort((a, b) => a - b),
+      Array.from({ length: 30 }, (_, index) => 2000 + index),
+    );
+  }
+});
+
 test("the next process goes on with IPv6 flows; a damaged word of theirs ends one", () => {
   const bench = new Bench6({ yaml: yaml6({ mode: "full-nat" }) });
   const { views } = bench.gateway;

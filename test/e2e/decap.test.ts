@@ -307,3 +307,59 @@ test("tunnels end in the backend's kernel", { skip: SKIP_UNLESS_ROOT }, async (t
     assert.equal(arpIgnore(), "0");
   });
 });
+
+const UPLOAD_BYTES = 4 << 20;
+
+/** Answers the SHA-256 of what comes until the client's FIN. */
+const SINK = `
+import hashlib, socket
+server = socket.create_server(("0.0.0.0", 9000))
+print("ready", flush=True)
+while True:
+    peer, _ = server.accept()
+    digest = hashlib.sha256()
+    while data := peer.recv(1 << 16): digest.update(data)
+    peer.sendall(digest.hexdigest().encode())
+    peer.close()
+`;
+
+const UPLOAD = `
+import hashlib, random, socket
+data = random.Random(4).randbytes(${UPLOAD_BYTES})
+with socket.create_connection(("${LAB_VIP}", 9000), 20) as peer:
+    peer.sendall(data)
+    peer.shutdown(socket.SHUT_WR)
+    answer = peer.recv(64, socket.MSG_WAITALL).decode()
+print(answer == hashlib.sha256(data).hexdigest())
+`;
+
+test("from the gateway's tunnels to the server: TCP with offloads on", {
+  skip: SKIP_UNLESS_ROOT,
+}, async (t) => {
+  const lab = createLab({ device: "packet", forward: true });
+  t.after(() => lab.stop());
+  const decap = await startDecap(lab);
+  const sink = lab.spawn("b1", ["/usr/bin/python3", "-c", SINK]);
+  await sink.waitLine(/ready/);
+  const config = (mode: string): string => {
+    const services = [
+      { name: "sink", protocol: "tcp", port: 9000, backendPort: 9000, backends: ["b1"] },
+    ] as const;
+    const parsed = JSON.parse(lab.config({ mode: "nat", services }));
+    parsed.services[0].mode = mode;
+    parsed.tunnel = { source: { ipv4: "10.20.0.1" } };
+    return JSON.stringify(parsed);
+  };
+  const gateway = await lab.startGateway(config("ipip"));
+  let delivered = 0;
+  for (const mode of ["ipip", "gue"]) {
+    if (mode === "gue") assert.equal((await gateway.reload(config(mode))).status, 200);
+    const uploaded = await lab.exec("client", ["/usr/bin/python3", "-c", UPLOAD]);
+    assert.equal(uploaded.stdout, "True\n", mode);
+    const { delivered: now = 0, missed: _, ...drops } = await countersOf(decap);
+    assert.deepEqual(drops, {}, mode);
+    assert.ok(now > delivered, `${mode}: ${now} delivered`);
+    delivered = now;
+  }
+  assert.deepEqual(lab.checksumErrors(), {});
+});

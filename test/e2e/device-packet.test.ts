@@ -39,6 +39,7 @@ import {
   settledDescriptors,
   tcpReceiver,
   tcpSender,
+  waitListening,
 } from "./device-world.ts";
 
 const file = fileURLToPath(import.meta.url);
@@ -186,6 +187,7 @@ function insideTests(): void {
       setOffloads(hosts, gateway);
       const device = open();
       const receiver = pair.b.start(process.execPath, "-e", tcpReceiver(5001));
+      await waitListening(pair.b.run, 5001);
       const sender = pair.a.start(process.execPath, "-e", tcpSender("10.0.0.2", 5001, 64 << 20));
       const { rx } = device.batch;
       let wrongStart = 0;

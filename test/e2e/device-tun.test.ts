@@ -30,6 +30,7 @@ import {
   start,
   tcpReceiver,
   tcpSender,
+  waitListening,
 } from "./device-world.ts";
 
 const file = fileURLToPath(import.meta.url);
@@ -120,6 +121,7 @@ function insideTests(): void {
   test("TCP comes in GSO packets with partial checksums, and goes back whole", async () => {
     const device = openWithAddress();
     const receiver = start(process.execPath, "-e", tcpReceiver(5001));
+    await waitListening(run, 5001);
     const sender = start(process.execPath, "-e", tcpSender("10.99.0.2", 5001, 64 << 20));
     const both = Promise.all([receiver.done, sender.done]);
     const seen = await pump(device, both, reflector(device));

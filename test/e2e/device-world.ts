@@ -12,6 +12,7 @@ import {
   DESCRIPTOR_WORDS,
 } from "../../src/device/device.ts";
 import type { NativeFrameDevice } from "../../src/device/frame-device.ts";
+import { waitFor } from "../support/wait.ts";
 
 /**
  * Network namespaces for the device tests, which open devices in the test's own process.
@@ -253,9 +254,17 @@ export async function collectUntil(isDone: () => boolean): Promise<void> {
   }
 }
 
+/** Wait until a program listens on a TCP port, where `run` runs commands. */
+export async function waitListening(
+  run: (command: string, ...args: string[]) => string,
+  port: number,
+): Promise<void> {
+  await waitFor(`a listener on port ${port}`, () => run("ss", "-Hltn", `sport = :${port}`) !== "");
+}
+
 /**
- * A TCP transfer as two programs for `node -e`: the receiver prints "ready", then the bytes and
- * SHA-256 that came; the sender prints what it sent.
+ * A TCP transfer as two programs for `node -e`: the receiver prints the bytes and SHA-256 that came,
+ * the sender what it sent. Start the sender when somebody listens (`waitListening`).
  */
 export const tcpReceiver = (port: number): string => `
   const hash = require("node:crypto").createHash("sha256");

@@ -7,6 +7,8 @@ import type { BackendRow, FlowList, Status } from "../../src/base/admin-types.ts
 import {
   createLab,
   LAB_BACKEND_NAMES,
+  LAB_BACKENDS,
+  LAB_BACKENDS6,
   LAB_CLIENT6,
   LAB_VIP,
   LAB_VIP6,
@@ -48,6 +50,28 @@ setTimeout(() => { console.log("nothing"); process.exit(1); }, 5000);
 async function curl(lab: Lab, url: string): Promise<string> {
   const { stdout } = await lab.exec("client", ["curl", "-gsS", "--max-time", "20", url]);
   return stdout;
+}
+
+/** The configuration with two services more: prefixes of either family, of which every port is a VIP. */
+function withPrefixes(config: string): string {
+  const parsed = JSON.parse(config) as {
+    services: Record<string, unknown>[];
+    snat?: { addresses: string[] };
+  };
+  const mode = parsed.services[0]!["mode"];
+  const one = { port: "any", protocol: ["tcp", "udp"], mode, scheduler: "rr" };
+  const six = LAB_BACKEND_NAMES.map((node) => ({ address: LAB_BACKENDS6[node] }));
+  const four = LAB_BACKEND_NAMES.map((node) => ({ address: LAB_BACKENDS[node] }));
+  parsed.services.push({ ...one, name: "any6", vip: "2001:db8:ff:1::/64", backends: six });
+  parsed.services.push({ ...one, name: "any4", vip: "203.0.113.128/25", backends: four });
+  return JSON.stringify(parsed);
+}
+
+/** By interface of the gateway: who asks it for frames of all groups, as solicitations are. */
+function groupsTaken(lab: Lab): number[] {
+  const argv = ["ip", "-d", "-j", "link", "show"];
+  const links = JSON.parse(lab.execSync("gateway", argv)) as { ifname: string; allmulti: number }[];
+  return lab.interfaces.map((name) => links.find(({ ifname }) => ifname === name)?.allmulti ?? -1);
 }
 
 /** Bytes of a file that came. */
@@ -96,8 +120,9 @@ for (const device of ["tun", "packet", "xdp"] as const) {
       await startWeb(lab);
       await Promise.all(LAB_BACKEND_NAMES.map((node) => startUdpEcho(lab, node, 7777)));
       const services = [WEB, ECHO, SHUT, ...(mode === "full-nat" ? BETWEEN : [])];
-      const gateway = await lab.startGateway(lab.config({ mode, services }));
+      const gateway = await lab.startGateway(withPrefixes(lab.config({ mode, services })));
 
+      if (device !== "tun") assert.deepEqual(groupsTaken(lab), [1, 1]);
       const report = await httpLoad(lab, { requests: REQUESTS, concurrency: 16, family: 6 });
       assert.deepEqual(report.failures, {});
       assert.deepEqual(report.bodies, { b1: 100, b2: 100, b3: 100 });
@@ -111,6 +136,9 @@ for (const device of ["tun", "packet", "xdp"] as const) {
         family: 6,
         sizes: [0, 1, 7, 1200],
       } as const;
+      // Any address of a prefix, any port: the packet's own is the backend's.
+      assert.match(await curl(lab, "http://[2001:db8:ff:1:2:3:4:5]:8080/"), /^b[123]\n$/);
+      assert.match(await curl(lab, "http://203.0.113.200:8080/"), /^b[123]\n$/);
       const echoed = await udpProbe(lab, probe);
       assert.deepEqual(echoed, { sent: DATAGRAMS, equal: DATAGRAMS, different: 0, missing: 0 });
 
@@ -145,6 +173,7 @@ for (const device of ["tun", "packet", "xdp"] as const) {
       const status = await gateway.get<Status>("/api/v1/status");
       assert.equal(status.frames.missed, 0);
       assert.deepEqual(await gateway.stop(), { code: 0, signal: null });
+      assert.deepEqual(groupsTaken(lab), [0, 0]);
     });
   }
 }

@@ -37,7 +37,12 @@ for (const device of ["packet", "xdp"] as const) {
     const groups = (): string => lab.execSync("gateway", ["ip", "-6", "maddr", "show"]);
     const before = groups();
 
-    const services = [WEB, { ...WEB, name: "web4", family: 4 as const }];
+    const prefixes = ["2001:db8:fe::/64", "203.0.114.0/24"];
+    const services = [
+      WEB,
+      { ...WEB, name: "web4", family: 4 as const },
+      { ...WEB, name: "prefixes", port: 81, more: { vip: prefixes } },
+    ];
     const gateway = await lab.startGateway(lab.config({ mode: "full-nat", services }));
     for (const group of ["ff02::1:ff00:10", "ff02::1:ff00:100", "ff02::1:ff00:103"]) {
       assert.ok(groups().includes(`${group}\n`), `in ${group}:\n${groups()}`);
@@ -59,6 +64,10 @@ for (const device of ["packet", "xdp"] as const) {
     }
     const four = await httpLoad(lab, { requests: 60 });
     assert.deepEqual(four.bodies, { b1: 20, b2: 20, b3: 20 });
+    for (const host of ["[2001:db8:fe::1]", "[2001:db8:fe::abcd:1]", "203.0.114.77"]) {
+      const answer = await lab.exec("client", ["curl", "-gsS", "-m", "9", `http://${host}:81/`]);
+      assert.match(answer.stdout, /^b[123]$/m, `a VIP that is a prefix: ${host}`);
+    }
     // What went to b1 went by b3.
     const counters = lab.counters("b3");
     assert.ok((counters["Ip6OutForwDatagrams"] ?? 0) > 0, "IPv6 by b3");

@@ -159,6 +159,8 @@ export function createWorld(world: World): MemoryGateway {
     asXdp: world.asXdp,
     mtu: MTU,
     slots: 192,
+    // As every device has it; without it tunnels are copied into spares, which is the way on tun here.
+    headroomBytes: world.link === 0 ? 0 : 48,
     slotBytes: 9216,
     size: {
       flowCapacity: 256,

@@ -1,21 +1,26 @@
 import { tuneCompiler } from "../../src/datapath/compiler.ts";
-import { listFlows } from "../../src/flow/read-flows.ts";
+import { X_BACKEND, X_CLIENT, X_REPLY, X_VIP } from "../../src/flow/flow-record.ts";
+import { addressIn, listFlows } from "../../src/flow/read-flows.ts";
+import { cutPacket } from "./fragments.ts";
 import {
   ACK,
-  addressNumber,
-  addressText,
   ethernetFrame,
   FIN,
   SYN,
+  type TcpFields,
   tcpPacket,
+  type UdpFields,
+  udpDatagram,
   udpPacket,
 } from "./frames.ts";
 import { backendMac, CLIENT_MAC, createMemoryGateway, GATEWAY_MACS } from "./memory-gateway.ts";
+import { icmp6, type Tcp6, tcp6, udp6 } from "./packets6.ts";
 
 /**
  * The data plane at work, for test/datapath/steady-state.test.ts to watch V8 do nothing: live flows of
- * TCP and UDP, nat and full-nat, in both directions, with connections that come and go and packets that
- * are dropped or passed among them. Prints "steady" when it is warm, and "done".
+ * TCP and UDP, nat and full-nat, of both families and between them, in both directions, with
+ * connections that come and go and packets that are dropped or passed among them. Prints "steady" when
+ * it is warm, and "done".
  *
  *   node --trace-deopt --trace-gc dist/bundled/test/support/steady-state-main.js
  */
@@ -28,14 +33,26 @@ const gateway = createMemoryGateway({
   yaml: `
 version: 1
 device: { type: packet, interfaces: [eth0, eth1] }
-snat: { addresses: [10.20.0.100] }
+snat: { addresses: [10.20.0.100, "2001:db8:2::100"] }
 services:
   - { name: web, vip: 203.0.113.10, port: 80, protocol: [tcp, udp], scheduler: wlc, outOfState: drop,
       backends: [{ address: 10.20.0.11, port: 8080 }, { address: 10.20.0.12, port: 8080 }] }
   - { name: full, vip: 203.0.113.11, port: 80, protocol: [tcp, udp], mode: full-nat, scheduler: maglev,
       tableSize: 251, outOfState: drop, backends: [{ address: 10.20.0.11, port: 8081 }] }
+  - { name: six, vip: "2001:db8:ff::10", port: 80, protocol: [tcp, udp], scheduler: wlc, outOfState: drop,
+      backends: [{ address: "2001:db8:2::11", port: 8080 }] }
+  - { name: full6, vip: "2001:db8:ff::11", port: 80, protocol: [tcp, udp], mode: full-nat, scheduler: sh,
+      outOfState: drop, backends: [{ address: "2001:db8:2::11", port: 8081 }] }
+  - { name: between, vip: ["2001:db8:ff::12", 203.0.113.12], port: 80, protocol: [tcp, udp], mode: full-nat,
+      scheduler: rr, outOfState: drop,
+      backends: [{ address: 10.20.0.11, port: 8082 }, { address: "2001:db8:2::11", port: 8082 }] }
+  - { name: dns, vip: 203.0.113.10, port: 53, protocol: udp, scheduler: rr, udp: { perPacket: true },
+      backends: [{ address: 10.20.0.11, port: 53 }, { address: 10.20.0.12, port: 53 }] }
+  - { name: quic, vip: 203.0.113.10, port: 443, protocol: udp, quic: { serverIdBytes: 2 }, udp: { maxAge: 1m },
+      backends: [{ address: 10.20.0.11, port: 443, serverId: "0a0b" }] }
 `,
   keepSent: false,
+  headroomBytes: 48,
   size: { flowCapacity: 4096 },
 });
 const { device, datapath, views } = gateway;
@@ -43,7 +60,8 @@ const frames: Uint8Array[] = [];
 const sides: number[] = [];
 
 function add(side: 0 | 1, packet: ArrayLike<number>, source = CLIENT_MAC): void {
-  frames.push(ethernetFrame(packet, { destination: GATEWAY_MACS[side], source, padTo: 60 }));
+  const type = packet[0]! >>> 4 === 6 ? 0x86dd : 0x0800;
+  frames.push(ethernetFrame(packet, { destination: GATEWAY_MACS[side], source, type, padTo: 60 }));
   sides.push(side);
 }
 
@@ -60,15 +78,31 @@ function run(batches: number, from: number, to: number): void {
   }
 }
 
+/** A segment of the family of its addresses. */
+function tcp(fields: TcpFields & { source: string; destination: string }): Uint8Array {
+  return fields.source.includes(":") ? tcp6(fields as Tcp6) : tcpPacket(fields);
+}
+
+function udp(fields: Omit<Tcp6, "flags">): Uint8Array {
+  return fields.source.includes(":") ? udp6(fields) : udpPacket(fields as UdpFields);
+}
+
+const VIPS = ["203.0.113.10", "203.0.113.11", "203.0.113.12"];
+const VIPS6 = ["2001:db8:ff::10", "2001:db8:ff::11", "2001:db8:ff::12"];
 const clients = Array.from({ length: CLIENTS }, (_, index) => ({
   source: `198.51.100.${2 + (index % 200)}`,
   sourcePort: 10_000 + index,
-  destination: index % 2 === 0 ? "203.0.113.10" : "203.0.113.11",
+  destination: VIPS[index % 3]!,
   destinationPort: 80,
 }));
-for (const ends of clients) {
-  add(0, tcpPacket({ ...ends, flags: SYN }));
-  add(0, udpPacket({ ...ends, data: [1] }));
+const clients6 = clients.map((ends, index) => ({
+  ...ends,
+  source: `2001:db8:1::${(2 + index).toString(16)}`,
+  destination: VIPS6[index % 3]!,
+}));
+for (const ends of [...clients, ...clients6]) {
+  add(0, tcp({ ...ends, flags: SYN }));
+  add(0, udp({ ...ends, data: [1] }));
 }
 run(Math.ceil(frames.length / 64), 0, frames.length);
 frames.length = 0;
@@ -76,25 +110,25 @@ sides.length = 0;
 // Which backend a client got, and from which port it is served, stands in the flow table.
 for (const flow of listFlows(views, {}, 4096).flows) {
   const ends = {
-    source: addressText(flow.backend),
+    source: addressIn(flow, X_BACKEND).text,
     sourcePort: flow.backendPort,
-    destination: addressText(flow.replyAddress),
+    destination: addressIn(flow, X_REPLY).text,
     destinationPort: flow.replyPort,
   };
-  const mac = backendMac(addressNumber(flow.backend));
+  const mac = backendMac(addressIn(flow, X_BACKEND).words[3]);
   const client = {
-    source: addressText(flow.client),
+    source: addressIn(flow, X_CLIENT).text,
     sourcePort: flow.clientPort,
-    destination: addressText(flow.vip),
+    destination: addressIn(flow, X_VIP).text,
     destinationPort: flow.vipPort,
   };
   if (flow.protocol === 6) {
-    add(1, tcpPacket({ ...ends, flags: SYN | ACK }), mac);
-    add(0, tcpPacket({ ...client, flags: ACK, data: [1, 2] }));
-    add(1, tcpPacket({ ...ends, flags: ACK, data: [3] }), mac);
+    add(1, tcp({ ...ends, flags: SYN | ACK }), mac);
+    add(0, tcp({ ...client, flags: ACK, data: [1, 2] }));
+    add(1, tcp({ ...ends, flags: ACK, data: [3] }), mac);
   } else {
-    add(1, udpPacket({ ...ends, data: [4] }), mac);
-    add(0, udpPacket({ ...client, data: [5] }));
+    add(1, udp({ ...ends, data: [4] }), mac);
+    add(0, udp({ ...client, data: [5] }));
   }
 }
 const passing = {
@@ -109,7 +143,24 @@ for (let index = 0; index < 64; index++) {
   add(0, tcpPacket({ ...ends, flags: FIN | ACK }));
   add(0, tcpPacket({ ...ends, sourcePort: 30_000 + index, flags: ACK }));
   add(0, udpPacket({ ...passing, data: [index] }));
+  const ends6 = { ...clients6[0]!, sourcePort: 20_000 + index };
+  add(0, tcp6({ ...ends6, flags: SYN }));
+  add(0, tcp6({ ...ends6, flags: FIN | ACK }));
+  add(0, tcp6({ ...ends6, sourcePort: 30_000 + index, flags: ACK }));
+  add(0, udp6({ ...ends6, destination: "2001:db8:9::1" }));
+  add(0, icmp6({ source: ends6.source, destination: "2001:db8:ff::10", type: 128 }));
   add(0, tcpPacket({ ...ends, flags: ACK, ip: { ttl: 1 } }));
+}
+// Datagrams in fragments, of which the first one comes last; queries from one port; connection IDs.
+for (let index = 0; index < 16; index++) {
+  const ends = { source: "198.51.100.77", destination: "203.0.113.10" };
+  const data = new Uint8Array(1000);
+  const whole = udpDatagram({ ...ends, sourcePort: 6000 + index, destinationPort: 80, data });
+  const cut = { ...ends, payload: 400, protocol: 17, id: index };
+  for (const fragment of cutPacket(whole, cut).toReversed()) add(0, fragment);
+  add(0, udpPacket({ ...ends, sourcePort: 7000, destinationPort: 53, data: [index] }));
+  const dcid = [8, 0x0a, 0x0b, 1, 2, 3, 4, 5, 6];
+  add(0, udpPacket({ ...ends, sourcePort: 8000, destinationPort: 443, data: [0x41, ...dcid] }));
 }
 
 run(WARM_BATCHES, 0, frames.length);

@@ -1,8 +1,10 @@
-import { chmodSync, mkdirSync, readFileSync, unlinkSync } from "node:fs";
+import { chmodSync, chownSync, mkdirSync, readFileSync, unlinkSync } from "node:fs";
 import { connect, type Server } from "node:net";
 import path from "node:path";
 import { createAdaptorServer } from "@hono/node-server";
 import { AlreadyRunningError, HostError } from "../../base/errors.ts";
+import type { Log } from "../../base/log.ts";
+import { startReaper } from "./reaper.ts";
 
 /** Answers one request. */
 export type Handler = (request: Request) => Response | Promise<Response>;
@@ -22,10 +24,14 @@ const CONNECTIONS_MAX = 256;
  * process left behind is replaced.
  *
  * @param socketPath - made with mode 0600, its folder with 0755 when it is not there
+ * @param owner - who it belongs to, and this process soon: another process then removes it
  * @throws AlreadyRunningError when a process answers on it
  * @throws HostError when it cannot be made
  */
-export async function claimAdminSocket(socketPath: string): Promise<AdminServer> {
+export async function claimAdminSocket(
+  socketPath: string,
+  owner?: { readonly uid: number; readonly gid: number; readonly log: Log },
+): Promise<AdminServer> {
   if (await answers(socketPath)) {
     throw new AlreadyRunningError(
       `another gateway answers on ${socketPath}; stop it, or choose another admin.socket`,
@@ -53,11 +59,14 @@ export async function claimAdminSocket(socketPath: string): Promise<AdminServer>
       : cannotListen(socketPath, error);
   });
   chmodSync(socketPath, 0o600);
+  if (owner !== undefined) chownSync(socketPath, owner.uid, owner.gid);
+  const reaper = owner === undefined ? null : startReaper(socketPath, owner.log);
   return {
     setHandler,
     close: async () => {
       await closeServer(server);
-      removeIfThere(socketPath);
+      if (reaper === null) removeIfThere(socketPath);
+      else await reaper.finish();
     },
   };
 }

@@ -37,6 +37,7 @@ export function buildDefinition(values: FileValues, file: string): GatewayDefini
         busyPollUs: device.xdp.busyPoll,
       },
     },
+    user: values.user ?? null,
     log: { level: values.log.level },
     flows: {
       capacity: flows.capacity,

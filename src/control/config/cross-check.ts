@@ -74,9 +74,6 @@ export function crossCheck(reading: Reading, problems: ConfigProblem[]): void {
 
 function checkUnsupported({ reading, report }: CrossCheck): void {
   const { source, values } = reading;
-  if (values.user !== undefined) {
-    report(["user"], "not supported yet: user (the gateway stays root)");
-  }
   const holders: KeyPath[] = [["defaults"]];
   for (const index of values.services.keys()) holders.push(["services", index]);
   for (const holder of holders) {
@@ -303,6 +300,15 @@ function checkAddresses(check: CrossCheck): void {
         report(path, conflict(check, "a SNAT address that is no VIP", address, vip));
       }
     }
+  }
+
+  const { source } = reading.values.tunnel;
+  for (const key of ["ipv4", "ipv6"] as const) {
+    const address = source[key];
+    const vip = address === undefined ? undefined : vips.find(address);
+    if (address === undefined || vip === undefined) continue;
+    const message = conflict(check, "a tunnel source that is no VIP", address, vip);
+    report(["tunnel", "source", key], message);
   }
 
   for (const { path, values } of services) {

@@ -1,44 +1,12 @@
-import { type Address, parseAddress } from "../../base/address.ts";
 import { prefix } from "./access-lists.ts";
-import {
-  expectedGot,
-  jsonOf,
-  optional,
-  Refusal,
-  section,
-  type ValueKind,
-  withDefault,
-} from "./fields.ts";
-import { boolean, integer, listOf, port, text, words } from "./kinds.ts";
+import { jsonOf, optional, section, withDefault } from "./fields.ts";
+import { boolean, hostAddress, integer, listOf, port, text, words } from "./kinds.ts";
 
 /** Every key of a decapsulator's file (`headgate decap`): see schema.ts, which is the gateway's. */
 
 /** VIPs of one decapsulator. */
 const VIPS_MAX = 4096;
 const PREFIXES_MAX = 1024;
-
-/** An address of either family that a service may have. */
-const vip: ValueKind<Address> = {
-  expects: "an IPv4 or IPv6 address",
-  json: {
-    anyOf: [
-      { type: "string", format: "ipv4" },
-      { type: "string", format: "ipv6" },
-    ],
-  },
-  read: (input) => {
-    const address = typeof input === "string" ? parseAddress(input) : null;
-    if (address === null) return undefined;
-    const { family, value, words: w } = address;
-    const first = family === 4 ? value >>> 24 : w[0] >>> 24;
-    const isLow = w[0] === 0 && w[1] === 0;
-    const isHost =
-      family === 4
-        ? first !== 0 && first !== 127 && first < 224
-        : !isLow && first !== 0xff && w[0] >>> 22 !== 0x3fa;
-    return isHost ? address : new Refusal(expectedGot("the address of a host", input));
-  },
-};
 
 export const decapFileSchema = section(
   {
@@ -77,7 +45,7 @@ export const decapFileSchema = section(
           "Generic UDP encapsulation",
         ),
         vip: optional(
-          listOf(vip, { min: 1, max: VIPS_MAX, distinct: false }),
+          listOf(hostAddress, { min: 1, max: VIPS_MAX, distinct: false }),
           "Addresses of the services: the only destinations that inner packets may have",
           "required",
         ),

@@ -23,6 +23,7 @@ export function effectiveConfig(definition: GatewayDefinition): Record<string, u
   return {
     version: 1,
     device: effectiveDevice(definition.device),
+    ...(definition.user === null ? {} : { user: definition.user }),
     log: { ...definition.log },
     flows: {
       capacity: flows.capacity,

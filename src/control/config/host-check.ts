@@ -32,7 +32,7 @@ export interface HostFacts {
     readonly freeBytes: number;
     /** Size of the file that is there already; 0 for none. */
     readonly presentBytes: number;
-  };
+  } | null;
   /** net.ipv4.ip_forward of this network namespace. */
   readonly forwards: boolean;
   /** net.ipv6.conf.all.forwarding. */
@@ -121,6 +121,11 @@ function hasIpv6Addresses({ services, snat }: GatewayDefinition): boolean {
 
 function checkRoom(definition: GatewayDefinition, facts: HostFacts, report: Report): void {
   const { stateFile } = facts;
+  if (stateFile === null) {
+    const message = "expected a file that this user may look at, got EACCES: run it as root";
+    report(["flows", "stateFile"], message);
+    return;
+  }
   const { bytes } = planRegion(regionSizeOf(definition));
   if (!stateFile.isTmpfs) {
     const message = `expected a file on tmpfs, got ${stateFile.path}, which is on another file system`;
@@ -213,7 +218,17 @@ function isTmpfs(folder: string): boolean {
   return type >>> 0 === TMPFS_MAGIC || type >>> 0 === RAMFS_MAGIC;
 }
 
+/** @returns null when this user may not look */
 function readRoom(file: string): HostFacts["stateFile"] {
+  try {
+    return lookAtRoom(file);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === "EACCES") return null;
+    throw error;
+  }
+}
+
+function lookAtRoom(file: string): HostFacts["stateFile"] {
   // Folders that are not there yet will be made on the file system of their nearest parent.
   let folder = path.dirname(file);
   while (statSync(folder, { throwIfNoEntry: false }) === undefined) folder = path.dirname(folder);

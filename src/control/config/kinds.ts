@@ -416,6 +416,29 @@ export function absolutePath(what: string, bytesMax: number): ValueKind<string> 
   };
 }
 
+/** `NAME`, `UID` or `UID:GID`; numbers below 2^32 - 1, which means "no change" (chown(2)). */
+export const userName: ValueKind<string> = {
+  expects: "a user name, UID or UID:GID",
+  json: {
+    anyOf: [
+      {
+        type: "string",
+        pattern: "^([a-z_][a-z0-9_-]*\\$?|\\d{1,10}(:\\d{1,10})?)$",
+        maxLength: 32,
+      },
+      { type: "integer", minimum: 0, maximum: 4_294_967_294 },
+    ],
+  },
+  read: (input) => {
+    const written = typeof input === "number" && Number.isInteger(input) ? `${input}` : input;
+    if (typeof written !== "string") return undefined;
+    if (/^\d{1,10}(:\d{1,10})?$/.test(written)) {
+      return written.split(":").every((id) => Number(id) < 4_294_967_295) ? written : undefined;
+    }
+    return /^[a-z_][a-z0-9_-]{0,30}\$?$/.test(written) ? written : undefined;
+  },
+};
+
 export interface HttpEndpoint {
   readonly address: string;
   readonly port: number;

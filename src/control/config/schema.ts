@@ -22,6 +22,7 @@ import {
   numberRange,
   port,
   text,
+  userName,
   words,
 } from "./kinds.ts";
 import { SERVICE_NAME, serviceKeys, timeouts } from "./service-schema.ts";
@@ -108,8 +109,8 @@ export const fileSchema = section(
       ["type"],
     ),
     user: optional(
-      text("a user name", /^[a-z_][a-z0-9_-]*\$?$/, { max: 32 }),
-      "Not supported yet: user to become once sockets are open",
+      userName,
+      "User to become once everything is open, before the first frame is handled",
       "stays root",
     ),
     log: section(

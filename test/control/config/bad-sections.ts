@@ -264,19 +264,36 @@ export const BAD_SECTIONS: readonly BadConfig[] = [
     want: ["gw.yaml:1:1: device: expected a map of keys, got nothing"],
   },
   {
-    name: "The other sections: user is for later",
-    given: top("user: headgate"),
-    want: ["gw.yaml:2:7: user: not supported yet: user (the gateway stays root)"],
+    name: "The other sections: user is no name",
+    given: top("user: [headgate]"),
+    want: ["gw.yaml:2:7: user: expected a user name, UID or UID:GID, got a list"],
   },
   {
-    name: "The other sections: user is no name",
-    given: top("user: 5"),
-    want: ["gw.yaml:2:7: user: expected a user name, got 5"],
+    name: "The other sections: user is a number below 0",
+    given: top("user: -5"),
+    want: ["gw.yaml:2:7: user: expected a user name, UID or UID:GID, got -5"],
+  },
+  {
+    name: "The other sections: user is a group by name",
+    given: top('user: "65534:nogroup"'),
+    want: ['gw.yaml:2:7: user: expected a user name, UID or UID:GID, got "65534:nogroup"'],
   },
   {
     name: "The other sections: tunnel with another checksum",
     given: top("tunnel: { source: { ipv4: 10.20.0.1 }, gue: { port: 6080, checksum: full } }"),
     want: ['gw.yaml:2:69: tunnel.gue.checksum: expected zero or computed, got "full"'],
+  },
+  {
+    name: "The other sections: a tunnel source that is a VIP",
+    given: top("tunnel: { source: { ipv4: 203.0.113.10 } }"),
+    want: [
+      'gw.yaml:2:27: tunnel.source.ipv4: expected a tunnel source that is no VIP, got 203.0.113.10, a VIP of service "web" (gw.yaml:5:10)',
+    ],
+  },
+  {
+    name: "The other sections: a tunnel source of the other family",
+    given: top("tunnel: { source: { ipv4: 2001:db8::1 } }"),
+    want: ['gw.yaml:2:27: tunnel.source.ipv4: expected an IPv4 address, got "2001:db8::1"'],
   },
   {
     name: "The other sections: tunnel with a wrong port",

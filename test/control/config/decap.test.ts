@@ -57,8 +57,8 @@ decap:
         'd.yaml:3:3: decap.nam: expected a known key (the nearest is "name"), got "nam"',
         'd.yaml:4:21: decap.protocols[1]: expected ipip or gue, got "vxlan"',
         "d.yaml:5:16: decap.gue.port: expected a port from 1 to 65535, got 0",
-        'd.yaml:6:23: decap.vip[1]: expected the address of a host, got "127.0.0.1"',
-        'd.yaml:6:34: decap.vip[2]: expected an IPv4 or IPv6 address, got "2001:db8::1%eth0"',
+        'd.yaml:6:23: decap.vip[1]: expected the IPv4 address of a host, got "127.0.0.1"',
+        'd.yaml:6:34: decap.vip[2]: expected an address without a zone, got "2001:db8::1%eth0"',
         'd.yaml:7:12: decap.accept[0]: expected no bit behind the prefix (10.20.0.0/24), got "10.20.0.1/24"',
         "d.yaml:8:8: decap.mtu: expected a whole number from 1280 to 65535, got 500",
       ]);

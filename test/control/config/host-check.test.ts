@@ -76,8 +76,8 @@ function owner(...addresses: string[]): Partial<HostFacts> {
   };
 }
 
-function state(changes: Partial<HostFacts["stateFile"]>): Partial<HostFacts> {
-  return { stateFile: { ...facts().stateFile, ...changes } };
+function state(changes: Partial<NonNullable<HostFacts["stateFile"]>>): Partial<HostFacts> {
+  return { stateFile: { ...facts().stateFile!, ...changes } };
 }
 
 const CASES: readonly {

@@ -39,6 +39,7 @@ test("defaults are those of the design", () => {
       spinUs: 0,
       xdp: { mode: "auto", zeroCopy: "auto", busyPollUs: 0 },
     },
+    user: null,
     log: { level: "info" },
     flows: { capacity: 1_048_576, stateFile: null, whenFull: "evict", ipv6: "auto" },
     limits: {

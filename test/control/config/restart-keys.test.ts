@@ -2,8 +2,8 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { formatConfigProblem } from "../../../src/base/errors.ts";
 import { parseConfig } from "../../../src/control/config/load.ts";
-import { restartProblems } from "../../../src/control/config/restart-keys.ts";
-import { service } from "./config-text.ts";
+import { ipv6Problems, restartProblems } from "../../../src/control/config/restart-keys.ts";
+import { one, service, top } from "./config-text.ts";
 
 const BEFORE = `device: { type: packet, interfaces: [eth0] }
 flows: { capacity: 1000 }
@@ -80,3 +80,19 @@ for (const { name, edit, want } of CASES) {
     assert.deepEqual(restartProblems(before, after).map(formatConfigProblem), want);
   });
 }
+
+test("a gateway without room for IPv6 flows refuses the first IPv6 address, at its place", () => {
+  const six = parseConfig(
+    one({ vip: "'2001:db8:ff::10'", backends: "[{ address: '2001:db8:2::11' }]" }),
+    "gw.yaml",
+  );
+  assert.deepEqual(ipv6Problems(six, true), []);
+  assert.deepEqual(ipv6Problems(parseConfig(one({}), "gw.yaml"), false), []);
+  const [problem] = ipv6Problems(six, false);
+  assert.match(
+    formatConfigProblem(problem!),
+    /^gw\.yaml:4:10: services\[0\]\.vip: .*a restart is needed/,
+  );
+  const pool = parseConfig(top("snat: { addresses: ['2001:db8:2::100'] }\n"), "gw.yaml");
+  assert.match(formatConfigProblem(ipv6Problems(pool, false)[0]!), /snat\.addresses/);
+});
