@@ -42,7 +42,7 @@ function frameTarget(name: string, link: 0 | 14): ByteTarget {
       gateway ??= createMemoryGateway({
         yaml: createWorldYaml(world),
         linkHeaderBytes: link,
-        size: { flowCapacity: 256, services: 64, backends: 128 },
+        size: { flowCapacity: 256, services: 64, backends: 128, hashSlots: 32_768 },
       });
       const { device, datapath } = gateway;
       device.setTick((now += 7));

@@ -75,6 +75,8 @@ export const SERVICES: readonly string[] = [
   "{ name: dns, vip: 203.0.113.10, port: 53, protocol: udp, scheduler: wrr, backends: [{ address: 10.20.0.11, port: 53, weight: 3 }, { address: 10.20.0.12, port: 53 }] }",
   "{ name: rest, vip: 203.0.113.11, port: any, protocol: [tcp, udp], scheduler: lc, outOfState: drop, noBackend: { action: drop }, backends: [{ address: 10.20.0.12 }] }",
   `{ name: closed, vip: 203.0.113.12, port: 443, ${BOTH}, access: { allow: [198.51.100.0/25], deny: [198.51.100.3/32], refuse: reset }, ${TWO} }`,
+  `{ name: limited, vip: 203.0.113.12, port: 9, protocol: [tcp, udp], scheduler: rr, limits: { connections: 3, packetsPerSecond: 500, newPerSource: { rate: 5 }, perBackend: { connections: 3 }, refuse: reset }, ${TWO} }`,
+  `{ name: pressed, vip: 203.0.113.12, port: 6080, protocol: tcp, scheduler: rr, synProxy: { mode: auto, halfOpen: 2 }, ${TWO} }`,
   `{ name: dsr, vip: 203.0.113.10, port: 8000, ${BOTH}, mode: dsr, ${TWO} }`,
   `{ name: ipip, vip: 203.0.113.10, port: 8001, ${BOTH}, mode: ipip, mss: auto, ${TWO} }`,
   `{ name: gue, vip: 203.0.113.10, port: 8002, ${BOTH}, mode: gue, mtu: { tooBig: fragment }, ${TWO} }`,
@@ -95,7 +97,7 @@ export const SERVICES: readonly string[] = [
   `{ name: ipip64, ${V6}, port: 9, ${BOTH}, mode: ipip, ${TWO} }`,
   `{ name: gue46, vip: 203.0.113.12, port: 8002, ${BOTH}, mode: gue, ${TWO_6} }`,
   `{ name: ipip46, vip: 203.0.113.12, port: 8001, ${BOTH}, mode: ipip, ${TWO_6} }`,
-  `{ name: limited6, ${V6}, port: 4433, protocol: [tcp, udp], scheduler: rr, limits: { connections: 60, packetsPerSecond: 5000, newPerSource: { rate: 20 }, perBackend: { connections: 40 }, refuse: reset }, access: { deny: ["2001:db8:1::/124"] }, ${TWO_6} }`,
+  `{ name: limited6, ${V6}, port: 4433, ${BOTH}, limits: { connections: 60, packetsPerSecond: 5000, newPerSource: { rate: 20 }, perBackend: { connections: 40 }, refuse: reset }, access: { deny: ["2001:db8:1::/124"] }, ${TWO_6} }`,
 ];
 
 /** YAML of a world with these services. */
@@ -164,7 +166,7 @@ export function createWorld(world: World): MemoryGateway {
       flowCapacity: 256,
       services: 64,
       backends: 128,
-      hashSlots: 8192,
+      hashSlots: 32_768,
       workers: world.workers,
     },
   });
