@@ -160,7 +160,8 @@ http {
     String(UDP_PORT),
   ]);
   if (cells.some(({ mode }) => mode === "ipip" || mode === "gue")) {
-    const decap = lab.spawn(node, ["python3", path.join(PROJECT_ROOT, "lab/servers/decap.py")]);
+    const tool = path.join(PROJECT_ROOT, "lab/tools/decap.py");
+    const decap = lab.spawn(node, ["python3", tool, "decap0"]);
     await decap.waitLine(/^ready/);
   }
   await waitFor(`the servers of ${node}`, async () => {
