@@ -2,7 +2,7 @@ import { isMainThread } from "node:worker_threads";
 import { tuneCompiler } from "../src/datapath/compiler.ts";
 import { measureReload, type ReloadCase } from "./conns/reload.ts";
 import type { MemoryCase } from "./memory/fast-path.ts";
-import { measureMemory, measureOneWay } from "./memory/measure.ts";
+import { measureAlone, measureMemory, measureOneWay } from "./memory/measure.ts";
 import { measureNewFlows, type NewFlowsCase } from "./memory/new-flows.ts";
 import { measureResident } from "./memory/resident.ts";
 import { measureWorkers } from "./memory/workers.ts";
@@ -13,6 +13,7 @@ import { measureMicro } from "./micro.ts";
  *
  *   node dist/bundled/bench/child.js micro NAME SECONDS
  *   node dist/bundled/bench/child.js memory CASE ROUNDS          CASE: a MemoryCase as JSON
+ *   node dist/bundled/bench/child.js alone CASE ROUNDS           without the reference
  *   node dist/bundled/bench/child.js one-way CASE ROUNDS
  *   node dist/bundled/bench/child.js workers CASE ROUNDS MILLISECONDS
  *   node dist/bundled/bench/child.js resident FLOWS
@@ -28,6 +29,8 @@ async function measure(): Promise<unknown> {
       return measureMicro(first, numbers[0]!);
     case "memory":
       return measureMemory(JSON.parse(first) as MemoryCase, numbers[0]!);
+    case "alone":
+      return measureAlone(JSON.parse(first) as MemoryCase, numbers[0]!);
     case "one-way":
       return measureOneWay(JSON.parse(first) as MemoryCase, numbers[0]!);
     case "workers":

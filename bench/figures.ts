@@ -1,4 +1,6 @@
-import type { MemoryResult } from "./memory/measure.ts";
+import type { MemoryResult, SteadyResult } from "./memory/measure.ts";
+import type { NewFlowsResult } from "./memory/new-flows.ts";
+import { newFlowsName } from "./memory/suite.ts";
 import { C_PACKET, C_XDP, NFTABLES } from "./pps/contenders.ts";
 import { atHalf, atPdr, PPS_CASES, type PpsResult, pdrOf } from "./pps/suite.ts";
 import type { Results } from "./report.ts";
@@ -129,7 +131,7 @@ function tcpFigures(results: readonly TcpResult[]): Figure[] {
   return figures;
 }
 
-function memoryFigures(cases: readonly MemoryResult[]): Figure[] {
+function memoryFigures(cases: readonly MemoryResult[], ipv6: readonly SteadyResult[]): Figure[] {
   const figures: Figure[] = [];
   const find = (protocol: string, flows: number, services: number): MemoryResult | undefined =>
     cases.find(
@@ -162,36 +164,49 @@ function memoryFigures(cases: readonly MemoryResult[]): Figure[] {
       ),
     );
   }
-  if (cases.length > 0) {
-    const sum = (pick: (one: MemoryResult) => number): number =>
-      cases.reduce((total, one) => total + pick(one), 0);
-    const bytes = Math.max(...cases.map((one) => one.bytesPerPacket));
-    figures.push(
-      atMost("memory of a connection, IPv4", 128, cases[0]!.bytesPerFlow, " bytes", 0),
-      atMost(
-        "deoptimisations in steady state",
-        0,
-        sum((one) => one.deoptimisations),
-        "",
-        0,
-      ),
-      atMost(
-        "collections in steady state",
-        0,
-        sum((one) => one.collections),
-        "",
-        0,
-      ),
-      // What counts the bytes allocates a little itself.
-      {
-        what: "bytes allocated a packet, most of all rows",
-        asked: "0.0",
-        got: bytes.toFixed(2),
-        reached: bytes < 0.05,
-      },
-    );
+  for (const [family, most, one] of [
+    ["IPv4", 128, cases[0]],
+    ["IPv6", 192, ipv6[0]],
+  ] as const) {
+    if (one === undefined) continue;
+    figures.push(atMost(`memory of a connection, ${family}`, most, one.bytesPerFlow, " bytes", 0));
   }
+  const all: readonly SteadyResult[] = [...cases, ...ipv6];
+  if (all.length === 0) return figures;
+  const sum = (what: string, pick: (one: SteadyResult) => number): void => {
+    const total = all.reduce((before, one) => before + pick(one), 0);
+    figures.push(atMost(`${what} in steady state`, 0, total, "", 0));
+  };
+  sum("deoptimisations", (one) => one.deoptimisations);
+  sum("collections", (one) => one.collections);
+  const bytes = Math.max(...all.map((one) => one.bytesPerPacket));
+  figures.push({
+    what: "bytes allocated a packet, most of all rows",
+    asked: "0.0",
+    got: bytes.toFixed(2),
+    // What counts the bytes allocates a little itself.
+    reached: bytes < 0.05,
+  });
   return figures;
+}
+
+/** What opening a flow costs, beside one that is opened again and again. */
+function newFlowsFigures(rows: readonly NewFlowsResult[]): Figure[] {
+  const one = rows.find(({ flows, prefixes }) => flows === 1 && prefixes === 0);
+  const many = rows.filter(({ flows }) => flows > 1);
+  const figures = many
+    .filter(({ prefixes }) => one !== undefined && prefixes > 0)
+    .map((row) => atMost(`${newFlowsName(row)}, x one flow and no prefix`, 2, row.ns / one!.ns));
+  const full = many.map((row) => {
+    const ratio = row.fullP99 / row.p99;
+    const figure = atMost(
+      `${newFlowsName(row)}: p99 of a full table, x while there is room`,
+      2,
+      ratio,
+    );
+    return { ...figure, asked: "under 2", reached: ratio < 2 };
+  });
+  return [...figures, ...full];
 }
 
 /** Every figure for which there is a run. */
@@ -200,7 +215,8 @@ export function figuresOf(results: Results): Figure[] {
   const figures = [
     ...ppsFigures(results["lab-pps"]?.figures.results ?? []),
     ...tcpFigures(results["lab-tcp"]?.figures.results ?? []),
-    ...memoryFigures(memory?.cases ?? []),
+    ...memoryFigures(memory?.cases ?? [], memory?.ipv6 ?? []),
+    ...newFlowsFigures(memory?.newFlows ?? []),
   ];
   for (const one of memory?.workers ?? []) {
     const ratio = medianRatio(one.twoMpps, one.oneMpps);

@@ -12,9 +12,10 @@ import {
 import { installPeers } from "./install.ts";
 import { describeMachine, machineLine } from "./machine.ts";
 import type { MemoryCase } from "./memory/fast-path.ts";
-import type { MemoryResult, OneWayResult } from "./memory/measure.ts";
+import type { MemoryResult, OneWayResult, SteadyResult } from "./memory/measure.ts";
 import { NEW_FLOWS_CASES, type NewFlowsResult } from "./memory/new-flows.ts";
 import {
+  IPV6_CASES,
   MEMORY_CASES,
   memoryName,
   newFlowsName,
@@ -103,6 +104,11 @@ async function memory({ rounds, seconds, only }: Options): Promise<Figures["memo
     cases.push(result);
     say(`${memoryName(one)}: ${spread(result.ns, 0)} ns, C++ ${spread(result.referenceNs, 0)} ns`);
   }
+  const ipv6: SteadyResult[] = [];
+  for (const one of IPV6_CASES.filter((one) => isWanted(memoryName(one), only))) {
+    ipv6.push(await child<SteadyResult>("alone", JSON.stringify(one), rounds));
+    say(`${memoryName(one)}: ${spread(ipv6.at(-1)!.ns, 0)} ns`);
+  }
   const oneWay: OneWayResult[] = [];
   for (const one of ONE_WAY_CASES.filter((one) => isWanted(memoryName(one), only))) {
     oneWay.push(await child<OneWayResult>("one-way", JSON.stringify(one), rounds));
@@ -120,7 +126,7 @@ async function memory({ rounds, seconds, only }: Options): Promise<Figures["memo
   for (const one of NEW_FLOWS_CASES.filter((one) => isWanted(newFlowsName(one), only))) {
     newFlows.push(await child<NewFlowsResult>("new-flows", JSON.stringify(one)));
   }
-  return { cases, oneWay, workers, resident, newFlows };
+  return { cases, ipv6, oneWay, workers, resident, newFlows };
 }
 
 async function labTcp({ rounds, seconds, only, install }: Options): Promise<Figures["lab-tcp"]> {

@@ -13,9 +13,8 @@ import {
   createFastPath,
   type MemoryCase,
   memoryYaml,
-  openFlows,
-  steadyFrames,
 } from "../memory/fast-path.ts";
+import { openFlows, steadyFrames } from "../memory/flow-frames.ts";
 import { WINDOW_FRAMES } from "../memory/frame-store.ts";
 import { flowCapacity } from "../memory/measure.ts";
 import { pinThread } from "../memory/workers.ts";
@@ -94,7 +93,7 @@ function serve(port: MessagePort, { reloadWorker, one, cells }: ReloadTask): voi
   let tick = 1;
   while (cells[STOP] === 0) {
     for (let first = 0; first < store.frames && cells[STOP] === 0; first += WINDOW_FRAMES) {
-      device.load(store.words, first, WINDOW_FRAMES);
+      device.load(store, first, WINDOW_FRAMES);
       device.setTick(tick++);
       for (let done = 0; done < WINDOW_FRAMES; ) {
         const from = performance.now();

@@ -1,41 +1,22 @@
 import { randomBytes } from "node:crypto";
 import { mkdtempSync, rmSync } from "node:fs";
 import path from "node:path";
+import { formatIpv4, formatIpv6, type Words6 } from "../../src/base/address.ts";
 import { parseConfig } from "../../src/control/config/load.ts";
 import { C_DROPPED, C_FORWARDED, C_RECEIVED } from "../../src/datapath/counters.ts";
 import { createDatapath, type Datapath } from "../../src/datapath/datapath.ts";
 import { createRegionMapper } from "../../src/device/region.ts";
-import {
-  F_BACKEND_ADDR,
-  F_BACKEND_REPLY_PORTS,
-  F_CLIENT_ADDR,
-  F_CLIENT_VIP_PORTS,
-  F_REPLY_ADDR,
-  F_STATE,
-  F_VIP_ADDR,
-  FLOW_WORDS,
-  PROTOCOL_TCP,
-  PROTOCOL_UDP,
-} from "../../src/flow/flow-record.ts";
 import { writeBank } from "../../src/service/bank-writer.ts";
 import { assignSlots } from "../../src/service/slots.ts";
-import { type Hop, macHigh, macLow, writeHopTable } from "../../src/state/hop-table.ts";
+import { type Hop, writeHopTable } from "../../src/state/hop-table.ts";
 import {
   H_BANK_PUBLISHED,
   H_HOPS_PUBLISHED,
   type RegionSize,
   type RegionViews,
-  W_FLOWS_USED,
 } from "../../src/state/layout.ts";
 import { attachRegion, openRegion } from "../../src/state/region.ts";
-import {
-  clientOf,
-  createFrameStore,
-  type FrameFields,
-  type FrameStore,
-  WINDOW_FRAMES,
-  writeFrame,
-} from "./frame-store.ts";
+import type { FrameStore } from "./frame-store.ts";
 import { createReadyDevice, type ReadyDevice } from "./ready-device.ts";
 
 /**
@@ -46,9 +27,13 @@ import { createReadyDevice, type ReadyDevice } from "./ready-device.ts";
 export type MemoryMode = "nat" | "full-nat" | "dsr" | "ipip" | "gue";
 export type MemoryProtocol = "tcp" | "udp";
 
+/** IPv4 unless said; "ipv6-ipv4" is IPv6 on the clients' side and IPv4 on the backends'. */
+export type MemoryFamily = "ipv6" | "ipv6-ipv4";
+
 export interface MemoryCase {
   readonly mode: MemoryMode;
   readonly protocol: MemoryProtocol;
+  readonly family?: MemoryFamily;
   readonly flows: number;
   /** 1: one service with `backends` backends. More: each has three of them. */
   readonly services: number;
@@ -82,8 +67,9 @@ export const GATEWAY_MACS = ["02:00:00:00:01:01", "02:00:00:00:02:01"] as const;
 /** The router behind which all clients are. */
 export const CLIENT_MAC = "02:00:00:00:01:02";
 const MTU = 1500;
-const VIP_PORT = 80;
-const BACKEND_PORT = 8080;
+const SNAT6 = "2001:db8:2:1::-2001:db8:2:1::3f";
+export const VIP_PORT = 80;
+export const BACKEND_PORT = 8080;
 
 /** Only the client's half passes: one frame a flow, and no port but the service's. */
 export function isOneWayCase({ mode }: MemoryCase): boolean {
@@ -94,9 +80,6 @@ function eachOf(one: MemoryCase): number {
   return one.each ?? 3;
 }
 
-const SYN = 2;
-const ACK = 16;
-
 const INTERFACES = GATEWAY_MACS.map((mac, index) => ({
   name: `eth${index}`,
   index: index + 1,
@@ -104,39 +87,50 @@ const INTERFACES = GATEWAY_MACS.map((mac, index) => ({
   mtu: MTU,
 }));
 
-function dotted(address: number): string {
-  return [24, 16, 8, 0].map((shift) => (address >>> shift) & 0xff).join(".");
-}
-
 /** VIP address of service `index`: from 203.0.112.0 on. */
-function vipOf(index: number): number {
+export function vipOf(index: number): number {
   return (0xcb007000 | 0) + index;
 }
 
+/** Its IPv6 address: the same in the last word. */
+export function vip6Of(index: number): Words6 {
+  return [0x20010db8, 0x00ff0000, 0, vipOf(index)];
+}
+
+/** Words of an IPv6 client's address before the last one, which is as an IPv4 client's. */
+export const CLIENT6 = [0x20010db8, 0x00010000, 0] as const;
+
 /** Address of backend `index`: from 10.20.0.10 on. */
-function backendOf(index: number): number {
+export function backendOf(index: number): number {
   return 0x0a14000a + index;
 }
 
-/** MAC of a backend: 02:00 and its address. */
-function backendMac(address: number): string {
+/** Its IPv6 address: the same in the last word. */
+export function backend6Of(index: number): Words6 {
+  return [0x20010db8, 0x00020000, 0, backendOf(index)];
+}
+
+/** MAC of a backend: 02:00 and its address, of IPv6 the last word. */
+export function backendMac(address: number): string {
   const hex = (address >>> 0).toString(16).padStart(8, "0");
   return `02:00:${hex.slice(0, 2)}:${hex.slice(2, 4)}:${hex.slice(4, 6)}:${hex.slice(6)}`;
 }
 
 /** The configuration of a case. */
 export function memoryYaml(one: MemoryCase): string {
+  const backendText = (index: number): string =>
+    one.family === "ipv6" ? formatIpv6(backend6Of(index)) : formatIpv4(backendOf(index));
   const services = Array.from({ length: one.services }, (_, service) => {
     const count = one.services === 1 ? one.backends : Math.min(eachOf(one), one.backends);
     return {
       name: `s${service}`,
-      vip: dotted(vipOf(service)),
+      vip: one.family === undefined ? formatIpv4(vipOf(service)) : formatIpv6(vip6Of(service)),
       port: VIP_PORT,
       protocol: one.protocol,
       mode: one.mode,
       scheduler: "rr",
       backends: Array.from({ length: count }, (_unused, at) => ({
-        address: dotted(backendOf((service * count + at) % one.backends)),
+        address: backendText((service * count + at) % one.backends),
         ...(isOneWayCase(one) ? {} : { port: BACKEND_PORT }),
       })),
     };
@@ -149,7 +143,9 @@ export function memoryYaml(one: MemoryCase): string {
       hashSlots: Math.max(4_194_304, one.hashSlots ?? 0),
     },
     // 64 addresses: a backend has room for four million flows.
-    snat: { addresses: ["10.21.0.0-10.21.0.63"] },
+    snat: {
+      addresses: ["10.21.0.0-10.21.0.63", ...(one.family === "ipv6" ? [SNAT6] : [])],
+    },
     tunnel: { source: { ipv4: "10.20.255.1" } },
     services,
   });
@@ -167,6 +163,7 @@ export function createFastPath(one: MemoryCase, capacity: number): FastPath {
       backends: Math.max(256, one.services * eachOf(one), one.backends),
       hashSlots: one.hashSlots ?? 256,
       accessPrefixes: one.accessPrefixes ?? 0,
+      ipv6: one.family !== undefined,
     },
     tick: 0,
     random: (count) => randomBytes(count),
@@ -185,7 +182,8 @@ export function createFastPath(one: MemoryCase, capacity: number): FastPath {
     for (const service of assignment.services) {
       for (const { slot, definition: backend } of service.backends) {
         const { address } = backend;
-        backends.set(slot, { address, interface: 1, mtu: MTU, mac: backendMac(address.value) });
+        const mac = backendMac(address.words[3]);
+        backends.set(slot, { address, interface: 1, mtu: MTU, mac });
       }
     }
     const interfaces = INTERFACES.map(({ mac, mtu }) => ({ mac, mtu, up: true }));
@@ -234,7 +232,7 @@ function over(
     statePath,
     configure,
     runWindow(store, first, count) {
-      device.load(store.words, first, count);
+      device.load(store, first, count);
       let left = count;
       while (left > 0) left -= datapath.runBatch(0);
     },
@@ -249,165 +247,4 @@ function over(
     resetCounters: () => views.f64.fill(0, counters + C_RECEIVED, counters + C_DROPPED + 1),
     close,
   };
-}
-
-const PROTOCOLS = { tcp: PROTOCOL_TCP, udp: PROTOCOL_UDP } as const;
-
-/** The fields of frames, made once and changed for each frame: a million objects would be garbage. */
-function blankFields(protocol: MemoryProtocol): FrameFields {
-  return {
-    side: 0,
-    destinationMacHigh: 0,
-    destinationMacLow: 0,
-    sourceMacHigh: 0,
-    sourceMacLow: 0,
-    protocol: PROTOCOLS[protocol],
-    source: 0,
-    destination: 0,
-    ports: 0,
-    tcpFlags: ACK,
-  };
-}
-
-/** The fields of SYNs to the first service; source and ports are the caller's. */
-export function synFields(): FrameFields {
-  const fields = blankFields("tcp");
-  fromClient(fields);
-  fields.destination = vipOf(0);
-  fields.tcpFlags = SYN;
-  return fields;
-}
-
-/** MACs and side of a frame that comes from the client's side. */
-function fromClient(fields: FrameFields): void {
-  fields.side = 0;
-  fields.destinationMacHigh = macHigh(GATEWAY_MACS[0]);
-  fields.destinationMacLow = macLow(GATEWAY_MACS[0]);
-  fields.sourceMacHigh = macHigh(CLIENT_MAC);
-  fields.sourceMacLow = macLow(CLIENT_MAC);
-}
-
-/** MACs and side of a frame that comes from a backend. */
-function fromBackend(fields: FrameFields, address: number): void {
-  fields.side = 1;
-  fields.destinationMacHigh = macHigh(GATEWAY_MACS[1]);
-  fields.destinationMacLow = macLow(GATEWAY_MACS[1]);
-  fields.sourceMacHigh = 0x02000000 | ((address >>> 16) & 0xffff);
-  fields.sourceMacLow = address & 0xffff;
-}
-
-/**
- * Write the frame that flow `row` sends in a direction, as its record says.
- *
- * @param direction - 0 ORIGINAL, 1 REPLY
- */
-function flowFrame(
-  path: FastPath,
-  store: FrameStore,
-  index: number,
-  fields: FrameFields,
-  row: number,
-  direction: number,
-): void {
-  const { i32, layout } = path.views;
-  const at = (layout.flows.at >> 2) + row * FLOW_WORDS;
-  if (direction === 0) {
-    fromClient(fields);
-    fields.source = i32[at + F_CLIENT_ADDR]!;
-    fields.destination = i32[at + F_VIP_ADDR]!;
-    fields.ports = i32[at + F_CLIENT_VIP_PORTS]!;
-  } else {
-    fields.source = i32[at + F_BACKEND_ADDR]!;
-    fromBackend(fields, fields.source);
-    fields.destination = i32[at + F_REPLY_ADDR]!;
-    fields.ports = i32[at + F_BACKEND_REPLY_PORTS]!;
-  }
-  writeFrame(store, index, fields);
-}
-
-/** Writes frames 0..count-1 window by window and runs them; for opening, so nothing is timed. */
-function runAll(
-  path: FastPath,
-  store: FrameStore,
-  count: number,
-  write: (frame: number, index: number) => void,
-): void {
-  for (let first = 0; first < count; first += WINDOW_FRAMES) {
-    const part = Math.min(WINDOW_FRAMES, count - first);
-    for (let index = 0; index < part; index++) write(first + index, index);
-    path.runWindow(store, 0, part);
-  }
-}
-
-/**
- * Open the flows of a case, each by packets of its own: SYN, SYN-ACK, ACK, or a datagram each way.
- *
- * @throws Error when one was refused
- */
-export function openFlows(path: FastPath, one: MemoryCase): void {
-  const store = createFrameStore(WINDOW_FRAMES);
-  const fields = blankFields(one.protocol);
-  const client = new Int32Array(2);
-  fields.tcpFlags = SYN;
-  runAll(path, store, one.flows, (id, index) => {
-    clientOf(id, client);
-    fromClient(fields);
-    fields.source = client[0]!;
-    fields.destination = vipOf(id % one.services);
-    fields.ports = (client[1]! << 16) | VIP_PORT;
-    writeFrame(store, index, fields);
-  });
-  const used = path.views.i32[path.views.layout.workerWord + W_FLOWS_USED]!;
-  if (used !== one.flows) throw new Error(`${used} of ${one.flows} flows were opened`);
-  fields.tcpFlags = SYN | ACK;
-  if (!isOneWayCase(one)) {
-    runAll(path, store, used, (row, index) => flowFrame(path, store, index, fields, row, 1));
-  }
-  fields.tcpFlags = ACK;
-  runAll(path, store, used, (row, index) => flowFrame(path, store, index, fields, row, 0));
-  path.checkForwarded();
-  const { i32, layout } = path.views;
-  const states = new Set<number>();
-  for (let row = 0; row < used; row++) {
-    states.add(i32[(layout.flows.at >> 2) + row * FLOW_WORDS + F_STATE]! & 0xff);
-  }
-  if (states.size !== 1) throw new Error(`flows are in states ${[...states].join(", ")}`);
-}
-
-/**
- * The frames to measure with: both directions of every flow, in an order without order; again from
- * the start when there are fewer than `framesMin`.
- *
- * @param seed - of the order
- */
-export function steadyFrames(
-  path: FastPath,
-  one: MemoryCase,
-  framesMin: number,
-  seed: number,
-): FrameStore & { readonly frames: number } {
-  const sides = isOneWayCase(one) ? 1 : 2;
-  const ends = one.flows * sides;
-  const order = new Uint32Array(ends);
-  for (let end = 0; end < ends; end++) order[end] = end;
-  // Fisher and Yates, with a generator that makes no garbage.
-  let state = seed | 1;
-  for (let left = ends - 1; left > 0; left--) {
-    state ^= state << 13;
-    state ^= state >>> 17;
-    state ^= state << 5;
-    const other = (state >>> 0) % (left + 1);
-    const kept = order[left]!;
-    order[left] = order[other]!;
-    order[other] = kept;
-  }
-  const frames = Math.ceil(Math.max(ends, framesMin) / WINDOW_FRAMES) * WINDOW_FRAMES;
-  const store = createFrameStore(frames);
-  const fields = blankFields(one.protocol);
-  for (let frame = 0; frame < frames; frame++) {
-    const end = order[frame % ends]!;
-    const row = sides === 1 ? end : end >>> 1;
-    flowFrame(path, store, frame, fields, row, sides === 1 ? 0 : end & 1);
-  }
-  return { ...store, frames };
 }

@@ -5,15 +5,11 @@ import { setImmediate as nextTurn } from "node:timers/promises";
 import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
 import { powerOfTwoAtLeast } from "../../src/state/layout.ts";
-import {
-  createFastPath,
-  type FastPath,
-  type MemoryCase,
-  openFlows,
-  steadyFrames,
-} from "./fast-path.ts";
-import { type FrameStore, STORE_BYTES, WINDOW_FRAMES } from "./frame-store.ts";
+import { createFastPath, type FastPath, type MemoryCase } from "./fast-path.ts";
+import { openFlows, steadyFrames } from "./flow-frames.ts";
+import { type FrameStore, WINDOW_FRAMES } from "./frame-store.ts";
 import { startReference, writeReferenceInput } from "./reference.ts";
+import { checkSent } from "./slow-nat.ts";
 
 /**
  * The whole fast path on frames in memory, without any device, beside the same work in C++ over the
@@ -29,18 +25,22 @@ import { startReference, writeReferenceInput } from "./reference.ts";
  * Alone    Measure each case in a process of its own: the fast path is one closure an isolate, and a
  *          second one would have V8 compile code that serves both.
  */
-export interface MemoryResult extends MemoryCase {
-  /** Nanoseconds a packet, by round. */
-  readonly ns: readonly number[];
+export interface MemoryResult extends SteadyResult {
   /** The reference's, in the same rounds. */
   readonly referenceNs: readonly number[];
-  /** Frames whose output was compared with the reference's, and was the same. */
+}
+
+/** A case with IPv6 addresses: what it sent was checked by slow-nat.ts, and there is no reference. */
+export interface SteadyResult extends MemoryCase {
+  /** Nanoseconds a packet, by round. */
+  readonly ns: readonly number[];
+  /** Frames whose output was compared with the reference's, or checked, and was right. */
   readonly comparedFrames: number;
   readonly bytesPerPacket: number;
   /** Garbage collections, and deoptimisations, during all timed rounds. */
   readonly collections: number;
   readonly deoptimisations: number;
-  /** Bytes of flow table, index and free list for each flow that they can hold. */
+  /** Bytes of flow table, extensions, index and free list for each flow that they can hold. */
   readonly bytesPerFlow: number;
 }
 
@@ -71,7 +71,7 @@ export function createRunner(fast: FastPath, store: FrameStore & { frames: numbe
       const before = clock[0]!;
       for (let first = 0; first < frames; first += WINDOW_FRAMES) {
         const count = Math.min(WINDOW_FRAMES, frames - first);
-        device.load(store.words, first, count);
+        device.load(store, first, count);
         device.setTick((clock[0]! / 1e6) | 0);
         const from = performance.now();
         for (let done = 0; done < count; ) done += datapath.runBatch(0);
@@ -84,7 +84,7 @@ export function createRunner(fast: FastPath, store: FrameStore & { frames: numbe
 
 /** What the fast path sends for every frame of a store. */
 export function captureSent(fast: FastPath, store: FrameStore & { frames: number }): Uint8Array {
-  const sent = new Uint8Array(store.frames * STORE_BYTES);
+  const sent = new Uint8Array(store.frames * store.slotBytes);
   fast.resetCounters();
   fast.device.capture = sent;
   for (let first = 0; first < store.frames; first += WINDOW_FRAMES) {
@@ -181,6 +181,51 @@ export function flowCapacity(flows: number): number {
 }
 
 /**
+ * Warm up, and measure rounds of at least FRAMES_MIN frames. Forwarded frames were counted from what
+ * captureSent() left on.
+ *
+ * @param between - runs after each round, which had so many passes
+ * @throws Error when a frame was not forwarded
+ */
+async function measureRounds(
+  fast: FastPath,
+  store: FrameStore & { frames: number },
+  rounds: number,
+  deoptimised: () => number,
+  between: (passes: number) => Promise<void>,
+): Promise<Omit<SteadyResult, keyof MemoryCase>> {
+  const runner = createRunner(fast, store);
+  const collections = watchCollections();
+  warmUp(fast, runner, store.frames, deoptimised);
+  const passes = Math.ceil(FRAMES_MIN / store.frames);
+  let deoptimisations = 0;
+  const ns: number[] = [];
+  for (let round = 0; round < rounds; round++) {
+    const deoptimisedBefore = deoptimised();
+    const from = performance.now();
+    let spent = 0;
+    for (let pass = 0; pass < passes; pass++) spent += runner.pass();
+    collections.add(from, performance.now());
+    deoptimisations += deoptimised() - deoptimisedBefore;
+    ns.push(spent / (passes * store.frames));
+    await between(passes);
+  }
+  const collected = await collections.count();
+  const bytesPerPacket = allocatedPerFrame(runner, passes, store.frames);
+  fast.checkForwarded();
+  const { flows, flowExtensions, flowIndex, flowFree, flowCapacity } = fast.views.layout;
+  const tables = flows.bytes + flowExtensions.bytes + flowIndex.bytes + flowFree.bytes;
+  return {
+    ns,
+    comparedFrames: store.frames,
+    bytesPerPacket,
+    collections: collected,
+    deoptimisations,
+    bytesPerFlow: tables / flowCapacity,
+  };
+}
+
+/**
  * Measure one case, in paired rounds with the reference.
  *
  * @throws Error when a frame was not forwarded, or the two do not send the same bytes
@@ -196,41 +241,39 @@ export async function measureMemory(one: MemoryCase, rounds: number): Promise<Me
     const input = path.join(folder, "input");
     writeReferenceInput(input, fast.views, store);
     const reference = await startReference(folder, input, sent);
-    const runner = createRunner(fast, store);
-    const collections = watchCollections();
-    // The first message to another process makes V8 drop assumptions, and with them code: before.
-    await reference.measure(1);
-    warmUp(fast, runner, store.frames, deoptimised);
-    const passes = Math.ceil(FRAMES_MIN / store.frames);
-    let deoptimisations = 0;
-    const ns: number[] = [];
-    const referenceNs: number[] = [];
-    for (let round = 0; round < rounds; round++) {
-      const deoptimisedBefore = deoptimised();
-      const from = performance.now();
-      let spent = 0;
-      for (let pass = 0; pass < passes; pass++) spent += runner.pass();
-      collections.add(from, performance.now());
-      deoptimisations += deoptimised() - deoptimisedBefore;
-      ns.push(spent / (passes * store.frames));
-      referenceNs.push(await reference.measure(passes));
+    try {
+      // The first message to another process makes V8 drop assumptions, and with them code: before.
+      await reference.measure(1);
+      const referenceNs: number[] = [];
+      const own = await measureRounds(fast, store, rounds, deoptimised, async (passes) => {
+        referenceNs.push(await reference.measure(passes));
+      });
+      return { ...one, ...own, referenceNs };
+    } finally {
+      await reference.stop();
     }
-    const collected = await collections.count();
-    await reference.stop();
-    const bytesPerPacket = allocatedPerFrame(runner, passes, store.frames);
-    fast.checkForwarded();
-    const { layout } = fast.views;
-    const tables = layout.flows.bytes + layout.flowIndex.bytes + layout.flowFree.bytes;
-    return {
-      ...one,
-      ns,
-      referenceNs,
-      comparedFrames: store.frames,
-      bytesPerPacket,
-      collections: collected,
-      deoptimisations,
-      bytesPerFlow: tables / layout.flowCapacity,
-    };
+  } finally {
+    fast.close();
+    process.chdir("/");
+    rmSync(folder, { recursive: true, force: true });
+  }
+}
+
+/**
+ * Measure one case without a reference.
+ *
+ * @throws Error when a frame was not forwarded, or is not what a NAT sends
+ */
+export async function measureAlone(one: MemoryCase, rounds: number): Promise<SteadyResult> {
+  const folder = mkdtempSync("/dev/shm/headgate-bench-");
+  const fast = createFastPath(one, flowCapacity(one.flows));
+  try {
+    const deoptimised = watchDeoptimisations(folder);
+    openFlows(fast, one);
+    const store = steadyFrames(fast, one, STORE_FRAMES_MIN, 20_261_125);
+    checkSent(store, captureSent(fast, store), one);
+    const own = await measureRounds(fast, store, rounds, deoptimised, () => Promise.resolve());
+    return { ...one, ...own };
   } finally {
     fast.close();
     process.chdir("/");

@@ -4,7 +4,8 @@ import { formatIpv4 } from "../../src/base/address.ts";
 import { createRandom } from "../../src/base/random.ts";
 import { W_FLOWS_USED } from "../../src/state/layout.ts";
 import { median } from "../statistics.ts";
-import { createFastPath, type FastPath, memoryYaml, synFields } from "./fast-path.ts";
+import { createFastPath, type FastPath, memoryYaml } from "./fast-path.ts";
+import { synFields } from "./flow-frames.ts";
 import { clientOf, createFrameStore, WINDOW_FRAMES, writeFrame } from "./frame-store.ts";
 
 /**
@@ -95,7 +96,7 @@ function run(fast: FastPath, one: NewFlowsCase, first: number, count: number): n
       fields.tcpFlags = one.flows === 1 && (index & 1) === 1 ? RST : SYN;
       writeFrame(store, index, fields);
     }
-    fast.device.load(store.words, 0, part);
+    fast.device.load(store, 0, part);
     fast.device.setTick(1);
     for (let left = part; left > 0; ) {
       const begun = performance.now();

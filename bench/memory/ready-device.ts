@@ -16,7 +16,7 @@ import {
   HEADROOM_BYTES,
   TX_SENT,
 } from "../../src/device/device.ts";
-import { STORE_BYTES, STORE_WORDS, WINDOW_FRAMES } from "./frame-store.ts";
+import { type FrameStore, WINDOW_FRAMES } from "./frame-store.ts";
 
 /**
  * A device whose frames lie ready in its memory, as a kernel leaves them: `receive` only hands out
@@ -37,17 +37,17 @@ import { STORE_BYTES, STORE_WORDS, WINDOW_FRAMES } from "./frame-store.ts";
  * Slots     Where AF_XDP puts frames: 50 bytes after the start of a slot of 2 KiB, the IP header on a
  *           cache line.
  * Capture   With `capture` set, `transmit` also copies each frame sent, with its length and egress,
- *           to the place of the received frame it came from. Never set while time is measured.
+ *           to the place of the received frame it came from, in slots of the store's size. Never set
+ *           while time is measured.
  */
 export interface ReadyDevice extends FrameDevice {
   /**
    * Put a window of frames in; those that were not received are gone.
    *
-   * @param store - frames of STORE_BYTES each (frame-store.ts)
    * @param first - first frame
    * @param count - 1..WINDOW_FRAMES
    */
-  load(store: Int32Array, first: number, count: number): void;
+  load(store: FrameStore, first: number, count: number): void;
   /** Where sent frames go, by the place of the received frame, or null. */
   capture: Uint8Array | null;
   setTick(ms: number): void;
@@ -66,6 +66,7 @@ const NEXT = 1;
 const LOADED = 2;
 const SENT = 3;
 const CALLS = 4;
+const SLOT = 5;
 const CELLS = 8;
 
 export function createReadyDevice(interfaces: readonly DeviceInterface[]): ReadyDevice {
@@ -84,14 +85,17 @@ export function createReadyDevice(interfaces: readonly DeviceInterface[]): Ready
   // Frames and calls fit in int32 for any run there is, and a store in an array never allocates.
   const cells = new Int32Array(CELLS);
 
-  function load(store: Int32Array, first: number, count: number): void {
+  function load(store: FrameStore, first: number, count: number): void {
+    const slotWords = store.slotBytes >> 2;
+    const frames = store.words;
     for (let index = 0; index < count; index++) {
-      const from = (first + index) * STORE_WORDS;
+      const from = (first + index) * slotWords;
       const to = (index * SLOT_BYTES + FRAME_AT - 2) >> 2;
-      for (let word = 0; word < STORE_WORDS; word++) words[to + word] = store[from + word]!;
-      ingress[index] = store[from]! & 0xff;
-      lengths[index] = (store[from]! >>> 8) & 0xff;
+      for (let word = 0; word < slotWords; word++) words[to + word] = frames[from + word]!;
+      ingress[index] = frames[from]! & 0xff;
+      lengths[index] = (frames[from]! >>> 8) & 0xff;
     }
+    cells[SLOT] = store.slotBytes;
     cells[FIRST] = first;
     cells[NEXT] = 0;
     cells[LOADED] = count;
@@ -133,7 +137,7 @@ export function createReadyDevice(interfaces: readonly DeviceInterface[]): Ready
       if (tx[word + D_FROM] === FROM_SPARE) continue;
       const at = tx[word + D_AT]!;
       const length = tx[word + D_BYTES]!;
-      const to = (batchFirst + tx[word + D_FROM]!) * STORE_BYTES;
+      const to = (batchFirst + tx[word + D_FROM]!) * cells[SLOT]!;
       out[to] = tx[word + D_INTERFACE]!;
       out[to + 1] = length;
       out.set(bytes.subarray(at, at + length), to + 2);

@@ -1,7 +1,8 @@
 import { readFileSync } from "node:fs";
 import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
-import { createFastPath, openFlows } from "./fast-path.ts";
+import { createFastPath } from "./fast-path.ts";
+import { openFlows } from "./flow-frames.ts";
 import { flowCapacity } from "./measure.ts";
 import type { ResidentResult } from "./suite.ts";
 

@@ -1,12 +1,14 @@
 import { median, medianRatio, spread, table } from "../statistics.ts";
 import type { MemoryCase } from "./fast-path.ts";
-import type { MemoryResult, OneWayResult } from "./measure.ts";
+import type { MemoryResult, OneWayResult, SteadyResult } from "./measure.ts";
 import type { NewFlowsCase, NewFlowsResult } from "./new-flows.ts";
 import type { WorkersResult } from "./workers.ts";
 
 /** The cases of the memory suite, and its tables. */
 export interface MemoryFigures {
   readonly cases: readonly MemoryResult[];
+  /** Left out of figures that were kept before there were such addresses. */
+  readonly ipv6?: readonly SteadyResult[];
   /** Left out of figures that were kept before there were such modes. */
   readonly oneWay?: readonly OneWayResult[];
   readonly workers: readonly WorkersResult[];
@@ -37,6 +39,17 @@ export const MEMORY_CASES: readonly MemoryCase[] = MODES.flatMap((mode) =>
   ),
 );
 
+export const IPV6_CASES: readonly MemoryCase[] = [
+  ...MODES.flatMap((mode) =>
+    PROTOCOLS.flatMap((protocol) =>
+      [1, 64_000].map(
+        (flows) => ({ mode, protocol, family: "ipv6", flows, ...TABLES[0] }) as const,
+      ),
+    ),
+  ),
+  { mode: "full-nat", protocol: "tcp", family: "ipv6-ipv4", flows: 64_000, ...TABLES[0] },
+];
+
 export const ONE_WAY_CASES: readonly MemoryCase[] = (["dsr", "ipip", "gue"] as const).flatMap(
   (mode) => PROTOCOLS.map((protocol) => ({ mode, protocol, flows: 64_000, ...TABLES[0] })),
 );
@@ -49,13 +62,16 @@ export const WORKER_CASES: readonly MemoryCase[] = PROTOCOLS.map((protocol) => (
   backends: 3,
 }));
 
-/** What `--only` looks at: "nat, tcp, 64,000 flows, 1 service, 3 backends". */
+const FAMILIES = { ipv6: "IPv6, ", "ipv6-ipv4": "IPv6 to IPv4, " } as const;
+
+/** What `--only` looks at: "nat, tcp, IPv6, 64,000 flows, 1 service, 3 backends". */
 export function memoryName(one: MemoryCase): string {
   const count = (number: number): string => number.toLocaleString("en");
   const plural = (number: number, what: string): string =>
     `${count(number)} ${what}${number === 1 ? "" : "s"}`;
   return (
-    `${one.mode}, ${one.protocol}, ${plural(one.flows, "flow")}, ` +
+    `${one.mode}, ${one.protocol}, ${one.family === undefined ? "" : FAMILIES[one.family]}` +
+    `${plural(one.flows, "flow")}, ` +
     `${plural(one.services, "service")}, ${plural(one.backends, "backend")}`
   );
 }
@@ -84,43 +100,54 @@ function formatNewFlows(rows: readonly NewFlowsResult[]): string {
   );
 }
 
+/** Cases with a reference, and cases without. */
+function formatCases(cases: readonly MemoryResult[], ipv6: readonly SteadyResult[]): string[] {
+  const rows: readonly (SteadyResult & { readonly referenceNs?: readonly number[] })[] = [
+    ...cases,
+    ...ipv6,
+  ];
+  if (rows.length === 0) return [];
+  const connection = (one: SteadyResult | undefined, what: string): string[] =>
+    one === undefined ? [] : [`${what}: ${one.bytesPerFlow.toFixed(0)} bytes a connection.`];
+  return [
+    table(
+      [
+        "in memory, both directions",
+        "ns a packet",
+        "C++, ns",
+        "x C++",
+        "Mpps of one CPU",
+        "bytes allocated a packet",
+        "collections",
+        "deoptimisations",
+        "frames compared",
+      ],
+      rows.map((one) => [
+        memoryName(one),
+        spread(one.ns, 0),
+        one.referenceNs === undefined ? "-" : spread(one.referenceNs, 0),
+        one.referenceNs === undefined ? "-" : medianRatio(one.ns, one.referenceNs).toFixed(2),
+        (1000 / median(one.ns)).toFixed(2),
+        one.bytesPerPacket.toFixed(2),
+        String(one.collections),
+        String(one.deoptimisations),
+        one.comparedFrames.toLocaleString("en"),
+      ]),
+    ),
+    ...connection(cases.at(-1), "Flow table, index and free list"),
+    ...connection(ipv6.at(-1), "With room for IPv6 (extensions too)"),
+  ];
+}
+
 export function formatMemory({
   cases,
+  ipv6 = [],
   oneWay = [],
   workers,
   resident,
   newFlows = [],
 }: MemoryFigures): string {
-  const parts: string[] = [];
-  if (cases.length > 0) {
-    parts.push(
-      table(
-        [
-          "in memory, both directions",
-          "ns a packet",
-          "C++, ns",
-          "x C++",
-          "Mpps of one CPU",
-          "bytes allocated a packet",
-          "collections",
-          "deoptimisations",
-          "frames compared",
-        ],
-        cases.map((one) => [
-          memoryName(one),
-          spread(one.ns, 0),
-          spread(one.referenceNs, 0),
-          medianRatio(one.ns, one.referenceNs).toFixed(2),
-          (1000 / median(one.ns)).toFixed(2),
-          one.bytesPerPacket.toFixed(2),
-          String(one.collections),
-          String(one.deoptimisations),
-          one.comparedFrames.toLocaleString("en"),
-        ]),
-      ),
-      `Flow table, index and free list: ${cases.at(-1)!.bytesPerFlow.toFixed(0)} bytes a connection.`,
-    );
-  }
+  const parts = formatCases(cases, ipv6);
   if (oneWay.length > 0) {
     parts.push(
       table(

@@ -7,7 +7,8 @@ import {
   Worker,
   workerData,
 } from "node:worker_threads";
-import { createFastPath, type MemoryCase, openFlows, steadyFrames } from "./fast-path.ts";
+import { createFastPath, type MemoryCase } from "./fast-path.ts";
+import { openFlows, steadyFrames } from "./flow-frames.ts";
 import { STORE_BYTES, WINDOW_FRAMES } from "./frame-store.ts";
 import { createRunner, flowCapacity } from "./measure.ts";
 

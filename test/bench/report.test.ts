@@ -110,6 +110,19 @@ function results(): Results {
     }),
     memory: measured<"memory">({
       cases: [memoryResult("tcp", 64_000, 1, 60), memoryResult("tcp", 1_000_000, 1, 200)],
+      ipv6: [
+        {
+          ...memoryResult("udp", 64_000, 1, 120),
+          family: "ipv6",
+          bytesPerFlow: 164,
+          collections: 3,
+        },
+      ],
+      newFlows: [
+        { flows: 1, prefixes: 0, ns: 200, p99: 300, fullP99: 0 },
+        { flows: 1_000_000, prefixes: 0, ns: 300, p99: 900, fullP99: 450 },
+        { flows: 1_000_000, prefixes: 100_000, ns: 500, p99: 600, fullP99: 1200 },
+      ],
       workers: [],
       resident: null,
     }),
@@ -140,7 +153,17 @@ test("figures are reached or not, with their number", () => {
   assert.deepEqual(of("memory, nat, tcp, 64,000 flows"), ["60 ns", true]);
   assert.deepEqual(of("memory, nat, tcp, 1,000,000 flows"), ["200 ns", false]);
   assert.deepEqual(of("memory, nat, tcp, 64,000 flows, x C++"), ["1.20", true]);
-  assert.deepEqual(of("deoptimisations in steady state"), ["2", false]);
+  assert.deepEqual(of("deoptimisations in steady state"), ["3", false]);
+  assert.deepEqual(of("collections in steady state"), ["3", false]);
+  assert.deepEqual(of("memory of a connection, IPv4"), ["100 bytes", true]);
+  assert.deepEqual(of("memory of a connection, IPv6"), ["164 bytes", true]);
+  const denied = "1,000,000 new flows, 100,000 denied prefixes";
+  assert.deepEqual(of(`${denied}, x one flow and no prefix`), ["2.50", false]);
+  assert.deepEqual(of(`${denied}: p99 of a full table, x while there is room`), ["2.00", false]);
+  assert.deepEqual(
+    of("1,000,000 new flows, no prefix: p99 of a full table, x while there is room"),
+    ["0.50", true],
+  );
   assert.deepEqual(of("resident with a million flows, one service"), ["190 MB", true]);
   assert.deepEqual(figuresOf({}), []);
 });
