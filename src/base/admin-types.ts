@@ -61,6 +61,9 @@ export interface Status {
     readonly reset: number;
     readonly takenOver: number;
     readonly takeOverDropped: number;
+    /** Packets that went on without a flow, and whether some did in the last second. */
+    readonly statelessPackets: number;
+    readonly stateless: boolean;
   };
   readonly services: number;
   readonly backends: { readonly total: number; readonly up: number };

@@ -229,6 +229,14 @@ export function renderStatus(
       "Flows",
       `${flows.live} of ${flows.capacity} (${used.toFixed(1)} %), created ${flows.created}, expired ${flows.expired}, evicted ${flows.evicted}, reset ${flows.reset}`,
     ],
+    ...(flows.statelessPackets === 0
+      ? []
+      : [
+          [
+            "Without flow",
+            `${formatCount(flows.statelessPackets)} packets${flows.stateless ? ", now too" : ""}`,
+          ] as const,
+        ]),
     ["Taken over", `${flows.takenOver} flows, ${flows.takeOverDropped} dropped`],
     [
       "Frames",

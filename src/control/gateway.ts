@@ -35,6 +35,7 @@ import { createReadings } from "./readings.ts";
 import { type Applied, createReconciler, type Reconciler } from "./reconcile.ts";
 import { createReloader } from "./reload.ts";
 import { createShutdown } from "./shutdown.ts";
+import { createStatelessWatch } from "./stateless-watch.ts";
 import { createWatchdog, WATCHDOG_INTERVAL_MS } from "./watchdog.ts";
 
 export interface Gateway {
@@ -138,6 +139,8 @@ async function compose(
     storyOf: control.stories.of,
     ratesOf: rates.of,
   });
+  const stateless = createStatelessWatch(readings.counter, definition.flows.statelessAbove, log);
+  every(RATE_INTERVAL_MS, undo, stateless.look);
   const [{ createAdminApp }, { createView }] = early ?? (await loadAdmin());
   const view = createView({
     views,
@@ -152,6 +155,7 @@ async function compose(
     readings,
     health: control.health,
     rates,
+    isStateless: stateless.isStateless,
     // A worker that hangs takes the process with it (watch): who answers is alive.
     isLive: () => true,
     isReady: () => !shutdown.isDraining(),

@@ -26,6 +26,7 @@ import {
   C_RST_SENT,
   C_SENT,
   C_SENT_BYTES,
+  C_STATELESS_PACKETS,
   C_SYN_COOKIES_ACCEPTED,
   C_SYN_COOKIES_REJECTED,
   C_SYN_COOKIES_SENT,
@@ -239,6 +240,19 @@ function addFlows({ counter, gauge }: Declarations, source: MetricsSource): void
     counter(name, help, [], (add) => add(source.counter(index)));
   };
   plain("flows_created_total", "Flows made.", C_FLOWS_CREATED);
+  counter(
+    "stateless_packets_total",
+    "Packets sent to a backend without a flow, above flows.statelessAbove.",
+    ["worker"],
+    (add) => {
+      for (const { worker } of source.workers()) {
+        add(source.counter(C_STATELESS_PACKETS, worker), { worker: String(worker) });
+      }
+    },
+  );
+  gauge("stateless", "1 when packets went on without a flow in the last second.", [], (add) =>
+    add(source.status().flows.stateless ? 1 : 0),
+  );
   plain("flows_expired_total", "Flows ended by their timeout.", C_FLOWS_EXPIRED);
   plain("flows_evicted_total", "Flows given up for new ones in a full table.", C_FLOWS_EVICTED);
   plain("flows_reset_total", "Flows ended by a rule for existing flows.", C_FLOWS_RESET);

@@ -16,6 +16,7 @@ import {
   C_PASSED,
   C_RECEIVED,
   C_REPLIED,
+  C_STATELESS_PACKETS,
 } from "../datapath/counters.ts";
 import type { DeviceInterface } from "../device/device.ts";
 import { backendState } from "../service/effective.ts";
@@ -46,6 +47,8 @@ export interface ViewParts {
   readonly readings: Readings;
   readonly health: Pick<Health, "failuresOf">;
   readonly rates: RateMeter;
+  /** Whether packets go on without flows: stateless-watch.ts. */
+  readonly isStateless: () => boolean;
   readonly isLive: () => boolean;
   readonly isReady: () => boolean;
   readonly isDraining: () => boolean;
@@ -96,6 +99,8 @@ export function createView(parts: ViewParts): GatewayView {
         reset: counter(C_FLOWS_RESET),
         takenOver: counter(C_FLOWS_TAKEN_OVER),
         takeOverDropped: counter(C_FLOWS_TAKE_OVER_DROPPED) + counter(C_FLOWS_TAKE_OVER_NO_ROOM),
+        statelessPackets: counter(C_STATELESS_PACKETS),
+        stateless: parts.isStateless(),
       },
       services: definition.services.length,
       backends: { total: slots.length, up },

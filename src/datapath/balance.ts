@@ -1,5 +1,5 @@
 import { FULL_BACKEND_LOOKS, REPLY_TUPLE_TRIES } from "../base/limits.ts";
-import { D_AT, D_INTERFACE } from "../device/device.ts";
+import { D_AT, D_BYTES, D_INTERFACE, D_VNET } from "../device/device.ts";
 import {
   backendWordOf,
   F_ACK_ORIGINAL,
@@ -97,6 +97,7 @@ import { C_FLOWS_CREATED, C_FLOWS_EVICTED } from "./counters.ts";
 import { createDraft6 } from "./draft6.ts";
 import type { Flows } from "./flows.ts";
 import type { Reply } from "./reply.ts";
+import type { Stateless } from "./stateless.ts";
 import type { SynProxy } from "./syn-proxy.ts";
 import type { UdpFlows } from "./udp.ts";
 import {
@@ -113,6 +114,8 @@ import {
 
 /** The answer of `open` when there is a flow; otherwise it is a verdict, which is never negative. */
 export const OPENED = -1;
+/** Likewise, when the packet goes on without a flow: by the row of stateless.ts. */
+export const STATELESS = -2;
 
 /** A packet to a VIP that no flow knows. */
 export interface Balancer {
@@ -122,7 +125,7 @@ export interface Balancer {
    * @param client - int32; of an IPv6 packet (R_IS_IPV6) its fold, and `vip` too
    * @param ports - source << 16 | destination
    * @param flag - 0, or FLAG_BY_BACKEND: the client's tuple has a flow to another backend, which stays
-   * @returns OPENED, with the row in `opened[0]`, or the packet's verdict
+   * @returns OPENED, with the row in `opened[0]`, STATELESS, or the packet's verdict
    */
   open(
     rxWord: number,
@@ -145,6 +148,7 @@ export function createBalancer(
   synProxy: SynProxy,
   reply: Reply,
   udp: UdpFlows,
+  stateless: Stateless,
   countersAt: number,
 ): Balancer {
   const { f64, i32, layout, link, registers, rx, scheduler, snatPorts, table, view } = context;
@@ -216,8 +220,11 @@ export function createBalancer(
       return START_BRINGS_COOKIE;
     }
     const policy = i32[serviceWord + S_OUT_OF_STATE]!;
-    const adopts = policy === OUT_OF_STATE_ADOPT && (flags & (TCP_SYN | TCP_RST)) === 0;
-    return adopts ? START_ADOPTS : outOfState(rxWord, ipAt, flags, policy);
+    if (policy === OUT_OF_STATE_ADOPT && (flags & TCP_SYN) === 0) {
+      if ((flags & TCP_RST) === 0) return START_ADOPTS;
+      if (stateless.mayHaveBegun(serviceWord)) return START_ENDS;
+    }
+    return outOfState(rxWord, ipAt, flags, policy);
   }
 
   function open(
@@ -303,6 +310,7 @@ export function createBalancer(
     const firstState = oneWay ? ONE_WAY_FIRST_STATE : STATE_SYN_SENT;
     let word = STATE_UDP_ONE_WAY | flags;
     if (tcp) word = start === START_ADOPTS ? STATE_SYN_RECV | FLAG_ADOPTED : firstState;
+    if (start === START_ENDS) word = STATE_CLOSE;
     const isSlow = oneWay || start === START_BRINGS_COOKIE || (asks & ADMIT_PACKETS) !== 0;
     if (isSlow) word |= KEY_SLOW << 8;
     draft[F_STATE] = word | (protocol << 8) | (mode << 16);
@@ -314,6 +322,7 @@ export function createBalancer(
     if (failure >= 0) {
       return start === START_BRINGS_COOKIE ? synProxy.begin(l4At, opened[0]!) : OPENED;
     }
+    if (failure === WITHOUT_FLOW) return STATELESS;
     return countDrop(service, DROPPED | (dropOf(failure) << 8));
   }
 
@@ -337,8 +346,12 @@ export function createBalancer(
     service: number,
   ): number {
     const asks = i32[serviceWord + S_ADMISSION]!;
-    if ((asks & ADMIT_PACKETS) !== 0 && !admission.takePackets(serviceWord, service, 1)) {
-      return DROPPED | (DROP_PACKETS_LIMITED << 8);
+    if ((asks & ADMIT_PACKETS) !== 0) {
+      const segment = rx[rxWord + D_VNET]! >>> 16;
+      const packets = segment === 0 ? 1 : Math.ceil(rx[rxWord + D_BYTES]! / segment);
+      if (!admission.takePackets(serviceWord, service, packets)) {
+        return DROPPED | (DROP_PACKETS_LIMITED << 8);
+      }
     }
     if ((asks & ADMIT_LIMITS) === 0) return ADMITTED;
     return admission.limit(rxWord, ipAt, protocol, client, vip, serviceWord, service);
@@ -457,8 +470,13 @@ export function createBalancer(
     return insertDraft(slot, service);
   }
 
-  /** Insert the draft, which is whole. Returns the row, or an INSERT_ code. */
+  /** Insert the draft, which is whole. Returns the row, an INSERT_ code, or WITHOUT_FLOW. */
   function insertDraft(slot: number, service: number): number {
+    const isOver = (draft[F_STATE]! & 0xff) === STATE_CLOSE;
+    if (isOver || !stateless.makesFlow(registers[R_SERVICES]! + service * SERVICE_WORDS)) {
+      stateless.hold();
+      return WITHOUT_FLOW;
+    }
     let row = table.insert();
     if (row === INSERT_REPLY_TAKEN && freeClosing()) row = table.insert();
     if (row === INSERT_TABLE_FULL && i32[registers[R_BANK]! + BANK_EVICT] !== 0) {
@@ -523,6 +541,9 @@ export function createBalancer(
 const START_BEGINS = -1;
 const START_ADOPTS = -2;
 const START_BRINGS_COOKIE = -3;
+/** A RST for a connection that may have begun without a flow: it goes on, and makes none. */
+const START_ENDS = -4;
 
 /** Beside the INSERT_ codes of the flow table. */
 const SNAT_EXHAUSTED = -16;
+const WITHOUT_FLOW = -17;

@@ -101,6 +101,14 @@ export const R_FRAGMENT_TOKENS_TICK = 53;
 export const R_ACCESS = 56;
 /** Identification for the fragment at hand, | 0x10000; 0: it keeps its own. */
 export const R_FRAGMENT_ID = 54;
+/** 1: the packet at hand may not go without a flow, since further fragments follow it. */
+export const R_NEEDS_FLOW = 55;
+/** Bucket of new flows (`flows.statelessAbove`): thousandths of a token, and the tick of filling. */
+export const R_NEW_FLOWS = 57;
+export const R_NEW_FLOWS_TICK = 58;
+/** 1: a packet has gone on without a flow, the last one at tick R_STATELESS_TICK. */
+export const R_STATELESS = 59;
+export const R_STATELESS_TICK = 60;
 export const REGISTER_COUNT = 64;
 
 /** @param device - its memory and batch must stay the same as long as it is open */

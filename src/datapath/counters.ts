@@ -47,6 +47,8 @@ export const C_SYN_COOKIES_ACCEPTED = 57;
 export const C_SYN_COOKIES_REJECTED = 58;
 /** SYNs that were sent to a backend again. */
 export const C_SYN_RETRANSMITTED = 59;
+/** Packets that went to a backend without a flow: stateless.ts. */
+export const C_STATELESS_PACKETS = 60;
 /** Drops by reason: C_DROPS + DROP_…. */
 export const C_DROPS = 64;
 

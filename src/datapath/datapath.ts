@@ -83,6 +83,7 @@ import { createProcessor } from "./process.ts";
 import { createReply } from "./reply.ts";
 import { createSamples } from "./samples.ts";
 import { createSegmenter } from "./segment.ts";
+import { createStateless } from "./stateless.ts";
 import { createSynProxy } from "./syn-proxy.ts";
 import { createTokenBucket } from "./token-bucket.ts";
 import { createTranslator } from "./translate.ts";
@@ -170,7 +171,17 @@ export function createDatapath(options: DatapathOptions): Datapath {
   const synProxy = createSynProxy(context, hops, output, reply, flows, counters);
   const admission = createAdmission(context, reply, counters);
   const udp = createUdpFlows(context);
-  const balancer = createBalancer(context, flows, admission, synProxy, reply, udp, counters);
+  const stateless = createStateless(context, counters);
+  const balancer = createBalancer(
+    context,
+    flows,
+    admission,
+    synProxy,
+    reply,
+    udp,
+    stateless,
+    counters,
+  );
   const ndp = createNdp(context, addresses, output, counters);
   const arp = createArp(context, addresses, output, ndp, counters);
   const tunnelErrors = createTunnelErrors(context, hops, output, reply, bucket, encapsulator);
@@ -216,6 +227,7 @@ export function createDatapath(options: DatapathOptions): Datapath {
     hops,
     flows,
     balancer,
+    stateless,
     admission,
     synProxy,
     translator,

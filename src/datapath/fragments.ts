@@ -98,6 +98,7 @@ import {
   R_FRAGMENT_TOKENS_TICK,
   R_HELD_TICK,
   R_L4_AT,
+  R_NEEDS_FLOW,
   R_SOURCE_FOLD,
   R_SOURCE6,
   R_TICK,
@@ -420,10 +421,12 @@ export function createFragmentPath(
       }
     }
     useId(entry);
+    registers[R_NEEDS_FLOW] = 1;
     const verdict =
       now[V_IPV6] === 0
         ? whole.transport(rxWord, ipAt, l4At, protocol)
         : whole.transport6(rxWord, ipAt, l4At, protocol);
+    registers[R_NEEDS_FLOW] = 0;
     registers[R_FRAGMENT_ID] = 0;
     if (verdict === FORWARDED) {
       const flow = registers[R_FLOW]!;

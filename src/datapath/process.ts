@@ -121,7 +121,7 @@ import { checkUdp, UDP_OK } from "../wire/udp.ts";
 import type { Addresses } from "./addresses.ts";
 import type { Admission } from "./admit.ts";
 import type { Arp } from "./arp.ts";
-import { type Balancer, OPENED } from "./balance.ts";
+import { type Balancer, OPENED, STATELESS } from "./balance.ts";
 import { type Context, R_FLOW, R_HOPS, R_IS_IPV6, R_L4_AT, R_SERVICES, R_TICK } from "./context.ts";
 import { C_FLOWS_RESET } from "./counters.ts";
 import type { Encapsulator } from "./encapsulate.ts";
@@ -138,6 +138,7 @@ import type { Owners } from "./owners.ts";
 import type { PartialChecksums } from "./partial.ts";
 import { createProcessor6, FLOW_OVER } from "./process6.ts";
 import type { Reply } from "./reply.ts";
+import type { Stateless } from "./stateless.ts";
 import type { SynProxy } from "./syn-proxy.ts";
 import type { Translator } from "./translate.ts";
 import type { Translator6 } from "./translate6.ts";
@@ -194,6 +195,7 @@ export function createProcessor(
   hops: Hops,
   flows: Flows,
   balancer: Balancer,
+  stateless: Stateless,
   admission: Admission,
   synProxy: SynProxy,
   translator: Translator,
@@ -378,6 +380,7 @@ export function createProcessor(
           service,
           0,
         );
+        if (verdict === STATELESS) return sendStateless(rxWord, ipAt, protocol);
         if (verdict !== OPENED) return verdict;
         const row = balancer.opened[0]!;
         registers[R_FLOW] = (row << 1) | ORIGINAL;
@@ -488,6 +491,7 @@ export function createProcessor(
       FLAG_BY_BACKEND,
     );
     registers[R_IS_IPV6] = 0;
+    if (verdict === STATELESS) return sendStateless(rxWord, ipAt, PROTOCOL_UDP);
     if (verdict !== OPENED) return verdict;
     const row = balancer.opened[0]!;
     registers[R_FLOW] = (row << 1) | ORIGINAL;
@@ -575,24 +579,40 @@ export function createProcessor(
     const slot = backendSlotOf(i32[flowWord + F_BACKEND]!);
     const hop = hops.toBackend(slot);
     if (hop !== HOP_FOUND) return drop(hop);
+    if (protocol === PROTOCOL_TCP) clamp(rxWord, ipAt, flowWord);
+    if (isOneWay(i32[flowWord + F_STATE]!)) return sendOneWay(rxWord, ipAt, protocol, flowWord);
     const extended = hasExtension(i32[flowWord + F_STATE]!);
     const bytes = extended ? packetBytes(ipAt) : ipv4TotalBytes(view, ipAt);
-    if (protocol === PROTOCOL_TCP) clamp(rxWord, ipAt, flowWord);
-    if (isOneWay(i32[flowWord + F_STATE]!)) {
-      const l4At = l4Of(ipAt);
-      if (protocol === PROTOCOL_TCP && hasHeader(ipAt)) noteSequence(flowWord, ipAt, l4At);
-      const verdict = encapsulator.forward(rxWord, ipAt, l4At, flowWord);
-      if (verdict === FORWARDED) {
-        count(flowWord, slot, bytes, BF_PACKETS_IN, BF_BYTES_IN, VF_PACKETS_IN, VF_BYTES_IN);
-      }
-      return verdict;
-    }
     const verdict = extended
       ? translator6.forward(rxWord, ipAt, flowWord, ORIGINAL, protocol)
       : translator.forward(rxWord, ipAt, flowWord, ORIGINAL, protocol);
     if (verdict === FORWARDED) {
       count(flowWord, slot, bytes, BF_PACKETS_IN, BF_BYTES_IN, VF_PACKETS_IN, VF_BYTES_IN);
     }
+    return verdict;
+  }
+
+  /** To the backend of a one-way flow, whose hop is in the registers. */
+  function sendOneWay(rxWord: number, ipAt: number, protocol: number, flowWord: number): number {
+    const bytes = packetBytes(ipAt);
+    const l4At = l4Of(ipAt);
+    if (protocol === PROTOCOL_TCP && hasHeader(ipAt)) noteSequence(flowWord, ipAt, l4At);
+    const verdict = encapsulator.forward(rxWord, ipAt, l4At, flowWord);
+    if (verdict === FORWARDED) {
+      const slot = backendSlotOf(i32[flowWord + F_BACKEND]!);
+      count(flowWord, slot, bytes, BF_PACKETS_IN, BF_BYTES_IN, VF_PACKETS_IN, VF_BYTES_IN);
+    }
+    return verdict;
+  }
+
+  /** As sendOriginal(), by the row of a packet that has no flow. */
+  function sendStateless(rxWord: number, ipAt: number, protocol: number): number {
+    const { flowWord } = stateless;
+    const hop = hops.toBackend(backendSlotOf(i32[flowWord + F_BACKEND]!));
+    if (hop !== HOP_FOUND) return drop(hop);
+    if (protocol === PROTOCOL_TCP) clamp(rxWord, ipAt, flowWord);
+    const verdict = sendOneWay(rxWord, ipAt, protocol, flowWord);
+    if (verdict === FORWARDED) stateless.count();
     return verdict;
   }
 
@@ -708,7 +728,14 @@ export function createProcessor(
     keys6,
     balancer,
     partial,
-    { pass, processFlow, sendOriginal, processFragment6: fragments.process6, isVnetSane },
+    {
+      pass,
+      processFlow,
+      sendOriginal,
+      sendStateless,
+      processFragment6: fragments.process6,
+      isVnetSane,
+    },
   );
   return { process, endBatch: fragments.run };
 }

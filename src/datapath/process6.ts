@@ -22,7 +22,7 @@ import {
 import { checkTcp, TCP_MALFORMED, TCP_OK, tcpPorts } from "../wire/tcp.ts";
 import { checkUdp, UDP_OK, udpChecksum } from "../wire/udp.ts";
 import type { Addresses } from "./addresses.ts";
-import { type Balancer, OPENED } from "./balance.ts";
+import { type Balancer, OPENED, STATELESS } from "./balance.ts";
 import {
   type Context,
   R_DESTINATION_FOLD,
@@ -75,6 +75,7 @@ export interface Transport {
     reference: number,
   ): number;
   sendOriginal(rxWord: number, ipAt: number, protocol: number, row: number): number;
+  sendStateless(rxWord: number, ipAt: number, protocol: number): number;
   /** A fragment: see FragmentPath.process6(). */
   processFragment6(rxWord: number, ipAt: number, protocol: number, end: number): number;
   /** @param tcpGso - VNET_GSO_… that a TCP packet may have */
@@ -226,6 +227,7 @@ export function createProcessor6(
       0,
     );
     registers[R_IS_IPV6] = 0;
+    if (verdict === STATELESS) return transport.sendStateless(rxWord, ipAt, protocol);
     if (verdict !== OPENED) return verdict;
     const row = balancer.opened[0]!;
     registers[R_FLOW] = (row << 1) | ORIGINAL;

@@ -16,6 +16,7 @@ import {
   S_SOURCE_BITS,
   S_SOURCE_BURST,
   S_SOURCE_RATE,
+  S_STATELESS,
   S_SYN_HALF_OPEN,
   S_SYN_MSS,
   S_SYN_OPTIONS,
@@ -30,6 +31,7 @@ import {
 } from "./bank.ts";
 import type { LimitsDefinition, SynProxyDefinition } from "./definition.ts";
 import type { AssignedService } from "./slots.ts";
+import { needsFlows } from "./stateless.ts";
 
 /**
  * The words of a bank's service that admission reads (S_ADMISSION and what follows).
@@ -60,6 +62,7 @@ export function writeAdmission(
   flags |= writeLimits(i32, word, definition.limits);
   // What a service does not ask for costs its new flows one comparison with 0.
   i32[word + S_ADMISSION] = flags;
+  i32[word + S_STATELESS] = needsFlows(definition, service.protocol) === null ? 1 : 0;
 }
 
 /** What `defaults` says of `synProxy` is for services whose backends are IPv4. */

@@ -78,6 +78,7 @@ import {
   BANK_SNAT6_ADDRESSES,
   BANK_SNAT6_COUNT,
   BANK_SNAT6_FOLDS,
+  BANK_STATELESS_ABOVE,
   BANK_TUNNEL_SOURCE,
   BANK_TUNNEL_SOURCE_IPV6,
   BANK_UDP_SWEEP,
@@ -249,6 +250,7 @@ function writeHeader(
   i32[bank + BANK_ANNOUNCE] = device.announce ? 1 : 0;
   i32[bank + BANK_LAST_HOP] = device.replies === "last-hop" ? 1 : 0;
   i32[bank + BANK_EVICT] = flows.whenFull === "evict" ? 1 : 0;
+  i32[bank + BANK_STATELESS_ABOVE] = flows.statelessAbove ?? 0;
   writeTunnel(views, place, definition);
 }
 

@@ -51,6 +51,8 @@ export const BANK_PREFIX6_COUNT = 66;
 export const BANK_UDP_SWEEP = 48;
 /** Which buffer holds the access lists (0, 1): admission/access-table.ts. */
 export const BANK_ACCESS = 32;
+/** `flows.statelessAbove`: new flows a second of all workers together; 0: off. */
+export const BANK_STATELESS_ABOVE = 33;
 /** SNAT addresses, BANK_SNAT_COUNT words, at most SNAT_ADDRESSES_MAX (256). */
 export const BANK_SNAT_ADDRESSES = 256;
 /** IPv6 SNAT addresses: what stands for each in a flow's key, and its four words, host order. */
@@ -166,6 +168,8 @@ export const S_SYN_WINDOW_SCALE = 59; // -2: never; -1: learnt
 export const S_SYN_OPTIONS = 60; // SYN_OPTION_…
 /** auto: half-open flows of one worker that begin it. */
 export const S_SYN_HALF_OPEN = 61;
+/** 1: above BANK_STATELESS_ABOVE its packets go on without flows. */
+export const S_STATELESS = 62;
 export const SERVICE_WORDS = 64;
 
 export const MSS_AUTO = -1;

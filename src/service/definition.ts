@@ -188,6 +188,8 @@ export interface GatewayDefinition {
      * start.
      */
     readonly ipv6: "auto" | boolean;
+    /** New flows a second of the gateway from which on hash schedulers go without; null: never. */
+    readonly statelessAbove: number | null;
   };
   readonly limits: {
     readonly services: number;

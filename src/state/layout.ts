@@ -243,6 +243,8 @@ export const W_HOP_REQUEST_HEAD = 7;
 export const W_SLEEPS = 8;
 /** Interfaces that partial checksums came in on, one bit each (AF_XDP only). */
 export const W_PARTIAL_CHECKSUMS = 9;
+/** The flow that a packet without one would have: a row as in the flow table (datapath/stateless.ts). */
+export const W_STATELESS_FLOW = 16;
 export const W_HOP_REQUESTS = 32;
 export const HOP_REQUESTS = 64;
 /**

@@ -210,6 +210,8 @@ export const STATUS: Status = {
     reset: 4,
     takenOver: 6,
     takeOverDropped: 2,
+    statelessPackets: 0,
+    stateless: false,
   },
   services: 2,
   backends: { total: 3, up: 1 },

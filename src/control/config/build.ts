@@ -44,6 +44,7 @@ export function buildDefinition(values: FileValues, file: string): GatewayDefini
       stateFile: flows.stateFile ?? null,
       whenFull: flows.whenFull,
       ipv6: flows.ipv6,
+      statelessAbove: flows.statelessAbove === "off" ? null : flows.statelessAbove,
     },
     limits: {
       services: limits.services,

@@ -11,6 +11,7 @@ import { checkOverlaps } from "./overlap-check.ts";
 import { entryPath, type Reading } from "./reading.ts";
 import type { ServiceValues } from "./schema.ts";
 import type { KeyPath } from "./source.ts";
+import { checkStateless } from "./stateless-check.ts";
 import { checkUdp } from "./udp-check.ts";
 
 /**
@@ -70,6 +71,7 @@ export function crossCheck(reading: Reading, problems: ConfigProblem[]): void {
   checkOverlaps(check);
   checkAddresses(check);
   checkLimits(check);
+  checkStateless(check);
 }
 
 function checkUnsupported({ reading, report }: CrossCheck): void {

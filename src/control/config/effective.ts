@@ -30,6 +30,7 @@ export function effectiveConfig(definition: GatewayDefinition): Record<string, u
       ...(flows.stateFile === null ? {} : { stateFile: flows.stateFile }),
       whenFull: flows.whenFull,
       ipv6: flows.ipv6,
+      statelessAbove: flows.statelessAbove ?? "off",
     },
     limits: { ...limits },
     hash: { ...definition.hash },

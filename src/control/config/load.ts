@@ -7,6 +7,7 @@ import { crossCheck } from "./cross-check.ts";
 import { readValues } from "./reading.ts";
 import { checkRequired } from "./required.ts";
 import { type KeyPath, readSource, type Source } from "./source.ts";
+import { statelessNotes } from "./stateless-check.ts";
 
 export { effectiveConfig } from "./effective.ts";
 
@@ -83,8 +84,8 @@ export function problemOf(
 }
 
 /**
- * What is right but worth knowing: more workers than processors, services that nobody checks, or
- * that have no backend.
+ * What is right but worth knowing: more workers than processors, services that nobody checks, that
+ * have no backend, or that need flows whatever their rate.
  */
 export function configNotes(definition: GatewayDefinition): ConfigProblem[] {
   const notes: ConfigProblem[] = [];
@@ -93,6 +94,9 @@ export function configNotes(definition: GatewayDefinition): ConfigProblem[] {
     const { workers } = definition.device;
     const message = `${workers} workers share ${processors} processors: they wait for each other`;
     notes.push(problemOf(definition, ["device", "workers"], message));
+  }
+  for (const { path, message } of statelessNotes(definition)) {
+    notes.push(problemOf(definition, path, message));
   }
   for (const [index, service] of definition.services.entries()) {
     const note = (message: string): void => {

@@ -25,6 +25,8 @@ export const STATUS: Status = {
     reset: 0,
     takenOver: 0,
     takeOverDropped: 0,
+    statelessPackets: 0,
+    stateless: false,
   },
   services: 1,
   backends: { total: 1, up: 1 },

@@ -41,7 +41,13 @@ test("defaults are those of the design", () => {
     },
     user: null,
     log: { level: "info" },
-    flows: { capacity: 1_048_576, stateFile: null, whenFull: "evict", ipv6: "auto" },
+    flows: {
+      capacity: 1_048_576,
+      stateFile: null,
+      whenFull: "evict",
+      ipv6: "auto",
+      statelessAbove: null,
+    },
     limits: {
       services: 1024,
       backends: 4096,

@@ -142,6 +142,7 @@ const configuration = fc.record(
       capacity: fc.integer({ min: 1, max: 1 << 24 }),
       stateFile: fc.constant("/dev/shm/x/state"),
       whenFull: fc.constantFrom("evict", "drop"),
+      statelessAbove: fc.oneof(fc.constant("off"), fc.integer({ min: 16, max: 10_000_000 })),
     }),
     hash: some({ seed: fc.string({ maxLength: 20 }).filter((seed) => !seed.includes("\0")) }),
     shutdown: some({ mode: fc.constantFrom("keep", "drain"), timeout: durationText(0, 1e8) }),

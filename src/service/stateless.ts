@@ -1,0 +1,28 @@
+import type { ServiceDefinition } from "./definition.ts";
+
+/**
+ * Why packets of a service may not go on without flows above `flows.statelessAbove`; null: they may.
+ *
+ * Without a flow every packet is scheduled by itself, so the same choice must come of it each time; no
+ * reply may come this way, for the reverse of a translation is not unique; and nothing may be counted
+ * by flow.
+ */
+export function needsFlows(service: ServiceDefinition, protocol: "tcp" | "udp"): string | null {
+  const { limits, mode, outOfState, scheduler } = service;
+  if (!hasHash(service)) return `scheduler ${scheduler}`;
+  if (!isOneWayMode(service)) return `mode ${mode}`;
+  // The second segment of a connection that has no flow must not be refused.
+  if (protocol === "tcp" && outOfState !== "adopt") return `outOfState: ${outOfState}`;
+  if (limits.connections !== null) return "limits.connections";
+  if (limits.newPerSource !== null) return "limits.newPerSource";
+  if (limits.backendConnections !== null) return "limits.perBackend";
+  return null;
+}
+
+export function hasHash({ scheduler }: ServiceDefinition): boolean {
+  return scheduler === "source-hash" || scheduler === "maglev";
+}
+
+export function isOneWayMode({ mode }: ServiceDefinition): boolean {
+  return mode !== "nat" && mode !== "full-nat";
+}
