@@ -110,6 +110,7 @@ import {
   DROP_REPLY_TUPLE_TAKEN,
   DROP_SNAT_PORTS_EXHAUSTED,
   DROPPED,
+  REPLIED,
 } from "./verdict.ts";
 
 /** The answer of `open` when there is a flow; otherwise it is a verdict, which is never negative. */
@@ -213,7 +214,6 @@ export function createBalancer(
     if (kind === TCP_SYN) return START_BEGINS;
     if (
       kind === TCP_ACK &&
-      registers[R_IS_IPV6] === 0 &&
       (i32[serviceWord + S_ADMISSION]! & ADMIT_SYN_PROXY) !== 0 &&
       synProxy.accepts(rxWord, ipAt, l4At, serviceWord, service)
     ) {
@@ -258,7 +258,8 @@ export function createBalancer(
       const admitted = admission.admit(rxWord, ipAt, protocol, client, vip, serviceWord);
       if (admitted !== ADMITTED) return countDrop(service, admitted);
       if (start === START_BEGINS && tcp && answersSyn(asks, serviceWord, service)) {
-        return synProxy.answer(rxWord, ipAt, l4At, serviceWord, service);
+        const answered = synProxy.answer(rxWord, ipAt, l4At, serviceWord, service);
+        return answered === REPLIED ? answered : countDrop(service, answered);
       }
       if ((asks & (ADMIT_LIMITS | ADMIT_PACKETS)) !== 0) {
         const limited = limit(rxWord, ipAt, protocol, client, vip, serviceWord, service);
@@ -330,7 +331,6 @@ export function createBalancer(
   function answersSyn(asks: number, serviceWord: number, service: number): boolean {
     return (
       (asks & ADMIT_SYN_PROXY) !== 0 &&
-      registers[R_IS_IPV6] === 0 &&
       i32[serviceWord + S_BACKENDS_COUNT] !== 0 &&
       synProxy.answers(serviceWord, service)
     );

@@ -1,12 +1,5 @@
 import { ADMISSION_RUN_WORDS, N_FLOWS, N_HALF_OPEN } from "../admission/admission-run.ts";
-import {
-  PHASE_MASK,
-  PHASE_OPENING,
-  PHASE_SPLICED,
-  SPLICE_WORDS,
-  X_PHASE,
-  X_SEQUENCE_DELTA,
-} from "../admission/splice.ts";
+import { PHASE_MASK, PHASE_OPENING, X_PHASE } from "../admission/splice.ts";
 import {
   backendSlotOf,
   F_ACK_ORIGINAL,
@@ -21,7 +14,6 @@ import {
   F_STATE,
   F_VIP_ADDR,
   FLAG_ACTIVE,
-  FLOW_WORDS,
   GENERATION_MASK,
   generationOf,
   isOneWay,
@@ -68,6 +60,7 @@ import type { Encapsulator } from "./encapsulate.ts";
 import { HOP_FOUND, type Hops } from "./hops.ts";
 import { ORIGINATED, type Output } from "./output.ts";
 import type { Reply } from "./reply.ts";
+import { createSplices } from "./splices.ts";
 import type { TokenBucket } from "./token-bucket.ts";
 
 const BACKEND_SLOT_WORDS = BACKEND_SLOT_BYTES >> 2;
@@ -121,9 +114,8 @@ export function createFlows(
   const slots = layout.backendSlots.at >> 2;
   const runs = layout.backendRuns.at >> 2;
   const admissionRuns = layout.admissionRuns.at >> 2;
-  const flowsWord = layout.flows.at >> 2;
-  const splices = layout.splices.at >> 2;
-  const hasSplices = layout.splices.bytes > 0;
+  const splices = createSplices(context);
+  const { sequenceDelta } = splices;
 
   function backendWord(flowWord: number): number {
     return slots + backendSlotOf(i32[flowWord + F_BACKEND]!) * BACKEND_SLOT_WORDS;
@@ -137,10 +129,6 @@ export function createFlows(
   /** First word of what admission counts of the flow's service. */
   function admissionWord(backend: number): number {
     return admissionRuns + i32[backend + B_SERVICE]! * ADMISSION_RUN_WORDS;
-  }
-
-  function spliceWord(flowWord: number): number {
-    return splices + ((flowWord - flowsWord) / FLOW_WORDS) * SPLICE_WORDS;
   }
 
   function mustEnd(flowWord: number, backend: number): boolean {
@@ -216,7 +204,7 @@ export function createFlows(
       }
     }
     // The next flow of this row has none, whatever its process lives to write.
-    if (hasSplices) i32[spliceWord(flowWord) + X_PHASE] = 0;
+    if (splices.exist) i32[splices.wordOf(flowWord) + X_PHASE] = 0;
     table.remove(row);
   }
 
@@ -268,12 +256,6 @@ export function createFlows(
     originate(ipAt, bytes);
   }
 
-  function sequenceDelta(flowWord: number): number {
-    if (!hasSplices) return 0;
-    const word = spliceWord(flowWord);
-    return i32[word + X_PHASE] === PHASE_SPLICED ? i32[word + X_SEQUENCE_DELTA]! : 0;
-  }
-
   function writeToClient6(flowWord: number, ipAt: number, tcp: boolean): number {
     const extension = table.extensionOf(flowWord);
     const ports = i32[flowWord + F_CLIENT_VIP_PORTS]!;
@@ -310,7 +292,7 @@ export function createFlows(
         extension + (oneWay ? X_VIP : X_BACKEND),
         (ports << 16) | (ports >>> 16),
         i32[flowWord + F_ACK_REPLY]!,
-        i32[flowWord + F_ACK_ORIGINAL]!,
+        (i32[flowWord + F_ACK_ORIGINAL]! + sequenceDelta(flowWord)) | 0,
       );
       originate(ipAt, oneWay ? encapsulator.wrap(ipAt, flowWord) : bytes6);
       return;
@@ -328,7 +310,9 @@ export function createFlows(
 
   /** The client has a connection already, by a SYN cookie. */
   function isOpening(flowWord: number): boolean {
-    return hasSplices && (i32[spliceWord(flowWord) + X_PHASE]! & PHASE_MASK) === PHASE_OPENING;
+    return (
+      splices.exist && (i32[splices.wordOf(flowWord) + X_PHASE]! & PHASE_MASK) === PHASE_OPENING
+    );
   }
 
   function reset(flowWord: number): boolean {

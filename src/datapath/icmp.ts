@@ -1,4 +1,3 @@
-import { PHASE_SPLICED, SPLICE_WORDS, X_PHASE, X_SEQUENCE_DELTA } from "../admission/splice.ts";
 import { D_BYTES, D_INTERFACE } from "../device/device.ts";
 import {
   backendSlotOf,
@@ -10,7 +9,6 @@ import {
   F_REPLY_ADDR,
   F_STATE,
   F_VIP_ADDR,
-  FLOW_WORDS,
   isOneWay,
   KEY_ORIGINAL_IPV6,
   KEY_REPLY_IPV6,
@@ -61,6 +59,7 @@ import { HOP_FOUND, type Hops } from "./hops.ts";
 import type { Icmp46 } from "./icmp46.ts";
 import type { Output } from "./output.ts";
 import type { Owners } from "./owners.ts";
+import { createSplices } from "./splices.ts";
 import type { TunnelErrors } from "./tunnel-errors.ts";
 import {
   DROP_ICMP_CHECKSUM_WRONG,
@@ -100,6 +99,7 @@ export function createIcmp(
 ): Icmp {
   const { f64, i32, layout, link, registers, rx, table, view } = context;
   const { worker, workers } = layout;
+  const splices = createSplices(context);
 
   function process(rxWord: number, ipAt: number): number {
     const headerBytes = ipv4HeaderBytes(view, ipAt);
@@ -229,13 +229,6 @@ export function createIcmp(
     f64[countersAt + C_ICMP_ERRORS_TRANSLATED] = f64[countersAt + C_ICMP_ERRORS_TRANSLATED]! + 1;
   }
 
-  function sequenceDeltaOf(flowWord: number): number {
-    if (layout.splices.bytes === 0) return 0;
-    const row = (flowWord - (layout.flows.at >> 2)) / FLOW_WORDS;
-    const word = (layout.splices.at >> 2) + row * SPLICE_WORDS;
-    return i32[word + X_PHASE] === PHASE_SPLICED ? i32[word + X_SEQUENCE_DELTA]! : 0;
-  }
-
   /** The quote becomes what the receiver once sent, its checksums included as far as they are there. */
   function translateQuote(
     quoteAt: number,
@@ -259,7 +252,7 @@ export function createIcmp(
     view.setInt32(l4At, ports);
     // Of what the backend once sent, the client was shown other sequence numbers.
     if (!toClient && protocol === PROTOCOL_TCP) {
-      view.setInt32(l4At + 4, (view.getInt32(l4At + 4) + sequenceDeltaOf(flowWord)) | 0);
+      splices.restoreQuote(l4At, flowWord);
     }
     if (protocol === PROTOCOL_UDP) {
       const checksum = view.getUint16(l4At + 6);

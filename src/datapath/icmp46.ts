@@ -8,13 +8,14 @@ import {
   F_REPLY_ADDR,
   F_VIP_ADDR,
   PROTOCOL_ICMP,
+  PROTOCOL_TCP,
   PROTOCOL_UDP,
   X_BACKEND,
   X_CLIENT,
   X_REPLY,
   X_VIP,
 } from "../flow/flow-record.ts";
-import { fold, sumBytes, updateChecksum } from "../wire/checksum.ts";
+import { add16, fold, sumBytes, updateChecksum } from "../wire/checksum.ts";
 import { ETHERTYPE_IPV6, setEtherType } from "../wire/ethernet.ts";
 import { ICMP_HEADER_BYTES, icmpCode, icmpType } from "../wire/icmp.ts";
 import {
@@ -53,6 +54,7 @@ import { type Context, R_OUT_INTERFACE, R_OUT_MAC_HIGH, R_OUT_MAC_LOW } from "./
 import { C_ICMP_ERRORS_TRANSLATED } from "./counters.ts";
 import type { Output } from "./output.ts";
 import type { Reply } from "./reply.ts";
+import { createSplices } from "./splices.ts";
 import {
   DROP_FAMILY_NOT_TRANSLATED,
   DROP_REPLY_RATE_LIMITED,
@@ -105,6 +107,7 @@ export function createIcmp46(
   countersAt: number,
 ): Icmp46 {
   const { f64, i32, link, registers, table, view } = context;
+  const splices = createSplices(context);
   const error = new Int32Array(ERROR_WORDS);
 
   /** The first bytes of the quoted transport, as its receiver once sent them. @returns how many */
@@ -121,7 +124,10 @@ export function createIcmp46(
     }
     view.setInt32(toAt, i32[flowWord + (toClient ? F_CLIENT_VIP_PORTS : F_BACKEND_REPLY_PORTS)]!);
     // What went to the backend had the flow's difference added, what went to the client taken away.
-    const delta = (i32[flowWord + F_DELTA]! & 0xffff) ^ (toClient ? 0xffff : 0);
+    let delta = (i32[flowWord + F_DELTA]! & 0xffff) ^ (toClient ? 0xffff : 0);
+    if (!toClient && protocol === PROTOCOL_TCP) {
+      delta = add16(delta, splices.restoreQuote(toAt, flowWord));
+    }
     if (protocol === PROTOCOL_UDP) {
       const checksum = view.getUint16(toAt + 6);
       if (checksum === 0) return;

@@ -74,6 +74,7 @@ import type { Keys6 } from "./keys6.ts";
 import type { Ndp } from "./ndp.ts";
 import type { Output } from "./output.ts";
 import type { Owners } from "./owners.ts";
+import { createSplices } from "./splices.ts";
 import type { TunnelErrors } from "./tunnel-errors.ts";
 import {
   DROP_ICMP_CHECKSUM_WRONG,
@@ -121,6 +122,7 @@ export function createIcmp6(
 ): Icmp6 {
   const { f64, i32, layout, link, registers, rx, table, view } = context;
   const { worker, workers } = layout;
+  const splices = createSplices(context);
   const walked = new Int32Array(WALK_WORDS);
 
   function entryOf(register: number): number {
@@ -274,11 +276,15 @@ export function createIcmp6(
       extension + (toClient ? X_VIP : X_REPLY),
     );
     const ports = i32[flowWord + (toClient ? F_CLIENT_VIP_PORTS : F_BACKEND_REPLY_PORTS)]!;
-    const delta = add16(
+    let delta = add16(
       difference16(before, sumBytes(view, addressesAt, 32)),
       difference32(tcpPorts(view, l4At), ports),
     );
     view.setInt32(l4At, ports);
+    // Of what the backend once sent, the client was shown other sequence numbers.
+    if (!toClient && protocol === PROTOCOL_TCP) {
+      delta = add16(delta, splices.restoreQuote(l4At, flowWord));
+    }
     if (protocol === PROTOCOL_UDP) {
       const updated = updateChecksum(view.getUint16(l4At + 6), delta);
       view.setUint16(l4At + 6, updated === 0 ? 0xffff : updated);

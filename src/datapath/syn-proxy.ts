@@ -16,7 +16,6 @@ import {
   PHASE_MASK,
   PHASE_OPENING,
   PHASE_SPLICED,
-  SPLICE_WORDS,
   scaleWindow,
   X_CLIENT_SEQUENCE,
   X_CLIENT_TIMESTAMP,
@@ -49,15 +48,8 @@ import {
   F_ACK_ORIGINAL,
   F_ACK_REPLY,
   F_BACKEND,
-  F_BACKEND_ADDR,
-  F_BACKEND_REPLY_PORTS,
-  F_CLIENT_ADDR,
-  F_CLIENT_VIP_PORTS,
   F_EXPIRES,
-  F_REPLY_ADDR,
   F_STATE,
-  F_VIP_ADDR,
-  FLOW_WORDS,
   KEY_SLOW,
   ORIGINAL,
   PROTOCOL_TCP,
@@ -78,26 +70,18 @@ import {
   SYN_PROXY_ON,
 } from "../service/bank.ts";
 import { H_SECRET, W_FLOWS_USED } from "../state/layout.ts";
-import { fold, pseudoSumIpv4, sumBytes } from "../wire/checksum.ts";
+import { pseudoSumIpv4, pseudoSumIpv6, sumBytes } from "../wire/checksum.ts";
 import { sourceMacHigh, sourceMacLow } from "../wire/ethernet.ts";
+import { ipv4Destination, ipv4Source, ipv4TotalBytes } from "../wire/ipv4.ts";
+import { ipv6TotalBytes, isIpv6Unspecified } from "../wire/ipv6.ts";
 import {
-  IPV4_HEADER_BYTES,
-  ipv4Destination,
-  ipv4Source,
-  ipv4TotalBytes,
-  writeIpv4Header,
-} from "../wire/ipv4.ts";
-import {
-  setTcpChecksum,
   TCP_ACK,
-  TCP_HEADER_BYTES,
   TCP_RST,
   TCP_SYN,
   tcpAcknowledgement,
   tcpFlags,
   tcpPorts,
   tcpSequence,
-  writeTcpHeader,
 } from "../wire/tcp.ts";
 import {
   readTcpOptions,
@@ -108,9 +92,17 @@ import {
   TO_TSECR,
   TO_TSVAL,
   TO_WINDOW_SCALE,
-  writeTcpOptions,
 } from "../wire/tcp-options.ts";
-import { type Context, R_OUT_INTERFACE, R_OUT_MAC_HIGH, R_OUT_MAC_LOW, R_TICK } from "./context.ts";
+import {
+  type Context,
+  R_DESTINATION_FOLD,
+  R_IS_IPV6,
+  R_OUT_INTERFACE,
+  R_OUT_MAC_HIGH,
+  R_OUT_MAC_LOW,
+  R_SOURCE_FOLD,
+  R_TICK,
+} from "./context.ts";
 import {
   C_ORIGINATED_LOST,
   C_SYN_COOKIES_ACCEPTED,
@@ -121,8 +113,16 @@ import {
 import type { Flows } from "./flows.ts";
 import { HOP_FOUND, type Hops } from "./hops.ts";
 import { ORIGINATED, type Output } from "./output.ts";
+import { createOwnSegments } from "./own-segments.ts";
 import type { Reply } from "./reply.ts";
-import { CONSUMED, DROP_OUT_OF_STATE, DROPPED, REPLIED } from "./verdict.ts";
+import { createSplices } from "./splices.ts";
+import {
+  CONSUMED,
+  DROP_OUT_OF_STATE,
+  DROP_REPLY_NOT_ALLOWED,
+  DROPPED,
+  REPLIED,
+} from "./verdict.ts";
 
 /**
  * The gateway's own half of a handshake (`synProxy`).
@@ -144,7 +144,7 @@ import { CONSUMED, DROP_OUT_OF_STATE, DROPPED, REPLIED } from "./verdict.ts";
 export interface SynProxy {
   /** Whether a SYN to the service is answered by a cookie now. */
   answers(serviceWord: number, service: number): boolean;
-  /** Turn the SYN into our SYN-ACK and send it back. @returns REPLIED */
+  /** Turn the SYN into our SYN-ACK and send it back. @returns REPLIED, or a drop: nobody to answer */
   answer(rxWord: number, ipAt: number, l4At: number, serviceWord: number, service: number): number;
   /**
    * Whether an ACK without a flow brings a cookie back; what it says is kept for `begin`.
@@ -178,12 +178,13 @@ const RETRY_MS = 1000;
 /** Part of the flow table that, in use, begins `auto`, and the part under which it ends. */
 const TABLE_BEGIN = 0.75;
 const TABLE_END = 0.625;
-/** Until a backend has said (RFC 9293 3.7.1 counts options out: 1500 - 40). */
+/** Until a backend has said (RFC 9293 3.7.1 counts options out: 1500 - 40, or 60). */
 const MSS_UNKNOWN = 1460;
+const MSS_UNKNOWN_6 = 1440;
+/** What a client of IPv6 means that says none (RFC 9293 3.7.1). */
+const MSS_UNSAID_6 = 1220;
 const SCALE_UNKNOWN = 7;
 
-const OWN_TTL = 64;
-const DONT_FRAGMENT = 0x4000;
 const TCP_ECE = 0x40;
 const TCP_CWR = 0x80;
 
@@ -197,16 +198,15 @@ export function createSynProxy(
 ): SynProxy {
   const { f64, i32, layout, link, registers, rx, table, view } = context;
   const cookies = createSynCookies(i32[H_SECRET]!, i32[H_SECRET + 1]!);
-  const hasSplices = layout.splices.bytes > 0;
-  const splices = layout.splices.at >> 2;
-  const flowsWord = layout.flows.at >> 2;
+  const splices = createSplices(context);
+  const own = createOwnSegments(context, reply);
   const runs = layout.admissionRuns.at >> 2;
   const usedWord = layout.workerWord + W_FLOWS_USED;
   const tableBegin = Math.floor(layout.flowCapacity * TABLE_BEGIN);
   const tableEnd = Math.floor(layout.flowCapacity * TABLE_END);
   /** Options of the segment at hand, and of the one being made. */
   const seen = new Int32Array(TCP_OPTION_WORDS);
-  const said = new Int32Array(TCP_OPTION_WORDS);
+  const said = own.options;
   /** MSS of the cookie that was accepted last, and the sequence number of its SYN. */
   const accepted = new Int32Array(2);
 
@@ -218,12 +218,19 @@ export function createSynProxy(
     return runs + service * ADMISSION_RUN_WORDS;
   }
 
-  function spliceOf(flowWord: number): number {
-    return splices + ((flowWord - flowsWord) / FLOW_WORDS) * SPLICE_WORDS;
+  /** The client of the packet at hand as the flow index knows it: an IPv6 address by its keyed fold. */
+  function clientOf(ipAt: number): number {
+    return registers[R_IS_IPV6] === 0 ? ipv4Source(view, ipAt) : registers[R_SOURCE_FOLD]!;
+  }
+
+  function vipOf(ipAt: number): number {
+    return registers[R_IS_IPV6] === 0
+      ? ipv4Destination(view, ipAt)
+      : registers[R_DESTINATION_FOLD]!;
   }
 
   function answers(serviceWord: number, service: number): boolean {
-    if (!hasSplices) return false;
+    if (!splices.exist) return false;
     if (i32[serviceWord + S_SYN_PROXY] === SYN_PROXY_ON) return true;
     const run = runOf(service);
     const halfOpen = i32[run + N_HALF_OPEN]!;
@@ -244,7 +251,8 @@ export function createSynProxy(
     const run = runOf(service);
     const learnt = i32[run + N_LEARNT]!;
     const options = i32[serviceWord + S_SYN_OPTIONS]!;
-    const mss = i32[serviceWord + S_SYN_MSS]! || i32[run + N_LEARNT_MSS]! || MSS_UNKNOWN;
+    const unknown = registers[R_IS_IPV6] === 0 ? MSS_UNKNOWN : MSS_UNKNOWN_6;
+    const mss = i32[serviceWord + S_SYN_MSS]! || i32[run + N_LEARNT_MSS]! || unknown;
     // A client that names no MSS is not told one: the answer must fit into its frame.
     said[TO_MSS] = seen[TO_MSS] === 0 ? 0 : mss;
     const timestamps =
@@ -280,9 +288,8 @@ export function createSynProxy(
     service: number,
   ): number {
     const tick = registers[R_TICK]!;
-    const client = ipv4Source(view, ipAt);
-    const vip = ipv4Destination(view, ipAt);
-    const ports = tcpPorts(view, l4At);
+    const isIpv6 = registers[R_IS_IPV6] !== 0;
+    if (isIpv6 && isIpv6Unspecified(view, ipAt)) return DROPPED | (DROP_REPLY_NOT_ALLOWED << 8);
     const sequence = tcpSequence(view, l4At);
     const wantsEcn = (view.getUint8(l4At + 13) & (TCP_ECE | TCP_CWR)) === (TCP_ECE | TCP_CWR);
     readTcpOptions(view, l4At, seen);
@@ -297,12 +304,13 @@ export function createSynProxy(
       said[TO_TSVAL] = cookieTimestamp(tick, kept);
       said[TO_TSECR] = seen[TO_TSVAL]!;
     }
-    const cookie = cookies.make(client, vip, ports, sequence, seen[TO_MSS]!, tick);
+    const mss = seen[TO_MSS]! || (isIpv6 ? MSS_UNSAID_6 : 0);
+    const ports = tcpPorts(view, l4At);
+    const cookie = cookies.make(clientOf(ipAt), vipOf(ipAt), ports, sequence, mss, tick);
     const run = runOf(service);
     i32[run + N_COOKIE_TICK] = tick;
     i32[run + N_COOKIE_SENT] = 1;
-    const back = (ports << 16) | (ports >>> 16);
-    const bytes = writeSegment(ipAt, vip, client, back, cookie, (sequence + 1) | 0, flags, 0);
+    const bytes = own.turnRound(ipAt, l4At, cookie, (sequence + 1) | 0, flags);
     const ingress = rx[rxWord + D_INTERFACE]!;
     if (link !== 0) {
       const ethernet = ipAt - link;
@@ -315,39 +323,6 @@ export function createSynProxy(
     output.sendReceived(rxWord, ingress);
     add(C_SYN_COOKIES_SENT);
     return REPLIED;
-  }
-
-  /** A segment without data and with the options in `said`. @returns bytes of the packet */
-  function writeSegment(
-    ipAt: number,
-    source: number,
-    destination: number,
-    ports: number,
-    sequence: number,
-    acknowledgement: number,
-    flags: number,
-    window: number,
-  ): number {
-    const tcpAt = ipAt + IPV4_HEADER_BYTES;
-    const optionBytes = writeTcpOptions(view, tcpAt + TCP_HEADER_BYTES, said);
-    const tcpBytes = TCP_HEADER_BYTES + optionBytes;
-    const bytes = IPV4_HEADER_BYTES + tcpBytes;
-    const id = reply.nextId();
-    writeIpv4Header(
-      view,
-      ipAt,
-      bytes,
-      id,
-      DONT_FRAGMENT,
-      OWN_TTL,
-      PROTOCOL_TCP,
-      source,
-      destination,
-    );
-    writeTcpHeader(view, tcpAt, ports, sequence, acknowledgement, tcpBytes, flags, window);
-    const pseudo = pseudoSumIpv4(source, destination, PROTOCOL_TCP, tcpBytes);
-    setTcpChecksum(view, tcpAt, ~fold(sumBytes(view, tcpAt, tcpBytes, pseudo)) & 0xffff);
-    return bytes;
   }
 
   /** Without a cookie sent in the time that one is good for, no number is worth a look. */
@@ -367,10 +342,10 @@ export function createSynProxy(
     serviceWord: number,
     service: number,
   ): boolean {
-    if (!hasSplices || !mayHaveSent(service)) return false;
+    if (!splices.exist || !mayHaveSent(service)) return false;
     const tick = registers[R_TICK]!;
-    const client = ipv4Source(view, ipAt);
-    const vip = ipv4Destination(view, ipAt);
+    const client = clientOf(ipAt);
+    const vip = vipOf(ipAt);
     const ports = tcpPorts(view, l4At);
     const cookie = (tcpAcknowledgement(view, l4At) - 1) | 0;
     let sequence = (tcpSequence(view, l4At) - 1) | 0;
@@ -399,6 +374,11 @@ export function createSynProxy(
   /** Nothing else of a connection is made from bytes of one segment, so those must be whole. */
   function isChecksumRight(rxWord: number, ipAt: number, l4At: number): boolean {
     if ((rx[rxWord + D_VNET]! & VNET_F_NEEDS_CSUM) !== 0) return true;
+    if (registers[R_IS_IPV6] !== 0) {
+      const bytes6 = ipv6TotalBytes(view, ipAt) - (l4At - ipAt);
+      const pseudo6 = pseudoSumIpv6(view, ipAt, PROTOCOL_TCP, bytes6);
+      return sumBytes(view, l4At, bytes6, pseudo6) === 0xffff;
+    }
     const bytes = ipv4TotalBytes(view, ipAt) - (l4At - ipAt);
     const source = ipv4Source(view, ipAt);
     const pseudo = pseudoSumIpv4(source, ipv4Destination(view, ipAt), PROTOCOL_TCP, bytes);
@@ -407,7 +387,7 @@ export function createSynProxy(
 
   function begin(l4At: number, row: number): number {
     const flowWord = table.word(row);
-    const word = spliceOf(flowWord);
+    const word = splices.wordOf(flowWord);
     const sequence = accepted[1]!;
     const cookie = (tcpAcknowledgement(view, l4At) - 1) | 0;
     const hasTimestamps = seen[TO_TIMESTAMPS] !== 0;
@@ -435,9 +415,9 @@ export function createSynProxy(
 
   function isOpening(flowWord: number): boolean {
     return (
-      hasSplices &&
+      splices.exist &&
       (i32[flowWord + F_STATE]! & (KEY_SLOW << 8)) !== 0 &&
-      (i32[spliceOf(flowWord) + X_PHASE]! & PHASE_MASK) === PHASE_OPENING
+      (i32[splices.wordOf(flowWord) + X_PHASE]! & PHASE_MASK) === PHASE_OPENING
     );
   }
 
@@ -467,26 +447,11 @@ export function createSynProxy(
     const ecn = (options & X_ECN) !== 0 ? TCP_ECE | TCP_CWR : 0;
     const window = (i32[word + X_PHASE]! >>> 8) & 0xffff;
     const sequence = i32[word + X_CLIENT_SEQUENCE]!;
-    originate(ipAt, writeToBackend(ipAt, flowWord, sequence, 0, TCP_SYN | ecn, window), ORIGINATED);
-  }
-
-  function writeToBackend(
-    ipAt: number,
-    flowWord: number,
-    sequence: number,
-    acknowledgement: number,
-    flags: number,
-    window: number,
-  ): number {
-    const source = i32[flowWord + F_REPLY_ADDR]!;
-    const ports = i32[flowWord + F_BACKEND_REPLY_PORTS]!;
-    const there = (ports << 16) | (ports >>> 16);
-    const backend = i32[flowWord + F_BACKEND_ADDR]!;
-    return writeSegment(ipAt, source, backend, there, sequence, acknowledgement, flags, window);
+    originate(ipAt, own.toBackend(ipAt, flowWord, sequence, 0, TCP_SYN | ecn, window), ORIGINATED);
   }
 
   function retry(flowWord: number): boolean {
-    const word = spliceOf(flowWord);
+    const word = splices.wordOf(flowWord);
     const options = i32[word + X_OPTIONS]!;
     const tries = options >>> X_TRIES_AT;
     if (tries >= TRIES) return false;
@@ -534,7 +499,7 @@ export function createSynProxy(
     said.fill(0);
     said[TO_WINDOW_SCALE] = -1;
     const sequence = i32[flowWord + F_ACK_REPLY]!;
-    originate(ipAt, writeToBackend(ipAt, flowWord, sequence, 0, TCP_RST, 0), ORIGINATED);
+    originate(ipAt, own.toBackend(ipAt, flowWord, sequence, 0, TCP_RST, 0), ORIGINATED);
   }
 
   /** The backend has no room: the client, which takes itself for connected, is reset. */
@@ -544,30 +509,16 @@ export function createSynProxy(
     if (ipAt < 0) return DROPPED | (DROP_OUT_OF_STATE << 8);
     said.fill(0);
     said[TO_WINDOW_SCALE] = -1;
-    const bytes = writeToClient(ipAt, flowWord, TCP_RST | TCP_ACK, 0);
+    const bytes = own.toClient(ipAt, flowWord, TCP_RST | TCP_ACK, 0);
     originate(ipAt, bytes, rxWord);
-    i32[spliceOf(flowWord) + X_PHASE] = 0;
+    i32[splices.wordOf(flowWord) + X_PHASE] = 0;
     flows.enter(flowWord, backend, STATE_CLOSE);
     return REPLIED;
   }
 
-  function writeToClient(ipAt: number, flowWord: number, flags: number, window: number): number {
-    const ports = i32[flowWord + F_CLIENT_VIP_PORTS]!;
-    return writeSegment(
-      ipAt,
-      i32[flowWord + F_VIP_ADDR]!,
-      i32[flowWord + F_CLIENT_ADDR]!,
-      (ports << 16) | (ports >>> 16),
-      i32[flowWord + F_ACK_ORIGINAL]!,
-      i32[flowWord + F_ACK_REPLY]!,
-      flags,
-      window,
-    );
-  }
-
   /** The backend's SYN-ACK: from here on the two connections are one. */
   function join(rxWord: number, _ipAt: number, l4At: number, flowWord: number): number {
-    const word = spliceOf(flowWord);
+    const word = splices.wordOf(flowWord);
     const backend = flows.backendWord(flowWord);
     const options = i32[word + X_OPTIONS]!;
     const clientWindow = (i32[word + X_PHASE]! >>> 8) & 0xffff;
@@ -597,7 +548,7 @@ export function createSynProxy(
     if (toBackendAt < 0) return DROPPED | (DROP_OUT_OF_STATE << 8);
     const next = i32[flowWord + F_ACK_REPLY]!;
     const window = scaleWindow(clientWindow, toBackend);
-    const bytes = writeToBackend(toBackendAt, flowWord, next, (first + 1) | 0, TCP_ACK, window);
+    const bytes = own.toBackend(toBackendAt, flowWord, next, (first + 1) | 0, TCP_ACK, window);
     originate(toBackendAt, bytes, rxWord);
 
     const cookie = i32[word + X_COOKIE]!;
@@ -630,7 +581,7 @@ export function createSynProxy(
     said[TO_TSECR] = i32[word + X_CLIENT_TIMESTAMP]!;
     // The window of a SYN-ACK is not scaled, that of this ACK is.
     const window = scaleWindow(backendWindow, -Math.max(0, told));
-    originate(ipAt, writeToClient(ipAt, flowWord, TCP_ACK, window), ORIGINATED);
+    originate(ipAt, own.toClient(ipAt, flowWord, TCP_ACK, window), ORIGINATED);
   }
 
   function learn(l4At: number, service: number, own: boolean, offered: number): void {

@@ -1,4 +1,3 @@
-import { PHASE_SPLICED, SPLICE_WORDS, spliceSegment, X_PHASE } from "../admission/splice.ts";
 import {
   D_BYTES,
   D_VNET,
@@ -13,10 +12,7 @@ import {
   F_CLIENT_VIP_PORTS,
   F_DELTA,
   F_REPLY_ADDR,
-  F_STATE,
   F_VIP_ADDR,
-  FLOW_WORDS,
-  KEY_SLOW,
   ORIGINAL,
   PROTOCOL_TCP,
 } from "../flow/flow-record.ts";
@@ -46,6 +42,7 @@ import {
 import type { Fragmenter } from "./fragmenter.ts";
 import type { Output } from "./output.ts";
 import type { Reply } from "./reply.ts";
+import { createSplices } from "./splices.ts";
 import { FORWARDED } from "./verdict.ts";
 
 /** Changes a packet of a flow in place, and sends it on. */
@@ -71,10 +68,9 @@ export function createTranslator(
   reply: Reply,
   fragmenter: Fragmenter,
 ): Translator {
-  const { i32, layout, link, registers, rx, view } = context;
-  const hasSplices = layout.splices.bytes > 0;
-  const splices = layout.splices.at >> 2;
-  const flowsWord = layout.flows.at >> 2;
+  const { i32, link, registers, rx, view } = context;
+  const splices = createSplices(context);
+  const hasSplices = splices.exist;
 
   /** A later fragment has the addresses alone: ports and checksum are the first one's. */
   function rewriteLater(ipAt: number, flowWord: number, direction: number): void {
@@ -121,7 +117,7 @@ export function createTranslator(
     }
     updateIpv4HeaderChecksum(view, ipAt, addresses);
     const tcp = protocol === PROTOCOL_TCP;
-    if (hasSplices && tcp) splice(l4At, flowWord, direction, partial);
+    if (hasSplices && tcp) splices.rewrite(l4At, flowWord, direction, partial);
     const checksumAt = l4At + (tcp ? TCP_CHECKSUM_AT : UDP_CHECKSUM_AT);
     const checksum = view.getUint16(checksumAt);
     if (partial) {
@@ -133,14 +129,6 @@ export function createTranslator(
       const updated = updateChecksum(checksum, all);
       view.setUint16(checksumAt, updated === 0 ? 0xffff : updated);
     }
-  }
-
-  /** After all that may refuse the packet: what an ICMP error quotes must be what was sent to us. */
-  function splice(l4At: number, flowWord: number, direction: number, partial: boolean): void {
-    if ((i32[flowWord + F_STATE]! & (KEY_SLOW << 8)) === 0) return;
-    const word = splices + ((flowWord - flowsWord) / FLOW_WORDS) * SPLICE_WORDS;
-    if (i32[word + X_PHASE] !== PHASE_SPLICED) return;
-    spliceSegment(view, l4At, i32, word, direction === ORIGINAL, partial);
   }
 
   function forward(

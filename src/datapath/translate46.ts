@@ -72,6 +72,7 @@ import {
 import type { Fragmenter } from "./fragmenter.ts";
 import { ORIGINATED, type Output } from "./output.ts";
 import type { Reply } from "./reply.ts";
+import { createSplices } from "./splices.ts";
 import {
   DROP_FAMILY_NOT_TRANSLATED,
   DROP_TOO_BIG,
@@ -114,6 +115,7 @@ export function createTranslator46(
   fragmenter: Fragmenter,
 ): Translator46 {
   const { device, i32, link, registers, rx, table, view } = context;
+  const splices = createSplices(context);
 
   /** Ports and checksum of the transport. */
   function rewriteTransport(
@@ -129,6 +131,7 @@ export function createTranslator46(
     const ports = i32[flowWord + (isOriginal ? F_BACKEND_REPLY_PORTS : F_CLIENT_VIP_PORTS)]!;
     setTcpPorts(view, l4At, (ports << 16) | (ports >>> 16));
     const tcp = protocol === PROTOCOL_TCP;
+    if (tcp) splices.rewrite(l4At, flowWord, direction, partial);
     const checksumAt = l4At + (tcp ? TCP_CHECKSUM_AT : UDP_CHECKSUM_AT);
     const checksum = view.getUint16(checksumAt);
     if (partial) {

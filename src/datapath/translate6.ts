@@ -43,6 +43,7 @@ import {
 } from "./context.ts";
 import type { Output } from "./output.ts";
 import type { Reply6 } from "./reply6.ts";
+import { createSplices } from "./splices.ts";
 import type { Translator46 } from "./translate46.ts";
 import { FORWARDED } from "./verdict.ts";
 
@@ -71,6 +72,7 @@ export function createTranslator6(
   between: Translator46,
 ): Translator6 {
   const { i32, link, registers, rx, table, view } = context;
+  const splices = createSplices(context);
 
   /** Addresses, ports and the checksum: see translate.ts; there is no header checksum. */
   function rewrite(
@@ -94,6 +96,7 @@ export function createTranslator6(
     const ports = i32[flowWord + (isOriginal ? F_BACKEND_REPLY_PORTS : F_CLIENT_VIP_PORTS)]!;
     setTcpPorts(view, l4At, (ports << 16) | (ports >>> 16));
     const tcp = protocol === PROTOCOL_TCP;
+    if (tcp) splices.rewrite(l4At, flowWord, direction, partial);
     const checksumAt = l4At + (tcp ? TCP_CHECKSUM_AT : UDP_CHECKSUM_AT);
     const checksum = view.getUint16(checksumAt);
     if (partial) {

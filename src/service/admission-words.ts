@@ -55,7 +55,7 @@ export function writeAdmission(
     i32[word + S_ACCESS_4] = access.four;
     i32[word + S_ACCESS_6] = access.six;
   }
-  if (definition.synProxy.mode !== "off" && service.protocol === "tcp" && isIpv4(service)) {
+  if (definition.synProxy.mode !== "off" && service.protocol === "tcp") {
     flags |= ADMIT_SYN_PROXY;
     writeSynProxy(i32, word, definition.synProxy, workers);
   }
@@ -63,14 +63,6 @@ export function writeAdmission(
   // What a service does not ask for costs its new flows one comparison with 0.
   i32[word + S_ADMISSION] = flags;
   i32[word + S_STATELESS] = needsFlows(definition, service.protocol) === null ? 1 : 0;
-}
-
-/** What `defaults` says of `synProxy` is for services whose backends are IPv4. */
-function isIpv4({ backends, definition }: AssignedService): boolean {
-  const { sorry } = definition.noBackend;
-  const isOf4 = (one: { readonly address: { readonly family: 4 | 6 } }): boolean =>
-    one.address.family === 4;
-  return backends.every((one) => isOf4(one.definition)) && (sorry === null || isOf4(sorry));
 }
 
 /** @returns ADMIT_… of the limits that there are */

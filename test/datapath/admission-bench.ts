@@ -9,6 +9,7 @@ import {
   type MemoryGateway,
   type MemoryGatewayOptions,
 } from "../support/memory-gateway.ts";
+import { see6 } from "../support/packets6.ts";
 
 export const CLIENT = "198.51.100.2";
 export const VIP = "203.0.113.10";
@@ -47,7 +48,12 @@ export class AdmissionBench {
 
   backend(packet: Uint8Array, words = { vnet: 0, csum: 0 }): Sent[] {
     const source = backendMac(addressNumber(BACKEND));
-    return this.raw(ethernetFrame(packet, { destination: GATEWAY_MACS[1], source }), 1, words);
+    const type = packet[0]! >> 4 === 6 ? 0x86dd : 0x0800;
+    return this.raw(
+      ethernetFrame(packet, { destination: GATEWAY_MACS[1], source, type }),
+      1,
+      words,
+    );
   }
 
   raw(frame: Uint8Array, ingress: number, words = { vnet: 0, csum: 0 }): Sent[] {
@@ -56,11 +62,16 @@ export class AdmissionBench {
     device.inject(frame, ingress, words);
     datapath.runBatch(0);
     this.gateway.checkLaw();
-    const sent = [...device.sent];
+    return this.sent();
+  }
+
+  /** What left, its checksums verified. */
+  private sent(): Sent[] {
+    const sent = [...this.gateway.device.sent];
     for (const one of sent) {
-      if (one.vnet === 0) {
-        assert.equal(checksumFault(one.bytes, { linkHeaderBytes: 14 }), null, lineOf(one));
-      }
+      if (one.vnet !== 0) continue;
+      assert.equal(checksumFault(one.bytes, { linkHeaderBytes: 14 }), null, lineOf(one));
+      if (one.bytes[12] === 0x86) assert.ok(see6(one.bytes.subarray(14)).sumIsRight, lineOf(one));
     }
     return sent;
   }
@@ -71,7 +82,7 @@ export class AdmissionBench {
     device.setTick(this.now);
     device.sent.length = 0;
     datapath.runBatch(0);
-    return [...device.sent];
+    return this.sent();
   }
 
   count(name: string): number {
@@ -94,19 +105,29 @@ export function lineOf(sent: Sent): string {
   return describe(sent.bytes.subarray(14), 0);
 }
 
+/** Services web (TCP) and dns (UDP) with one backend each; `snat` for a backend of the other family. */
 export function configOf(
-  options: { mode?: string; more?: string; web?: string; top?: string } = {},
+  options: {
+    mode?: string;
+    more?: string;
+    web?: string;
+    top?: string;
+    vip?: string;
+    backend?: string;
+    snat?: string;
+  } = {},
 ): string {
   const { mode = "nat", more = "", web = "", top = "" } = options;
+  const { vip = VIP, backend = BACKEND, snat = SNAT } = options;
   return `
 version: 1
 device: { type: packet, interfaces: [eth0, eth1] }
-snat: { addresses: [${SNAT}], ports: 2000-2999 }
+snat: { addresses: ["${snat}"], ports: 2000-2999 }
 ${top}
 services:
-  - { name: web, vip: ${VIP}, port: 80, protocol: tcp, mode: ${mode}, scheduler: rr, ${more} ${web}
-      backends: [{ address: ${BACKEND}, port: 8080 }] }
-  - { name: dns, vip: ${VIP}, port: 53, protocol: udp, mode: ${mode}, scheduler: rr, ${more}
-      backends: [{ address: ${BACKEND}, port: 5353 }] }
+  - { name: web, vip: "${vip}", port: 80, protocol: tcp, mode: ${mode}, scheduler: rr, ${more} ${web}
+      backends: [{ address: "${backend}", port: 8080 }] }
+  - { name: dns, vip: "${vip}", port: 53, protocol: udp, mode: ${mode}, scheduler: rr, ${more}
+      backends: [{ address: "${backend}", port: 5353 }] }
 `;
 }

@@ -63,6 +63,7 @@ const TOP: readonly (readonly string[])[] = [
 const TWO = "backends: [{ address: 10.20.0.11 }, { address: 10.20.0.12 }]";
 const TWO_6 = 'backends: [{ address: "2001:db8:2::11" }, { address: "2001:db8:2::12" }]';
 const BOTH = "protocol: [tcp, udp], scheduler: sh, tableSize: 251";
+const PRESSED = "synProxy: { mode: auto, halfOpen: 2 }";
 const V6 = 'vip: "2001:db8:ff::10"';
 
 /**
@@ -76,7 +77,7 @@ export const SERVICES: readonly string[] = [
   "{ name: rest, vip: 203.0.113.11, port: any, protocol: [tcp, udp], scheduler: lc, outOfState: drop, noBackend: { action: drop }, backends: [{ address: 10.20.0.12 }] }",
   `{ name: closed, vip: 203.0.113.12, port: 443, ${BOTH}, access: { allow: [198.51.100.0/25], deny: [198.51.100.3/32], refuse: reset }, ${TWO} }`,
   `{ name: limited, vip: 203.0.113.12, port: 9, protocol: [tcp, udp], scheduler: rr, limits: { connections: 3, packetsPerSecond: 500, newPerSource: { rate: 5 }, perBackend: { connections: 3 }, refuse: reset }, ${TWO} }`,
-  `{ name: pressed, vip: 203.0.113.12, port: 6080, protocol: tcp, scheduler: rr, synProxy: { mode: auto, halfOpen: 2 }, ${TWO} }`,
+  `{ name: pressed, vip: 203.0.113.12, port: 6080, protocol: tcp, scheduler: rr, ${PRESSED}, ${TWO} }`,
   `{ name: dsr, vip: 203.0.113.10, port: 8000, ${BOTH}, mode: dsr, ${TWO} }`,
   `{ name: ipip, vip: 203.0.113.10, port: 8001, ${BOTH}, mode: ipip, mss: auto, ${TWO} }`,
   `{ name: gue, vip: 203.0.113.10, port: 8002, ${BOTH}, mode: gue, mtu: { tooBig: fragment }, ${TWO} }`,
@@ -89,8 +90,8 @@ export const SERVICES: readonly string[] = [
   `{ name: web6, ${V6}, port: 80, protocol: tcp, scheduler: maglev, tableSize: 251, ${TWO_6} }`,
   `{ name: dns6, ${V6}, port: 53, protocol: udp, scheduler: rr, ${TWO_6} }`,
   `{ name: full6, ${V6}, port: 443, ${BOTH}, mode: full-nat, ${TWO_6} }`,
-  `{ name: six-to-four, ${V6}, port: 8003, ${BOTH}, mode: full-nat, ${TWO} }`,
-  `{ name: four-to-six, vip: 203.0.113.12, port: 8003, ${BOTH}, mode: full-nat, ${TWO_6} }`,
+  `{ name: six-to-four, ${V6}, port: 8003, ${BOTH}, mode: full-nat, ${PRESSED}, ${TWO} }`,
+  `{ name: four-to-six, vip: 203.0.113.12, port: 8003, ${BOTH}, mode: full-nat, ${PRESSED}, ${TWO_6} }`,
   `{ name: dsr6, ${V6}, port: 8000, ${BOTH}, mode: dsr, ${TWO_6} }`,
   `{ name: ipip6, ${V6}, port: 8001, ${BOTH}, mode: ipip, ${TWO_6} }`,
   `{ name: gue6, ${V6}, port: 8002, ${BOTH}, mode: gue, ${TWO_6} }`,
@@ -98,6 +99,7 @@ export const SERVICES: readonly string[] = [
   `{ name: gue46, vip: 203.0.113.12, port: 8002, ${BOTH}, mode: gue, ${TWO_6} }`,
   `{ name: ipip46, vip: 203.0.113.12, port: 8001, ${BOTH}, mode: ipip, ${TWO_6} }`,
   `{ name: limited6, ${V6}, port: 4433, ${BOTH}, limits: { connections: 60, packetsPerSecond: 5000, newPerSource: { rate: 20 }, perBackend: { connections: 40 }, refuse: reset }, access: { deny: ["2001:db8:1::/124"] }, ${TWO_6} }`,
+  `{ name: proxied6, ${V6}, port: 6080, protocol: tcp, scheduler: rr, synProxy: { mode: on }, ${TWO_6} }`,
 ];
 
 /** YAML of a world with these services. */

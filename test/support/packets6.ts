@@ -81,6 +81,9 @@ export interface Tcp6 extends Ends6 {
   readonly flags?: number;
   readonly sequence?: number;
   readonly acknowledgement?: number;
+  readonly window?: number;
+  /** A multiple of four bytes, at most 40. */
+  readonly options?: readonly number[];
   readonly data?: ArrayLike<number>;
 }
 
@@ -95,18 +98,20 @@ function withSum(l4: number[], at: number, protocol: number, ends: Ends6): numbe
 /** A TCP segment in an IPv6 packet. */
 export function tcp6(fields: Tcp6): Uint8Array {
   const { flags = 16, sequence = 1, acknowledgement = 0, data = [] } = fields;
+  const { window = 64_240, options = [] } = fields;
   const segment = [
     ...two(fields.sourcePort),
     ...two(fields.destinationPort),
     ...four(sequence),
     ...four(acknowledgement),
-    0x50,
+    ((20 + options.length) / 4) << 4,
     flags,
-    ...two(64_240),
+    ...two(window),
     0,
     0,
     0,
     0,
+    ...options,
     ...Array.from(data),
   ];
   const payload = withSum(segment, 16, 6, fields);

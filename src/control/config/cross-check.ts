@@ -266,17 +266,6 @@ function checkSynProxy({ reading, report }: CrossCheck, { path, values }: Checke
     const place = placeOf(reading, [...path, "protocol"]);
     report([...at, "mode"], `expected off without protocol tcp${place}, got ${mode}`);
   }
-  const six = values.backends.findIndex(({ address }) => address?.family === 6);
-  if (mode !== "off" && isOwn && six >= 0) {
-    const place = placeOf(reading, [...path, "backends", six]);
-    report([...at, "mode"], `expected off with an IPv6 backend${place}, got ${mode}`);
-  }
-  const vips = values.vip ?? [];
-  // Cookies are for clients of IPv4.
-  if (mode !== "off" && isOwn && vips.length > 0 && vips.every((vip) => vip?.family === 6)) {
-    const place = placeOf(reading, [...path, "vip"]);
-    report([...at, "mode"], `expected off with IPv6 VIPs alone${place}, got ${mode}`);
-  }
   if (timestamps !== false) return;
   const place = placeOf(reading, [...at, "timestamps"]);
   if (sack === true) {

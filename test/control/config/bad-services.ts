@@ -1,4 +1,4 @@
-import { type BadConfig, DEVICE, one, service } from "./config-text.ts";
+import { type BadConfig, one } from "./config-text.ts";
 
 /** Wrong values of a service, its addresses and its ports. */
 export const BAD_SERVICES: readonly BadConfig[] = [
@@ -47,17 +47,6 @@ export const BAD_SERVICES: readonly BadConfig[] = [
     want: [
       "gw.yaml:7:52: services[0].synProxy.sack: expected timestamps, which keep it in a cookie, got false (gw.yaml:7:39)",
       "gw.yaml:7:71: services[0].synProxy.windowScale: expected timestamps, which keep it in a cookie, got false (gw.yaml:7:39)",
-    ],
-  },
-  {
-    name: "synProxy: clients of IPv6 alone",
-    given: `${DEVICE}snat: { addresses: [10.20.0.100] }\nservices:\n${service({
-      vip: '"2001:db8:ff::10"',
-      mode: "full-nat",
-      synProxy: "{ mode: on }",
-    })}`,
-    want: [
-      "gw.yaml:9:23: services[0].synProxy.mode: expected off with IPv6 VIPs alone (gw.yaml:5:10), got on",
     ],
   },
   {
