@@ -245,14 +245,14 @@ export function createIcmp(
       difference32(ipv4Source(view, quoteAt), source),
       difference32(ipv4Destination(view, quoteAt), destination),
     );
-    const delta = add16(addressDelta, difference32(tcpPorts(view, l4At), ports));
+    let delta = add16(addressDelta, difference32(tcpPorts(view, l4At), ports));
     setIpv4Source(view, quoteAt, source);
     setIpv4Destination(view, quoteAt, destination);
     updateIpv4HeaderChecksum(view, quoteAt, addressDelta);
     view.setInt32(l4At, ports);
     // Of what the backend once sent, the client was shown other sequence numbers.
     if (!toClient && protocol === PROTOCOL_TCP) {
-      splices.restoreQuote(l4At, flowWord);
+      delta = add16(delta, splices.restoreQuote(l4At, flowWord));
     }
     if (protocol === PROTOCOL_UDP) {
       const checksum = view.getUint16(l4At + 6);

@@ -16,6 +16,7 @@ import { takeOverFlows } from "../../src/state/take-over.ts";
 import {
   ACK,
   CWR,
+  checksumFault,
   ECE,
   ethernetFrame,
   FIN,
@@ -442,6 +443,8 @@ for (const way of WAYS) {
     if (six) {
       const { source, destination, sumIsRight } = see6(quote);
       assert.deepEqual([source, destination, sumIsRight], [way.backend, opened.seen.source, true]);
+    } else {
+      assert.equal(checksumFault(quote, { linkHeaderBytes: 0 }), null, "the quote is whole again");
     }
 
     const { definition, publish, views } = bench.gateway;
