@@ -90,7 +90,9 @@ function checkThreads(pid: number, workers: number): void {
 function rootChildren(pid: number): string[] {
   const found: string[] = [];
   for (const task of readdirSync(`/proc/${pid}/task`)) {
-    const children = readFileSync(`/proc/${pid}/task/${task}/children`, "utf8").trim();
+    const list = `/proc/${pid}/task/${task}/children`;
+    if (!existsSync(list)) continue;
+    const children = readFileSync(list, "utf8").trim();
     for (const child of children.split(" ").filter((each) => each !== "")) {
       try {
         const status = readFileSync(`/proc/${child}/status`, "utf8");
@@ -98,7 +100,9 @@ function rootChildren(pid: number): string[] {
         assert.match(status, /^CapEff:\t0+$/m);
         found.push(readFileSync(`/proc/${child}/cmdline`, "utf8").split("\0")[0]!);
       } catch (error) {
-        if ((error as NodeJS.ErrnoException).code !== "ENOENT") throw error;
+        // A child that ends in between: its directory is gone, or reading from it says ESRCH.
+        const code = (error as NodeJS.ErrnoException).code;
+        if (code !== "ENOENT" && code !== "ESRCH") throw error;
       }
     }
   }
