@@ -61,7 +61,15 @@ export const B_RULES_DEADLINE_MS = 27;
 export const B_ADMIN_DEADLINE_MS = 28;
 /** Tick at which control first applied the rule of B_STATE; deadlines run from here. */
 export const B_STATE_SINCE = 29;
-export const BACKEND_WORDS = 32;
+/** EJECTED_…: taken out because its traffic fails (passive checks), not because a check said so. */
+export const B_EJECTED = 30;
+/**
+ * What the backend's agent said last, which goes beside the operator's and the configuration's word:
+ * the share of its weight in percent (-1: nothing), and AGENT_….
+ */
+export const B_AGENT_WEIGHT = 40;
+export const B_AGENT = 41;
+export const BACKEND_WORDS = 64;
 assert(BACKEND_WORDS * 4 === BACKEND_SLOT_BYTES, "a backend slot is one section record");
 
 /** Run of a backend: flows that refer to the slot, and those in an active state (ActiveConn). */
@@ -93,6 +101,16 @@ export const HEALTH_STARTING = 0;
 export const HEALTH_UP = 1;
 export const HEALTH_DOWN = 2;
 export const HEALTH_NAMES = ["starting", "up", "down"] as const;
+
+/** B_EJECTED. */
+export const EJECTED_NO = 0;
+export const EJECTED_YES = 1;
+
+/** B_AGENT: what HAProxy's agent-check line can say of a server. */
+export const AGENT_READY = 0;
+export const AGENT_DRAIN = 1;
+export const AGENT_MAINTENANCE = 2;
+export const AGENT_DOWN = 3;
 
 export const EXISTING_KEEP = 0;
 /** Keep until B_DEADLINE, then reset. */

@@ -9,6 +9,7 @@ import {
   B_ADMIN_DEADLINE_MS,
   B_CONFIGURED,
   B_DEADLINE,
+  B_EJECTED,
   B_EXISTING,
   B_HEALTH,
   B_PROTOCOL,
@@ -18,6 +19,7 @@ import {
   B_STATE_SINCE,
   B_WEIGHT,
   B_WEIGHT_OVERRIDE,
+  EJECTED_YES,
   EXISTING_DEADLINE,
   EXISTING_KEEP,
   EXISTING_MOVE,
@@ -42,6 +44,7 @@ export const BACKEND_STATES = [
   "down",
   "disabled",
   "removed",
+  "ejected",
 ] as const;
 export type BackendStateName = (typeof BACKEND_STATES)[number];
 
@@ -72,6 +75,7 @@ export function backendState(views: RegionViews, slot: number): BackendState {
   if (i32[at + B_ADMIN] === ADMIN_DRAINED) return is("draining", "drained by operator");
   if (weight === 0) return is("draining", override === 0 ? "weight 0 (override)" : "weight 0");
   if (i32[at + B_HEALTH] === HEALTH_DOWN) return is("down", "");
+  if (i32[at + B_EJECTED] === EJECTED_YES) return is("ejected", "");
   if (i32[at + B_HEALTH] === HEALTH_STARTING) return is("starting", "");
   return is("up", "");
 }

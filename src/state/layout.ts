@@ -33,7 +33,7 @@ import {
 
 export const MAGIC = 0x54534748; // "HGST"
 /** Changes with any change of the meaning of a byte in the region. */
-export const LAYOUT_VERSION = 3;
+export const LAYOUT_VERSION = 4;
 
 export const PAGE_BYTES = 4096;
 
@@ -44,7 +44,7 @@ export const EXTENSION_BYTES = 64;
 /** One bucket of the flow index: eight entries of hash and reference, a cache line. */
 export const BUCKET_BYTES = 64;
 /** One backend slot. See service/backend-slots.ts. */
-export const BACKEND_SLOT_BYTES = 128;
+export const BACKEND_SLOT_BYTES = 256;
 /** Key of a backend slot or service slot: length-prefixed UTF-8 text. */
 export const KEY_BYTES = 256;
 /** One service slot. See service/backend-slots.ts. */
