@@ -65,7 +65,8 @@ const PLATEAUS = Uint16Array.of(32_000, 17_914, 8166, 4352, 2002, 1492, 1006, PA
  * Fragmentation needed lowers what is known of the path to the backend, for ten minutes (RFC 1191
  * section 6.3, RFC 8201 section 4), in its slots: the next packet that is too large is answered with the
  * right MTU, or fragmented. Where the error quotes enough of the inner packet, its sender hears of it at
- * once (tunnel-relay.ts). Other errors say that a backend is not reached or takes no tunnels: they are drops with a sample.
+ * once (tunnel-relay.ts). Other errors say that a backend is not reached or takes no tunnels: they are
+ * drops with a sample.
  */
 export interface TunnelErrors {
   /** Whether the ICMP message is an error that quotes an outer packet of ours. */
