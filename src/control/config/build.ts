@@ -1,6 +1,7 @@
 import { addressOf4 } from "../../base/address.ts";
 import type {
   Address,
+  AffinityDefinition,
   GatewayDefinition,
   HealthDefinition,
   LimitsDefinition,
@@ -52,6 +53,7 @@ export function buildDefinition(values: FileValues, file: string): GatewayDefini
       hashSlots: limits.hashSlots,
       accessPrefixes: limits.accessPrefixes,
       sources: limits.sources,
+      affinity: limits.affinity,
     },
     hash: { seed: values.hash.seed },
     shutdown: { mode: shutdown.mode, timeoutMs: shutdown.timeout },
@@ -81,6 +83,7 @@ function buildService(values: ServiceValues): ServiceDefinition {
     mode: values.mode,
     scheduler: values.scheduler,
     tableSize: values.tableSize,
+    affinity: buildAffinity(values.affinity),
     timeouts: values.timeouts,
     mtu: { tooBig: values.mtu.tooBig },
     mss: values.mss,
@@ -114,6 +117,12 @@ function buildService(values: ServiceValues): ServiceDefinition {
       serverId: backend.serverId ?? null,
     })),
   };
+}
+
+function buildAffinity(values: ServiceValues["affinity"]): AffinityDefinition | null {
+  if (values === undefined || values === "off") return null;
+  const { prefix, timeout, group } = values;
+  return { ipv4: prefix.ipv4, ipv6: prefix.ipv6, timeoutMs: timeout, group: group ?? null };
 }
 
 function buildLimits(values: ServiceValues["limits"]): LimitsDefinition {

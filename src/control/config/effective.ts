@@ -2,6 +2,7 @@ import { numberOf } from "../../base/address.ts";
 import type {
   AccessDefinition,
   Address,
+  AffinityDefinition,
   GatewayDefinition,
   HealthDefinition,
   LimitsDefinition,
@@ -113,6 +114,7 @@ function effectiveService(service: ServiceDefinition): Record<string, unknown> {
     mode: service.mode,
     scheduler: service.scheduler,
     tableSize: service.tableSize,
+    affinity: service.affinity === null ? "off" : effectiveAffinity(service.affinity),
     timeouts: {
       tcp: formatDurations({ ...service.timeouts.tcp }),
       udp: formatDurations({ ...service.timeouts.udp }),
@@ -138,6 +140,16 @@ function effectiveService(service: ServiceDefinition): Record<string, unknown> {
       weight: it.weight,
       ...(it.serverId === null ? {} : { serverId: it.serverId }),
     })),
+  };
+}
+
+function effectiveAffinity(affinity: AffinityDefinition): Record<string, unknown> {
+  const { ipv4, ipv6, timeoutMs, group } = affinity;
+  return {
+    key: "client-address",
+    prefix: { ipv4, ipv6 },
+    timeout: formatDuration(timeoutMs),
+    ...(group === null ? {} : { group }),
   };
 }
 

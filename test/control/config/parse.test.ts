@@ -54,6 +54,7 @@ test("defaults are those of the design", () => {
       hashSlots: 4_194_304,
       accessPrefixes: 131_072,
       sources: 65_536,
+      affinity: 100_000,
     },
     hash: { seed: "" },
     shutdown: { mode: "keep", timeoutMs: 30_000 },
@@ -70,6 +71,7 @@ test("defaults are those of the design", () => {
       mode: "nat",
       scheduler: "maglev",
       tableSize: 65_537,
+      affinity: null,
       timeouts: {
         tcp: {
           synSent: 30_000,
