@@ -2,9 +2,8 @@ import { isDeepStrictEqual } from "node:util";
 import { createRandom, type Random } from "../base/random.ts";
 import type { HealthDefinition } from "../service/definition.ts";
 import type { CheckEndpoint, CheckResult } from "./check.ts";
-import { checkHttp } from "./http-check.ts";
+import { checkBackend } from "./checkers.ts";
 import { createRiseFall, type RiseFall } from "./rise-fall.ts";
-import { checkTcpConnect } from "./tcp-check.ts";
 
 /** A backend to check, at the number of its slot. */
 export interface HealthTarget {
@@ -187,9 +186,7 @@ function check(target: HealthTarget, signal: AbortSignal): Promise<CheckResult> 
     source: definition.source,
     timeoutMs: definition.timeoutMs,
   };
-  return definition.type === "http"
-    ? checkHttp(endpoint, definition, signal)
-    : checkTcpConnect(endpoint, signal);
+  return checkBackend(endpoint, definition, signal);
 }
 
 /** The same checks: `health` is what they find, not what they are. */

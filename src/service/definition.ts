@@ -1,6 +1,7 @@
 import type { Address } from "../base/address.ts";
 import type { AccessRules } from "./access-rules.ts";
 import type { SchedulerName } from "./bank.ts";
+import type { HealthDefinition } from "./health-definition.ts";
 
 /**
  * A configuration after parsing, validation and defaults: what the rest of the program reads.
@@ -8,6 +9,7 @@ import type { SchedulerName } from "./bank.ts";
  */
 
 export type { Address } from "../base/address.ts";
+export type { HealthDefinition } from "./health-definition.ts";
 
 /** A VIP address: one address, or every address of a prefix. */
 export interface VipAddress extends Address {
@@ -42,23 +44,6 @@ export interface UdpTimeouts {
 export interface Timeouts {
   readonly tcp: TcpTimeouts;
   readonly udp: UdpTimeouts;
-}
-
-export interface HealthDefinition {
-  readonly type: "tcp" | "http";
-  readonly intervalMs: number;
-  readonly timeoutMs: number;
-  readonly rise: number;
-  readonly fall: number;
-  /** Share of the interval by which checks are spread, 0..1 (HAProxy's spread-checks). */
-  readonly spread: number;
-  /** Port to check; 0: the backend's. */
-  readonly port: number;
-  /** Source address of the check, or null. */
-  readonly source: string | null;
-  readonly path: string;
-  readonly host: string | null;
-  readonly status: readonly PortRange[];
 }
 
 /** What a service's access lists are, and what they mean together. */

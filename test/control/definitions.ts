@@ -30,9 +30,6 @@ export const TCP_HEALTH: HealthDefinition = {
   spread: 0,
   port: 0,
   source: null,
-  path: "/",
-  host: null,
-  status: [{ low: 200, high: 399 }],
 };
 
 export function service(

@@ -10,6 +10,7 @@ import { waitFor } from "../support/wait.ts";
 import {
   closedPort,
   definition,
+  httpDefinition,
   httpServer,
   type Recorder,
   recorder,
@@ -61,7 +62,7 @@ test("up, down after `fall`, up again after `rise`: every change once", async (t
     }),
   );
   const { monitor, results, waitForChanges } = record(t);
-  const http = definition({ type: "http", rise: 3, fall: 2 });
+  const http = httpDefinition({ rise: 3, fall: 2 });
   monitor.apply([target(7, server.port, { definition: http })]);
   await waitForChanges(1);
   status = 503;
@@ -82,7 +83,7 @@ test("up, down after `fall`, up again after `rise`: every change once", async (t
 test("a silent backend is down by timeout", async (t) => {
   const server = await open(t, tcpServer());
   const { monitor, waitForChanges } = record(t);
-  const http = definition({ type: "http", fall: 2 });
+  const http = httpDefinition({ fall: 2 });
   monitor.apply([target(1, server.port, { definition: http, health: HEALTH_UP })]);
   assert.deepEqual(await waitForChanges(1), ["1 down: timeout after 100ms"]);
 });
@@ -157,7 +158,7 @@ test("a slot that was given up and taken again begins anew", async (t) => {
 test("apply ends what is missing: its connection closes, and nothing is reported any more", async (t) => {
   const silent = await open(t, tcpServer());
   const { monitor, changes, results } = record(t);
-  const patient = definition({ type: "http", intervalMs: 60_000, timeoutMs: 60_000 });
+  const patient = httpDefinition({ intervalMs: 60_000, timeoutMs: 60_000 });
   monitor.apply([target(1, silent.port, { definition: patient })]);
   await waitFor("the check", () => silent.sockets.size === 1);
   monitor.apply([]);
@@ -212,7 +213,7 @@ test("first checks are spread over half a second", async (t) => {
 test("every target has its turn, also where more are due than may run at once", async (t) => {
   const silent = await open(t, tcpServer());
   const { monitor, results } = record(t);
-  const http = definition({ type: "http", intervalMs: 1000, timeoutMs: 700 });
+  const http = httpDefinition({ intervalMs: 1000, timeoutMs: 700 });
   const count = CHECKS_AT_ONCE_MAX + 150;
   monitor.apply(
     Array.from({ length: count }, (_, slot) => target(slot, silent.port, { definition: http })),
@@ -264,7 +265,7 @@ test("CHECKS_AT_ONCE_MAX run at once; close ends them and those that wait, for g
   };
   subscribe("net.client.socket", note);
   t.after(() => unsubscribe("net.client.socket", note));
-  const patient = definition({ type: "http", intervalMs: 60_000, timeoutMs: 60_000 });
+  const patient = httpDefinition({ intervalMs: 60_000, timeoutMs: 60_000 });
   const targets = Array.from({ length: CHECKS_AT_ONCE_MAX + 20 }, (_, slot) =>
     target(slot, silent.port, { definition: patient }),
   );

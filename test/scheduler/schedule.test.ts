@@ -28,9 +28,6 @@ const HEALTH: HealthDefinition = {
   spread: 0,
   port: 0,
   source: null,
-  path: "/",
-  host: null,
-  status: [],
 };
 
 for (const scheduler of SCHEDULER_NAMES) {

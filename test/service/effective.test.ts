@@ -41,9 +41,6 @@ const HEALTH: HealthDefinition = {
   spread: 0.1,
   port: 0,
   source: null,
-  path: "/",
-  host: null,
-  status: [],
 };
 const DEADLINE_MS = 300_000;
 const RULES: readonly ExistingRule[] = ["keep", "drain", "reset"];

@@ -203,9 +203,6 @@ test("a new user of a slot finds nothing of the one before, but the next generat
       spread: 0,
       port: 0,
       source: null,
-      path: "/",
-      host: null,
-      status: [],
     },
     backends: [backend("10.20.0.12:80"), backend("10.20.0.13:80")],
   });

@@ -3,13 +3,13 @@ import type {
   AccessDefinition,
   Address,
   GatewayDefinition,
-  HealthDefinition,
   LimitsDefinition,
   PortRange,
   ServiceDefinition,
   SynProxyDefinition,
 } from "../../service/definition.ts";
 import { formatDuration } from "./duration.ts";
+import { effectiveHealth } from "./effective-health.ts";
 import { formatPorts } from "./overlap-check.ts";
 
 /**
@@ -186,23 +186,4 @@ function effectiveSynProxy(synProxy: SynProxyDefinition): Record<string, unknown
 function effectiveTarget(target: { address: Address; port: number }): Record<string, unknown> {
   const { address, port } = target;
   return port === 0 ? { address: address.text } : { address: address.text, port };
-}
-
-function effectiveHealth(health: HealthDefinition): Record<string, unknown> {
-  const http = {
-    path: health.path,
-    ...(health.host === null ? {} : { host: health.host }),
-    status: health.status.map(({ low, high }) => (low === high ? low : `${low}-${high}`)),
-  };
-  return {
-    type: health.type,
-    interval: formatDuration(health.intervalMs),
-    timeout: formatDuration(health.timeoutMs),
-    rise: health.rise,
-    fall: health.fall,
-    spread: health.spread,
-    ...(health.port === 0 ? {} : { port: health.port }),
-    ...(health.source === null ? {} : { source: health.source }),
-    ...(health.type === "http" ? http : {}),
-  };
 }
