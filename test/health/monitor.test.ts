@@ -233,12 +233,12 @@ test("thousands of checks leave no socket and no timer behind", async () => {
   const silent = await tcpServer();
   const dead = await closedPort();
   const made = recorder();
-  const quick = (overrides = {}) => definition({ intervalMs: 5, timeoutMs: 5, ...overrides });
+  const quick = { intervalMs: 5, timeoutMs: 5 };
   const targets = Array.from({ length: 40 }, (_, slot): HealthTarget => {
-    if (slot % 4 === 0) return target(slot, server.port, { definition: quick() });
-    if (slot % 4 === 1) return target(slot, dead, { definition: quick() });
+    if (slot % 4 === 0) return target(slot, server.port, { definition: definition(quick) });
+    if (slot % 4 === 1) return target(slot, dead, { definition: definition(quick) });
     const port = slot % 4 === 2 ? http.port : silent.port;
-    return target(slot, port, { definition: quick({ type: "http" }) });
+    return target(slot, port, { definition: httpDefinition(quick) });
   });
   for (let round = 0; round < 10; round++) {
     // Half of them end while they run, and come back.
