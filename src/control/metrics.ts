@@ -57,6 +57,8 @@ export interface MetricsSource {
   reloads(): { readonly succeeded: number; readonly failed: number };
   /** Failed checks since the start, by backend slot. */
   healthCheckFailures(slot: number): number;
+  /** Questions to agents without an answer, likewise. */
+  agentFailures(slot: number): number;
   /** Wall clock of the start of this process, milliseconds. */
   readonly processStartMs: number;
 }
@@ -371,6 +373,9 @@ function addBackends(declare: Declarations, source: MetricsSource): void {
   });
   counter("health_check_failures_total", "Failed health checks.", labelNames, (add) => {
     for (const row of rows()) add(source.healthCheckFailures(row.slot), labelsOf(row));
+  });
+  counter("agent_failures_total", "Questions to agents without an answer.", labelNames, (add) => {
+    for (const row of rows()) add(source.agentFailures(row.slot), labelsOf(row));
   });
 }
 

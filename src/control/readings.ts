@@ -31,6 +31,7 @@ import {
   FLAG_BY_BACKEND,
   FLAG_FIN_ORIGINAL,
   FLAG_FIN_REPLY,
+  FLAG_PROBE,
   FLAG_REPLIED,
   MODE_FULL_NAT,
   PROTOCOL_UDP,
@@ -352,6 +353,7 @@ const FLAG_TEXTS: readonly (readonly [number, string])[] = [
   [FLAG_FIN_ORIGINAL, "fin-original"],
   [FLAG_FIN_REPLY, "fin-reply"],
   [FLAG_ADOPTED, "adopted"],
+  [FLAG_PROBE, "probe"],
   [FLAG_BY_BACKEND, "by-backend"],
 ];
 

@@ -1,7 +1,12 @@
 import type { Address } from "../base/address.ts";
 import type { AccessRules } from "./access-rules.ts";
 import type { SchedulerName } from "./bank.ts";
-import type { HealthDefinition } from "./health-definition.ts";
+import type {
+  AgentDefinition,
+  BackendCheck,
+  HealthDefinition,
+  ProbeDefinition,
+} from "./health-definition.ts";
 
 /**
  * A configuration after parsing, validation and defaults: what the rest of the program reads.
@@ -91,6 +96,8 @@ export interface BackendDefinition {
   readonly weight: number;
   /** QUIC server ID in hex; null: none. */
   readonly serverId: string | null;
+  /** Where it is checked; left out: as the service says. */
+  readonly check?: BackendCheck;
 }
 
 export interface ServiceDefinition {
@@ -133,8 +140,13 @@ export interface ServiceDefinition {
   readonly synProxy: SynProxyDefinition;
   readonly limits: LimitsDefinition;
   readonly health: HealthDefinition | null;
+  /** Agents of its backends; null or left out: none. */
+  readonly agent?: AgentDefinition | null;
   readonly backends: readonly BackendDefinition[];
 }
+
+/** Checks of all services that run at once, unless the configuration says otherwise. */
+export const CHECKS_AT_ONCE = 256;
 
 export interface GatewayDefinition {
   /** The file it came from, for messages. */
@@ -184,6 +196,10 @@ export interface GatewayDefinition {
     readonly sources: number;
   };
   readonly hash: { readonly seed: string };
+  /** Health checks and agents of all services together; left out: CHECKS_AT_ONCE. */
+  readonly health?: { readonly concurrent: number };
+  /** For checks through the data path; null or left out: none. */
+  readonly probe?: ProbeDefinition | null;
   readonly shutdown: { readonly mode: "keep" | "drain"; readonly timeoutMs: number };
   readonly admin: {
     readonly socket: string;

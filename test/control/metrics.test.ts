@@ -35,6 +35,7 @@ function source(): MetricsSource {
     lastReloadSuccessMs: () => 1_700_000_000_000,
     reloads: () => ({ succeeded: 2, failed: 1 }),
     healthCheckFailures: () => 4,
+    agentFailures: () => 0,
     processStartMs: 1_600_000_000_000,
   };
 }

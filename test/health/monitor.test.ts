@@ -4,8 +4,9 @@ import type { Socket } from "node:net";
 import { type TestContext, test } from "node:test";
 import { setTimeout as pause } from "node:timers/promises";
 import { isDeepStrictEqual } from "node:util";
-import { CHECKS_AT_ONCE_MAX, FIRST_CHECK_MS, type HealthTarget } from "../../src/health/monitor.ts";
+import { FIRST_CHECK_MS, type HealthTarget } from "../../src/health/monitor.ts";
 import { HEALTH_DOWN, HEALTH_UP } from "../../src/service/backend-slots.ts";
+import { CHECKS_AT_ONCE } from "../../src/service/definition.ts";
 import { waitFor } from "../support/wait.ts";
 import {
   closedPort,
@@ -214,7 +215,7 @@ test("every target has its turn, also where more are due than may run at once", 
   const silent = await open(t, tcpServer());
   const { monitor, results } = record(t);
   const http = httpDefinition({ intervalMs: 1000, timeoutMs: 700 });
-  const count = CHECKS_AT_ONCE_MAX + 150;
+  const count = CHECKS_AT_ONCE + 150;
   monitor.apply(
     Array.from({ length: count }, (_, slot) => target(slot, silent.port, { definition: http })),
   );
@@ -256,7 +257,7 @@ test("thousands of checks leave no socket and no timer behind", async () => {
   assert.deepEqual(held(), nothing);
 });
 
-test("CHECKS_AT_ONCE_MAX run at once; close ends them and those that wait, for good", async (t) => {
+test("CHECKS_AT_ONCE run at once; close ends them and those that wait, for good", async (t) => {
   const silent = await open(t, tcpServer());
   const { monitor, results } = recorder();
   let closed = 0;
@@ -266,18 +267,18 @@ test("CHECKS_AT_ONCE_MAX run at once; close ends them and those that wait, for g
   subscribe("net.client.socket", note);
   t.after(() => unsubscribe("net.client.socket", note));
   const patient = httpDefinition({ intervalMs: 60_000, timeoutMs: 60_000 });
-  const targets = Array.from({ length: CHECKS_AT_ONCE_MAX + 20 }, (_, slot) =>
+  const targets = Array.from({ length: CHECKS_AT_ONCE + 20 }, (_, slot) =>
     target(slot, silent.port, { definition: patient }),
   );
   monitor.apply(targets);
-  await waitFor("a full house", () => silent.sockets.size === CHECKS_AT_ONCE_MAX);
+  await waitFor("a full house", () => silent.sockets.size === CHECKS_AT_ONCE);
   await pause(FIRST_CHECK_MS);
-  assert.equal(silent.accepted(), CHECKS_AT_ONCE_MAX, "by now all are due");
+  assert.equal(silent.accepted(), CHECKS_AT_ONCE, "by now all are due");
   await monitor.close();
-  assert.equal(closed, CHECKS_AT_ONCE_MAX);
+  assert.equal(closed, CHECKS_AT_ONCE);
   await waitFor("the end of all", () => silent.sockets.size === 0);
   monitor.apply(targets);
   await pause(FIRST_CHECK_MS + 100);
   assert.deepEqual([results.length, silent.sockets.size], [0, 0]);
-  assert.equal(silent.accepted(), CHECKS_AT_ONCE_MAX);
+  assert.equal(silent.accepted(), CHECKS_AT_ONCE);
 });

@@ -21,22 +21,29 @@ export const LOOPBACK = "127.0.0.1";
 
 const COMMON: HealthCommon = {
   intervalMs: 100,
+  fastIntervalMs: 100,
+  downIntervalMs: 100,
   timeoutMs: 100,
   rise: 2,
   fall: 3,
   spread: 0.1,
   port: 0,
   source: null,
+  through: "direct",
 };
 
 export function definition(overrides: Partial<HealthCommon> = {}): HealthDefinition {
-  return { type: "tcp", ...COMMON, ...overrides };
+  const { intervalMs = COMMON.intervalMs } = overrides;
+  const intervals = { intervalMs, fastIntervalMs: intervalMs, downIntervalMs: intervalMs };
+  return { type: "tcp", ...COMMON, ...intervals, ...overrides };
 }
 
 export function httpDefinition(overrides: Partial<HttpHealth> = {}): HttpHealth {
   return {
     type: "http",
     ...COMMON,
+    fastIntervalMs: overrides.intervalMs ?? COMMON.intervalMs,
+    downIntervalMs: overrides.intervalMs ?? COMMON.intervalMs,
     path: "/",
     host: null,
     status: [{ low: 200, high: 399 }],

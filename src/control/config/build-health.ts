@@ -1,5 +1,10 @@
 import type { PortRange } from "../../service/definition.ts";
-import type { HealthCommon, HealthDefinition } from "../../service/health-definition.ts";
+import type {
+  AgentDefinition,
+  BackendCheck,
+  HealthCommon,
+  HealthDefinition,
+} from "../../service/health-definition.ts";
 import { whole } from "./fields.ts";
 import type { ServiceValues } from "./schema.ts";
 
@@ -29,12 +34,15 @@ export function buildHealth(
   if (health === undefined || health === "none") return null;
   const common: HealthCommon = {
     intervalMs: health.interval,
+    fastIntervalMs: health.fastInterval ?? health.interval,
+    downIntervalMs: health.downInterval ?? health.interval,
     timeoutMs: checkTimeout(health),
     rise: health.rise,
     fall: health.fall,
     spread: health.spread,
-    port: checkedPort(values, ports),
+    port: health.through === "path" ? (health.port ?? 0) : checkedPort(values, ports),
     source: health.source?.text ?? null,
+    through: health.through,
   };
   switch (health.type) {
     case "tcp":
@@ -50,10 +58,34 @@ export function buildHealth(
   }
 }
 
-/** A second, or the interval if that is shorter. */
+/** A second, or the shortest interval if that is shorter. */
 export function checkTimeout(health: {
   readonly timeout?: number | undefined;
   readonly interval: number;
+  readonly fastInterval?: number | undefined;
+  readonly downInterval?: number | undefined;
 }): number {
-  return health.timeout ?? Math.min(1000, health.interval);
+  const { interval, fastInterval = interval, downInterval = interval } = health;
+  return health.timeout ?? Math.min(1000, interval, fastInterval, downInterval);
+}
+
+/** What `agent` says; null: none. */
+export function buildAgent({ agent }: ServiceValues): AgentDefinition | null {
+  if (agent === undefined || agent === "none") return null;
+  return {
+    port: agent.port ?? 0,
+    intervalMs: agent.interval,
+    timeoutMs: checkTimeout(agent),
+    send: agent.send ?? null,
+  };
+}
+
+/** What a backend's `check` says, as far as it says anything. */
+export function buildCheck(
+  check: ServiceValues["backends"][number]["check"],
+): { check: BackendCheck } | Record<string, never> {
+  const { address, port, agentPort } = check;
+  if (address === undefined && port === undefined && agentPort === undefined) return {};
+  const text = address?.text ?? null;
+  return { check: { address: text, port: port ?? 0, agentPort: agentPort ?? 0 } };
 }

@@ -7,7 +7,7 @@ import type {
   SynProxyDefinition,
 } from "../../service/definition.ts";
 import { buildAccess } from "./access-lists.ts";
-import { buildHealth } from "./build-health.ts";
+import { buildAgent, buildCheck, buildHealth } from "./build-health.ts";
 import { whole } from "./fields.ts";
 import type { FileValues, ServiceValues } from "./schema.ts";
 
@@ -53,6 +53,8 @@ export function buildDefinition(values: FileValues, file: string): GatewayDefini
       sources: limits.sources,
     },
     hash: { seed: values.hash.seed },
+    health: { concurrent: values.health.concurrent },
+    probe: values.probe === undefined || values.probe === "off" ? null : values.probe,
     shutdown: { mode: shutdown.mode, timeoutMs: shutdown.timeout },
     admin: {
       socket: admin.socket,
@@ -106,11 +108,13 @@ function buildService(values: ServiceValues): ServiceDefinition {
     synProxy: buildSynProxy(values.synProxy),
     limits: buildLimits(values.limits),
     health: buildHealth(values, ports),
+    agent: buildAgent(values),
     backends: values.backends.map((backend) => ({
       address: backend.address ?? NO_ADDRESS,
       port: backend.port ?? 0,
       weight: backend.weight,
       serverId: backend.serverId ?? null,
+      ...buildCheck(backend.check),
     })),
   };
 }

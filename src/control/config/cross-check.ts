@@ -8,6 +8,7 @@ import { checkHealth } from "./health-check.ts";
 import { checkLimits } from "./limits-check.ts";
 import { checkMode } from "./mode-check.ts";
 import { checkOverlaps } from "./overlap-check.ts";
+import { checkAgent, checkPath, checkProbe } from "./probe-check.ts";
 import { entryPath, type Reading } from "./reading.ts";
 import type { ServiceValues } from "./schema.ts";
 import type { KeyPath } from "./source.ts";
@@ -60,6 +61,8 @@ export function crossCheck(reading: Reading, problems: ConfigProblem[]): void {
   for (const service of services) {
     checkService(check, service);
     checkHealth(check, service);
+    checkPath(check, service);
+    checkAgent(check, service);
     checkAccess(check, service);
     checkSynProxy(check, service);
     checkShares(check, service);
@@ -67,6 +70,7 @@ export function crossCheck(reading: Reading, problems: ConfigProblem[]): void {
     checkMode(check, service);
     checkUdp(check, service);
   }
+  checkProbe(check);
   checkFamilies(check);
   checkOverlaps(check);
   checkAddresses(check);

@@ -1,4 +1,8 @@
-import type { HealthDefinition } from "../../service/health-definition.ts";
+import type {
+  AgentDefinition,
+  BackendCheck,
+  HealthDefinition,
+} from "../../service/health-definition.ts";
 import { formatDuration } from "./duration.ts";
 
 /** The `health` of a service as a configuration file would say it. */
@@ -7,11 +11,14 @@ export function effectiveHealth(health: HealthDefinition): Record<string, unknow
     type: health.type,
     interval: formatDuration(health.intervalMs),
     timeout: formatDuration(health.timeoutMs),
+    fastInterval: formatDuration(health.fastIntervalMs),
+    downInterval: formatDuration(health.downIntervalMs),
     rise: health.rise,
     fall: health.fall,
     spread: health.spread,
     ...(health.port === 0 ? {} : { port: health.port }),
     ...(health.source === null ? {} : { source: health.source }),
+    through: health.through,
     ...effectiveQuestion(health),
   };
 }
@@ -27,4 +34,31 @@ function effectiveQuestion(health: HealthDefinition): Record<string, unknown> {
         status: health.status.map(({ low, high }) => (low === high ? low : `${low}-${high}`)),
       };
   }
+}
+
+/** The `agent` of a service. */
+export function effectiveAgent(
+  agent: AgentDefinition | null | undefined,
+): Record<string, unknown> | "none" {
+  if (agent == null) return "none";
+  return {
+    ...(agent.port === 0 ? {} : { port: agent.port }),
+    interval: formatDuration(agent.intervalMs),
+    timeout: formatDuration(agent.timeoutMs),
+    ...(agent.send === null ? {} : { send: agent.send }),
+  };
+}
+
+/** The `check` of a backend, where it has one. */
+export function effectiveCheck(
+  check: BackendCheck | undefined,
+): { check: Record<string, unknown> } | Record<string, never> {
+  if (check === undefined) return {};
+  return {
+    check: {
+      ...(check.address === null ? {} : { address: check.address }),
+      ...(check.port === 0 ? {} : { port: check.port }),
+      ...(check.agentPort === 0 ? {} : { agentPort: check.agentPort }),
+    },
+  };
 }

@@ -1,15 +1,16 @@
 import { numberOf } from "../../base/address.ts";
-import type {
-  AccessDefinition,
-  Address,
-  GatewayDefinition,
-  LimitsDefinition,
-  PortRange,
-  ServiceDefinition,
-  SynProxyDefinition,
+import {
+  type AccessDefinition,
+  type Address,
+  CHECKS_AT_ONCE,
+  type GatewayDefinition,
+  type LimitsDefinition,
+  type PortRange,
+  type ServiceDefinition,
+  type SynProxyDefinition,
 } from "../../service/definition.ts";
 import { formatDuration } from "./duration.ts";
-import { effectiveHealth } from "./effective-health.ts";
+import { effectiveAgent, effectiveCheck, effectiveHealth } from "./effective-health.ts";
 import { formatPorts } from "./overlap-check.ts";
 
 /**
@@ -34,6 +35,8 @@ export function effectiveConfig(definition: GatewayDefinition): Record<string, u
     },
     limits: { ...limits },
     hash: { ...definition.hash },
+    health: { concurrent: definition.health?.concurrent ?? CHECKS_AT_ONCE },
+    probe: effectiveProbe(definition.probe),
     shutdown: { mode: shutdown.mode, timeout: formatDuration(shutdown.timeoutMs) },
     admin: {
       socket: admin.socket,
@@ -44,6 +47,11 @@ export function effectiveConfig(definition: GatewayDefinition): Record<string, u
     tunnel: effectiveTunnel(definition.tunnel),
     services: definition.services.map(effectiveService),
   };
+}
+
+function effectiveProbe(probe: GatewayDefinition["probe"]): Record<string, unknown> | "off" {
+  if (probe == null) return "off";
+  return { interface: probe.interface, ipv4: `${probe.ipv4.text}/16` };
 }
 
 function effectiveTunnel(tunnel: GatewayDefinition["tunnel"]): Record<string, unknown> {
@@ -133,10 +141,12 @@ function effectiveService(service: ServiceDefinition): Record<string, unknown> {
     synProxy: effectiveSynProxy(service.synProxy),
     limits: effectiveLimits(service.limits),
     health: service.health === null ? "none" : effectiveHealth(service.health),
+    agent: effectiveAgent(service.agent),
     backends: service.backends.map((it) => ({
       ...effectiveTarget(it),
       weight: it.weight,
       ...(it.serverId === null ? {} : { serverId: it.serverId }),
+      ...effectiveCheck(it.check),
     })),
   };
 }

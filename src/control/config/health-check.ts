@@ -7,6 +7,13 @@ import type { KeyPath } from "./source.ts";
 
 type HealthValues = Exclude<ServiceValues["health"], undefined | "none">;
 
+interface TimingValues {
+  readonly timeout?: number | undefined;
+  readonly interval: number;
+  readonly fastInterval?: number | undefined;
+  readonly downInterval?: number | undefined;
+}
+
 /** Keys of `health` that only some types have. */
 const TYPES_OF_KEY: { readonly [key in keyof HealthValues]?: readonly HealthType[] } = {
   path: ["http"],
@@ -21,7 +28,7 @@ export function checkHealth(check: CrossCheck, service: CheckedService): void {
   const path = [...service.path, "health"];
   checkKeys(check, path, health);
   checkTiming(check, path, health);
-  checkPort(check, service, path);
+  if (health.through === "direct") checkPort(check, service, path);
 }
 
 function checkKeys({ reading, report }: CrossCheck, path: KeyPath, health: HealthValues): void {
@@ -36,18 +43,28 @@ function checkKeys({ reading, report }: CrossCheck, path: KeyPath, health: Healt
   }
 }
 
-function checkTiming({ reading, report }: CrossCheck, path: KeyPath, health: HealthValues): void {
-  if (reading.isBad([...path, "interval"]) || reading.isBad([...path, "timeout"])) return;
+/** A check that may take longer than its interval would be late by its own rule. */
+export function checkTiming(
+  { reading, report }: Pick<CrossCheck, "reading" | "report">,
+  path: KeyPath,
+  health: TimingValues,
+): void {
   const timeoutMs = checkTimeout(health);
-  if (timeoutMs <= health.interval) return;
-  const at = placeOf(reading, [...path, "interval"]);
-  const message = `expected at most the interval of ${formatDuration(health.interval)}${at}, got ${formatDuration(timeoutMs)}`;
-  report([...path, "timeout"], message);
+  for (const key of ["interval", "fastInterval", "downInterval"] as const) {
+    const intervalMs = health[key];
+    if (intervalMs === undefined || timeoutMs <= intervalMs) continue;
+    if (reading.isBad([...path, key]) || reading.isBad([...path, "timeout"])) return;
+    const at = placeOf(reading, [...path, key]);
+    const message = `expected at most the ${key} of ${formatDuration(intervalMs)}${at}, got ${formatDuration(timeoutMs)}`;
+    report([...path, "timeout"], message);
+  }
 }
 
 function checkPort({ reading, report }: CrossCheck, service: CheckedService, path: KeyPath): void {
   const { values } = service;
-  const portless = values.backends.findIndex((it) => it.port === undefined);
+  const portless = values.backends.findIndex(
+    (it) => it.port === undefined && it.check.port === undefined,
+  );
   if (portless < 0 || reading.isBad([...service.path, "backends"])) return;
   if (reading.isBad([...service.path, "port"]) || values.port === undefined) return;
   if (checkedPort(values, values.port) !== 0) return;

@@ -1,7 +1,7 @@
 import { QUIC_ROTATION_MAX, QUIC_SERVER_ID_BYTES_MAX } from "../../base/limits.ts";
 import { prefix } from "./access-lists.ts";
 import { list, optional, section, sectionOrWord, type ValueKind, withDefault } from "./fields.ts";
-import { healthSection } from "./health-schema.ts";
+import { agentSection, checkSection, healthSection } from "./health-schema.ts";
 import {
   absolutePath,
   boolean,
@@ -113,6 +113,7 @@ const backend = section(
       "QUIC server ID that the backend puts into its connection IDs",
       "required with quic",
     ),
+    check: checkSection,
   },
   "One backend",
   ["address"],
@@ -338,6 +339,7 @@ export function serviceKeys() {
     synProxy,
     limits,
     health: healthSection,
+    agent: agentSection,
     backends: list(backend, "The backends; may be empty", "required"),
   };
 }
