@@ -15,6 +15,7 @@ import {
 import { receiveQueues } from "../device/xdp.ts";
 import { hostAddresses } from "../host/addresses.ts";
 import { findInterfaces } from "../host/interfaces.ts";
+import { createProbeDevice } from "../host/probe-device.ts";
 import { createSteering, type Steering } from "../host/steering.ts";
 import type { HostUser } from "../host/users.ts";
 import type { GatewayDefinition } from "../service/definition.ts";
@@ -85,7 +86,7 @@ export async function layGround(
   undo: Undo,
 ): Promise<Ground> {
   const startedMs = Date.now();
-  const { device } = definition;
+  const { announce: announces, interfaces, type, workers } = definition.device;
   const admin = await claimAdminSocket(
     definition.admin.socket,
     user === null ? undefined : { ...user, log },
@@ -105,21 +106,27 @@ export async function layGround(
   });
   await requireHost(definition);
 
-  const wakes = Array.from({ length: device.workers }, () => devices.createWake());
+  const wakes = Array.from({ length: workers }, () => devices.createWake());
   undo.push(() => {
     for (const each of wakes) each.close();
   });
   const wake = (): void => {
     for (const each of wakes) each.wake();
   };
-  const steering = device.workers > 1 ? steeringOf(views) : null;
+  const steering = workers > 1 ? steeringOf(views) : null;
   undo.push(() => steering?.close());
   const announce = (): void => {
-    if (device.type === "tun" || !device.announce || views.i32[H_NODE_DRAINED] !== 0) return;
+    if (type === "tun" || !announces || views.i32[H_NODE_DRAINED] !== 0) return;
     Atomics.add(views.i32, H_ANNOUNCE_REQUESTED, 1);
     wake();
   };
   const hosts = { addresses: await hostAddresses() };
+  const { probe: wanted } = definition;
+  const probe = wanted == null ? null : await createProbeDevice(wanted.interface, wanted.ipv4);
+  undo.push(() => probe?.close());
+  // The data plane's list: what the host sends as its own client comes in by the last one.
+  const probed = probe === null ? [] : [probe.gatewayEnd];
+  const device = { ...definition.device, interfaces: [...interfaces, ...probed] };
   const host = await createHostParts({
     device,
     views,

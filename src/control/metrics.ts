@@ -66,6 +66,8 @@ export interface MetricsSource {
   healthCheckFailures(slot: number): number;
   /** Clients that affinity remembers. */
   affinityEntries(): number;
+  /** Questions to agents without an answer, likewise. */
+  agentFailures(slot: number): number;
   /** Wall clock of the start of this process, milliseconds. */
   readonly processStartMs: number;
 }
@@ -399,6 +401,9 @@ function addBackends(declare: Declarations, source: MetricsSource): void {
   });
   counter("health_check_failures_total", "Failed health checks.", labelNames, (add) => {
     for (const row of rows()) add(source.healthCheckFailures(row.slot), labelsOf(row));
+  });
+  counter("agent_failures_total", "Questions to agents without an answer.", labelNames, (add) => {
+    for (const row of rows()) add(source.agentFailures(row.slot), labelsOf(row));
   });
 }
 

@@ -31,6 +31,7 @@ import {
   FLAG_BY_BACKEND,
   FLAG_FIN_ORIGINAL,
   FLAG_FIN_REPLY,
+  FLAG_PROBE,
   FLAG_REPLIED,
   MODE_FULL_NAT,
   PROTOCOL_UDP,
@@ -75,6 +76,7 @@ import type { FlowQuery } from "./admin/gateway-view.ts";
 import { readDropSamples } from "./drop-samples.ts";
 import type { Totals } from "./rates.ts";
 import type { Applied } from "./reconcile.ts";
+import { serviceFlags } from "./service-flags.ts";
 
 /**
  * The data plane's state in the words of the admin API: read from the mapped region, never asked
@@ -138,6 +140,7 @@ export function createReadings(options: ReadingsOptions): Readings {
       protocols: service.protocols,
       mode: service.mode,
       scheduler: service.scheduler,
+      flags: serviceFlags(service),
       backends: {
         total: assigned.reduce((total, { backends }) => total + backends.length, 0),
         available: assigned.reduce((total, one) => total + eligibleBackends(views, one).length, 0),
@@ -350,6 +353,7 @@ const FLAG_TEXTS: readonly (readonly [number, string])[] = [
   [FLAG_FIN_ORIGINAL, "fin-original"],
   [FLAG_FIN_REPLY, "fin-reply"],
   [FLAG_ADOPTED, "adopted"],
+  [FLAG_PROBE, "probe"],
   [FLAG_BY_BACKEND, "by-backend"],
 ];
 

@@ -109,6 +109,7 @@ import {
   S_NO_BACKEND,
   S_ON_IDLE,
   S_OUT_OF_STATE,
+  S_PROBE,
   S_QUIC,
   S_SCHEDULER,
   S_SORRY_SLOT,
@@ -211,7 +212,7 @@ export function writeBank(
   keepRemoved(views, place, assignment);
   const access = keptAccess(views).place(assignment);
   if (access === null) throw tooManyPrefixes(views, assignment);
-  const services = writeServices(views, place, lists, seed, access);
+  const services = writeServices(views, place, lists, seed, access, definition);
   const known = knownAddresses(definition, assignment, isAlive, hostAddresses);
   const intervals = writeAddresses(views.i32, place, known);
   writeHeader(views, place, definition, assignment.services.length, seed);
@@ -310,6 +311,7 @@ function writeServices(
   lists: ReadonlyMap<AssignedService, readonly Eligible[]>,
   seed: number,
   access: PlacedAccess,
+  definition: GatewayDefinition,
 ): { listed: number; hashSlots: number } {
   const { i32, u16 } = views;
   const { bank, size } = place;
@@ -330,6 +332,7 @@ function writeServices(
     writeService(i32, word, service, list);
     writeAdmission(i32, word, service, access.tables.get(service.slot), views.layout.workers);
     writeAffinity(word, service);
+    i32[word + S_PROBE] = probedBy(definition, service);
     i32[word + S_BACKENDS_FIRST] = entries;
     i32[word + S_HASH_FIRST] = hashSlots;
     i32[word + S_HASH_SIZE] = table.length;
@@ -352,6 +355,12 @@ function writeServices(
     entries += writeServerIds(i32, word, service, backends, entries);
   }
   return { listed, hashSlots };
+}
+
+/** S_PROBE: the probe's interface follows those that the configuration names. */
+function probedBy({ device, probe }: GatewayDefinition, { definition }: AssignedService): number {
+  const isProbed = probe != null && definition.health?.through === "path";
+  return isProbed ? device.interfaces.length + 1 : 0;
 }
 
 /** @returns intervals written */

@@ -177,6 +177,8 @@ export const S_SYN_OPTIONS = 60; // SYN_OPTION_…
 export const S_SYN_HALF_OPEN = 61;
 /** 1: above BANK_STATELESS_ABOVE its packets go on without flows. */
 export const S_STATELESS = 62;
+/** Health checks come in through the data path, on interface S_PROBE - 1; 0: they do not. */
+export const S_PROBE = 63;
 export const SERVICE_WORDS = 64;
 
 export const MSS_AUTO = -1;

@@ -1,6 +1,12 @@
 import type { Address } from "../base/address.ts";
 import type { AccessRules } from "./access-rules.ts";
 import type { SchedulerName } from "./bank.ts";
+import type {
+  AgentDefinition,
+  BackendCheck,
+  HealthDefinition,
+  ProbeDefinition,
+} from "./health-definition.ts";
 
 /**
  * A configuration after parsing, validation and defaults: what the rest of the program reads.
@@ -8,6 +14,7 @@ import type { SchedulerName } from "./bank.ts";
  */
 
 export type { Address } from "../base/address.ts";
+export type { HealthDefinition } from "./health-definition.ts";
 
 /** A VIP address: one address, or every address of a prefix. */
 export interface VipAddress extends Address {
@@ -42,23 +49,6 @@ export interface UdpTimeouts {
 export interface Timeouts {
   readonly tcp: TcpTimeouts;
   readonly udp: UdpTimeouts;
-}
-
-export interface HealthDefinition {
-  readonly type: "tcp" | "http";
-  readonly intervalMs: number;
-  readonly timeoutMs: number;
-  readonly rise: number;
-  readonly fall: number;
-  /** Share of the interval by which checks are spread, 0..1 (HAProxy's spread-checks). */
-  readonly spread: number;
-  /** Port to check; 0: the backend's. */
-  readonly port: number;
-  /** Source address of the check, or null. */
-  readonly source: string | null;
-  readonly path: string;
-  readonly host: string | null;
-  readonly status: readonly PortRange[];
 }
 
 /** What a service's access lists are, and what they mean together. */
@@ -117,6 +107,8 @@ export interface BackendDefinition {
   readonly weight: number;
   /** QUIC server ID in hex; null: none. */
   readonly serverId: string | null;
+  /** Where it is checked; left out: as the service says. */
+  readonly check?: BackendCheck;
 }
 
 export interface ServiceDefinition {
@@ -161,8 +153,13 @@ export interface ServiceDefinition {
   readonly synProxy: SynProxyDefinition;
   readonly limits: LimitsDefinition;
   readonly health: HealthDefinition | null;
+  /** Agents of its backends; null or left out: none. */
+  readonly agent?: AgentDefinition | null;
   readonly backends: readonly BackendDefinition[];
 }
+
+/** Checks of all services that run at once, unless the configuration says otherwise. */
+export const CHECKS_AT_ONCE = 256;
 
 export interface GatewayDefinition {
   /** The file it came from, for messages. */
@@ -214,6 +211,10 @@ export interface GatewayDefinition {
     readonly affinity: number;
   };
   readonly hash: { readonly seed: string };
+  /** Health checks and agents of all services together; left out: CHECKS_AT_ONCE. */
+  readonly health?: { readonly concurrent: number };
+  /** For checks through the data path; null or left out: none. */
+  readonly probe?: ProbeDefinition | null;
   readonly shutdown: { readonly mode: "keep" | "drain"; readonly timeoutMs: number };
   readonly admin: {
     readonly socket: string;

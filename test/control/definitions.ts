@@ -24,15 +24,15 @@ export function backend(endpoint: string, weight = 1): BackendDefinition {
 export const TCP_HEALTH: HealthDefinition = {
   type: "tcp",
   intervalMs: 2000,
+  fastIntervalMs: 2000,
+  downIntervalMs: 2000,
   timeoutMs: 1000,
   rise: 2,
   fall: 3,
   spread: 0,
   port: 0,
   source: null,
-  path: "/",
-  host: null,
-  status: [{ low: 200, high: 399 }],
+  through: "direct",
 };
 
 export function service(

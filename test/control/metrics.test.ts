@@ -36,6 +36,7 @@ function source(): MetricsSource {
     reloads: () => ({ succeeded: 2, failed: 1 }),
     healthCheckFailures: () => 4,
     affinityEntries: () => 5,
+    agentFailures: () => 0,
     processStartMs: 1_600_000_000_000,
   };
 }

@@ -9,7 +9,8 @@ import {
   SOURCES_MAX,
   WORKERS_MAX,
 } from "../../base/limits.ts";
-import { jsonOf, list, optional, section, withDefault } from "./fields.ts";
+import { CHECKS_AT_ONCE } from "../../service/definition.ts";
+import { jsonOf, list, optional, section, sectionOrWord, withDefault } from "./fields.ts";
 import {
   absolutePath,
   addressOfFamily,
@@ -23,6 +24,7 @@ import {
   numberRange,
   offOr,
   port,
+  probeRange,
   text,
   userName,
   words,
@@ -35,7 +37,7 @@ import { SERVICE_NAME, serviceKeys, timeouts } from "./service-schema.ts";
  */
 
 /** Top-level keys that only a restart takes over. */
-export const RESTART_KEYS = ["device", "flows", "limits", "user", "admin"] as const;
+export const RESTART_KEYS = ["device", "flows", "limits", "user", "admin", "probe"] as const;
 
 const interfaceName = text("an interface name", /^[^\s/:]+$/, { max: 15 });
 
@@ -189,6 +191,32 @@ export const fileSchema = section(
         ),
       },
       "Room taken at start",
+    ),
+    health: section(
+      {
+        concurrent: withDefault(
+          integer(1, 4096),
+          CHECKS_AT_ONCE,
+          "Checks and agents that are asked at once; the rest wait their turn",
+        ),
+      },
+      "Health checks of all services",
+    ),
+    probe: sectionOrWord(
+      {
+        interface: withDefault(
+          text("an interface name of at most 12 bytes", /^[^\s/:%]+$/, { max: 12 }),
+          "hgprobe",
+          "Name of the host's end of a veth pair that the gateway makes; its own end is NAME-gw",
+        ),
+        ipv4: withDefault(
+          probeRange,
+          "198.18.0.0/16",
+          "Source addresses of these checks, one a backend slot: nobody else's, and backends answer to them as to any client",
+        ),
+      },
+      "off",
+      "packet, xdp: health checks with through: path come in as clients do",
     ),
     hash: section(
       {
