@@ -36,6 +36,7 @@ function source(): MetricsSource {
     reloads: () => ({ succeeded: 2, failed: 1 }),
     healthCheckFailures: () => 4,
     agentFailures: () => 0,
+    healthChecks: () => ({ checks: 9, late: 1 }),
     processStartMs: 1_600_000_000_000,
   };
 }
