@@ -96,6 +96,8 @@ export interface ServiceRow extends TrafficCounters {
   readonly protocols: readonly string[];
   readonly mode: string;
   readonly scheduler: string;
+  /** As `ipvsadm -L` has them: `persistent 300`, `mask 255.255.255.0`, `ops`. */
+  readonly flags: readonly string[];
   readonly backends: { readonly total: number; readonly available: number };
   readonly active: number;
   readonly inactive: number;

@@ -13,7 +13,10 @@ import { type Column, formatAge, formatCount, renderTable } from "./table.ts";
 
 /** What the commands print: pure functions from the admin API's answers to text. */
 
-/** ipvsadm's words for forwarding modes: `-m` is masquerading, `-g` routing, `-i` a tunnel. */
+/**
+ * ipvsadm's words for forwarding modes: `-m` is masquerading, `-g` routing, `-i` a tunnel. It has none
+ * for full NAT, and calls GUE a tunnel too, which would hide which one it is.
+ */
 const FORWARD: Readonly<Record<string, string>> = {
   nat: "Masq",
   "full-nat": "FullNat",
@@ -46,6 +49,7 @@ const SERVICE_COLUMNS: readonly Column<ServiceRow>[] = [
   { title: "Prot", cell: (row) => row.protocols.join(",").toUpperCase() },
   { title: "LocalAddress:Port", cell: localAddress },
   { title: "Scheduler", cell: (row) => row.scheduler },
+  { title: "Flags", cell: (row) => row.flags.join(" ") || "-" },
   { title: "Forward", cell: (row) => forward(row.mode) },
   { title: "Backends", cell: (row) => `${row.backends.available}/${row.backends.total}` },
   number("ActiveConn", (row) => row.active),
@@ -64,19 +68,20 @@ const SERVICE_COLUMNS_WIDE: readonly Column<ServiceRow>[] = [
   number("Drops", (row) => row.drops),
 ];
 
-/** `203.0.113.10:80,443`; several addresses share the ports behind the last. */
+/** `203.0.113.10:80,443`; several addresses share the ports behind the last, IPv6 has brackets. */
 function localAddress(row: ServiceRow): string {
-  return `${row.vips.join(",")}:${row.ports.join(",")}`;
+  const hosts = row.vips.map((vip) => (vip.includes(":") ? `[${vip}]` : vip));
+  return `${hosts.join(",")}:${row.ports.join(",")}`;
 }
 
 export function renderServices(rows: readonly ServiceRow[], isWide = false): string {
   return renderTable(isWide ? SERVICE_COLUMNS_WIDE : SERVICE_COLUMNS, rows);
 }
 
-/** `10.20.0.11:8080`; a backend without a port of its own has `*`. */
+/** `-> 10.20.0.11:8080`; a backend without a port of its own has `*`. */
 function remoteAddress(row: BackendRow): string {
   const host = row.address.includes(":") ? `[${row.address}]` : row.address;
-  return `${host}:${row.port === 0 ? "*" : row.port}`;
+  return `-> ${host}:${row.port === 0 ? "*" : row.port}`;
 }
 
 /** `10`, `10 (override 0)` (design section 3), `10 (agent 50%)`. */
@@ -94,7 +99,7 @@ export function formatWeight(
 const BACKEND_COLUMNS: readonly Column<BackendRow>[] = [
   { title: "Service", cell: (row) => row.service },
   { title: "Prot", cell: (row) => row.protocol.toUpperCase() },
-  { title: "RemoteAddress:Port", cell: remoteAddress },
+  { title: "-> RemoteAddress:Port", cell: remoteAddress },
   { title: "Forward", cell: (row) => forward(row.mode) },
   { title: "Weight", cell: formatWeight },
   number("ActiveConn", (row) => row.active),

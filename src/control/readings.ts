@@ -77,6 +77,7 @@ import type { FlowQuery } from "./admin/gateway-view.ts";
 import { readDropSamples } from "./drop-samples.ts";
 import type { Totals } from "./rates.ts";
 import type { Applied } from "./reconcile.ts";
+import { serviceFlags } from "./service-flags.ts";
 
 /**
  * The data plane's state in the words of the admin API: read from the mapped region, never asked
@@ -140,6 +141,7 @@ export function createReadings(options: ReadingsOptions): Readings {
       protocols: service.protocols,
       mode: service.mode,
       scheduler: service.scheduler,
+      flags: serviceFlags(service),
       backends: {
         total: assigned.reduce((total, { backends }) => total + backends.length, 0),
         available: assigned.reduce((total, one) => total + eligibleBackends(views, one).length, 0),

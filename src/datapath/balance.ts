@@ -490,14 +490,16 @@ export function createBalancer(
       stateless.hold();
       return WITHOUT_FLOW;
     }
+    const evicts = table.isFull() && i32[registers[R_BANK]! + BANK_EVICT] !== 0;
+    if (evicts) table.prepareEviction(registers[R_TICK]!);
     let row = table.insert();
     if (row === INSERT_REPLY_TAKEN && freeClosing()) row = table.insert();
-    if (row === INSERT_TABLE_FULL && i32[registers[R_BANK]! + BANK_EVICT] !== 0) {
+    if (row === INSERT_TABLE_FULL && evicts) {
       const victim = table.evict(registers[R_TICK]!);
       if (victim >= 0) {
         flows.close(victim);
         f64[countersAt + C_FLOWS_EVICTED] = f64[countersAt + C_FLOWS_EVICTED]! + 1;
-        row = table.insert();
+        row = table.insertChosen();
       }
     }
     if (row < 0) return row;

@@ -10,6 +10,7 @@ import {
   REFUSED_SOURCE_RATE,
 } from "../../src/datapath/verdict.ts";
 import { OWNER_ADDRESS_ONLY, OWNER_PORT_COUNTS } from "../../src/flow/owner.ts";
+import { H_SWEEP_REQUESTED } from "../../src/state/layout.ts";
 import { ACK, RST, SYN, tcpPacket, udpPacket } from "../support/frames.ts";
 import { tcpPacket6 } from "../support/frames6.ts";
 import {
@@ -119,6 +120,29 @@ test("packets: those of clients above the rate are dropped, those of backends ar
   for (let index = 0; index < 50; index++) passed += bench.client(segment).length;
   assert.equal(passed, 5);
 });
+
+test("packets: a reload that brings the limit has the flows counted that were there", () => {
+  const bench = new AdmissionBench({ yaml: configOf({}) });
+  establish(bench, 1);
+  const segment = tcpPacket({ ...TCP, sourcePort: 1, flags: ACK, sequence: 11 });
+  for (let index = 0; index < 50; index++) assert.equal(bench.client(segment).length, 1);
+  bench.gateway.configure(configOf({ more: "limits: { packetsPerSecond: 100 }," }));
+  bench.gateway.views.i32[H_SWEEP_REQUESTED] = 1;
+  bench.pause(1001);
+  let passed = 0;
+  for (let index = 0; index < 50; index++) passed += bench.client(segment).length;
+  assert.equal(passed, 10);
+  assert.equal(bench.count("packets_limited"), 40);
+});
+
+function establish(bench: AdmissionBench, port: number): void {
+  const reply = { source: BACKEND, sourcePort: 8080, destination: CLIENT, destinationPort: port };
+  bench.client(tcpPacket({ ...TCP, sourcePort: port, flags: SYN, sequence: 10 }));
+  const answer = { ...reply, flags: SYN | ACK, sequence: 20, acknowledgement: 11 };
+  bench.backend(tcpPacket(answer));
+  const last = { ...TCP, sourcePort: port, flags: ACK, sequence: 11, acknowledgement: 21 };
+  bench.client(tcpPacket(last));
+}
 
 test("perBackend: a full backend gets new flows again at three quarters, and meanwhile the next has them", () => {
   const yaml = `
