@@ -115,6 +115,8 @@ export interface BackendRow extends TrafficCounters {
   readonly mode: string;
   readonly weight: number;
   readonly weightOverride: number | null;
+  /** Share of that which the backend's agent asks for, in percent; null or left out: it says nothing. */
+  readonly agentPercent?: number | null;
   /** up | starting | draining | down | disabled | removed */
   readonly state: string;
   readonly health: string;

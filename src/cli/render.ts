@@ -86,11 +86,16 @@ function remoteAddress(row: BackendRow): string {
   return `-> ${host}:${row.port === 0 ? "*" : row.port}`;
 }
 
-/** `10`, or `10 (override 0)` (design section 3). */
-export function formatWeight(row: Pick<BackendRow, "weight" | "weightOverride">): string {
-  return row.weightOverride === null
-    ? String(row.weight)
-    : `${row.weight} (override ${row.weightOverride})`;
+/** `10`, `10 (override 0)` (design section 3), `10 (agent 50%)`. */
+export function formatWeight(
+  row: Pick<BackendRow, "weight" | "weightOverride" | "agentPercent">,
+): string {
+  const { weight, weightOverride, agentPercent = null } = row;
+  const notes = [
+    ...(weightOverride === null ? [] : [`override ${weightOverride}`]),
+    ...(agentPercent === null ? [] : [`agent ${agentPercent}%`]),
+  ];
+  return notes.length === 0 ? String(weight) : `${weight} (${notes.join(", ")})`;
 }
 
 const BACKEND_COLUMNS: readonly Column<BackendRow>[] = [

@@ -22,8 +22,13 @@ export interface Health {
   failuresOf(slot: number): number;
   /** Questions to the backend's agent without an answer, likewise. */
   agentFailuresOf(slot: number): number;
+  /** Checks since the process started, and those that began late by more than a tenth. */
+  counts(): { readonly checks: number; readonly late: number };
   close(): Promise<void>;
 }
+
+/** A check that begins so much of its interval after the planned time is late. */
+const LATE_SHARE = 0.1;
 
 /** @param onChange - B_HEALTH of a slot is another one now */
 export function createHealth(views: RegionViews, log: Log, onChange: () => void): Health {
@@ -31,15 +36,20 @@ export function createHealth(views: RegionViews, log: Log, onChange: () => void)
   const failures = new Map<number, number>();
   /** The counts belong to a backend, not to the number that its slot has. */
   const keys = new Map<number, string>();
+  /** For the log, which would read them from the region a thousand times a second. */
+  const names = new Map<number, { service: string; backend: string }>();
   const rounds = createRounds(CHECKS_AT_ONCE);
   const agents = createBackendAgents(views, log, rounds, onChange);
+  const counts = { checks: 0, late: 0 };
   const monitor = createHealthMonitor({
     rounds,
+    onStart(_slot, lateMs, intervalMs) {
+      counts.checks++;
+      if (lateMs > LATE_SHARE * intervalMs) counts.late++;
+    },
     onResult({ slot, ok, durationMs, reason }) {
       if (!ok) failures.set(slot, (failures.get(slot) ?? 0) + 1);
-      const key = readBackendKey(views, slot);
-      const { service, address, port } = key ?? { service: "", address: "", port: 0 };
-      log.trace("health_check", { service, backend: `${address}:${port}`, ok, durationMs, reason });
+      log.trace("health_check", { ...names.get(slot), ok, durationMs, reason });
     },
     onChange({ slot, health, reason }) {
       reasons.set(slot, reason);
@@ -56,6 +66,7 @@ export function createHealth(views: RegionViews, log: Log, onChange: () => void)
       const targets = healthTargets(views, applied);
       for (const { slot, serviceName, address, port } of targets) {
         const key = `${serviceName} ${address}:${port}`;
+        names.set(slot, { service: serviceName, backend: `${address}:${port}` });
         if (keys.get(slot) === key) continue;
         keys.set(slot, key);
         failures.delete(slot);
@@ -68,6 +79,7 @@ export function createHealth(views: RegionViews, log: Log, onChange: () => void)
     reasonOf: (slot) => agents.reasonOf(slot) || (reasons.get(slot) ?? ""),
     failuresOf: (slot) => failures.get(slot) ?? 0,
     agentFailuresOf: agents.failuresOf,
+    counts: () => ({ ...counts }),
     close: () => monitor.close(),
   };
 }

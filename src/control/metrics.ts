@@ -66,6 +66,8 @@ export interface MetricsSource {
   healthCheckFailures(slot: number): number;
   /** Clients that affinity remembers. */
   affinityEntries(): number;
+  /** Health checks since the start, and those that began too late. */
+  healthChecks(): { readonly checks: number; readonly late: number };
   /** Questions to agents without an answer, likewise. */
   agentFailures(slot: number): number;
   /** Wall clock of the start of this process, milliseconds. */
@@ -88,6 +90,7 @@ export function createMetrics(source: MetricsSource): Registry {
   addAffinity(declare, source);
   addServices(declare, source);
   addBackends(declare, source);
+  addChecks(declare, source);
   addConfiguration(declare, source);
   return registry;
 }
@@ -389,6 +392,11 @@ function addBackends(declare: Declarations, source: MetricsSource): void {
     "Weight in force, overrides included.",
     (row) => row.weightOverride ?? row.weight,
   );
+  each(
+    "backend_agent_weight_ratio",
+    "Share of the weight that the agent asks for; 1 without.",
+    (row) => (row.agentPercent ?? 100) / 100,
+  );
   each("backend_up", "1 unless the backend is down, disabled or removed.", (row) =>
     row.state === "up" || row.state === "starting" || row.state === "draining" ? 1 : 0,
   );
@@ -405,6 +413,18 @@ function addBackends(declare: Declarations, source: MetricsSource): void {
   counter("agent_failures_total", "Questions to agents without an answer.", labelNames, (add) => {
     for (const row of rows()) add(source.agentFailures(row.slot), labelsOf(row));
   });
+}
+
+function addChecks({ counter }: Declarations, source: MetricsSource): void {
+  counter("health_checks_total", "Health checks that began.", [], (add) =>
+    add(source.healthChecks().checks),
+  );
+  counter(
+    "health_checks_late_total",
+    "Health checks that began more than a tenth of their interval after the planned time.",
+    [],
+    (add) => add(source.healthChecks().late),
+  );
 }
 
 function addConfiguration({ counter, gauge }: Declarations, source: MetricsSource): void {

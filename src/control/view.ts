@@ -47,7 +47,7 @@ export interface ViewParts {
   readonly reconciler: Reconciler;
   readonly reloader: Reloader;
   readonly readings: Readings;
-  readonly health: Pick<Health, "failuresOf" | "agentFailuresOf">;
+  readonly health: Pick<Health, "failuresOf" | "agentFailuresOf" | "counts">;
   readonly rates: RateMeter;
   /** Whether packets go on without flows: stateless-watch.ts. */
   readonly isStateless: () => boolean;
@@ -145,6 +145,7 @@ export function createView(parts: ViewParts): GatewayView {
     reloads: reloader.counts,
     affinityEntries: affinity.entries,
     healthCheckFailures: (slot) => parts.health.failuresOf(slot),
+    healthChecks: parts.health.counts,
     agentFailures: (slot) => parts.health.agentFailuresOf(slot),
     processStartMs: parts.startedMs,
   });

@@ -37,6 +37,7 @@ function source(): MetricsSource {
     healthCheckFailures: () => 4,
     affinityEntries: () => 5,
     agentFailures: () => 0,
+    healthChecks: () => ({ checks: 9, late: 1 }),
     processStartMs: 1_600_000_000_000,
   };
 }
