@@ -31,6 +31,7 @@ import {
   FLAG_BY_BACKEND,
   FLAG_FIN_ORIGINAL,
   FLAG_FIN_REPLY,
+  FLAG_PROBE,
   FLAG_REPLIED,
   MODE_FULL_NAT,
   PROTOCOL_UDP,
@@ -42,6 +43,7 @@ import {
 } from "../flow/flow-record.ts";
 import { addressIn, type FlowFilter, type FlowSnapshot, listFlows } from "../flow/read-flows.ts";
 import {
+  B_AGENT_WEIGHT,
   B_HEALTH,
   B_WEIGHT,
   B_WEIGHT_OVERRIDE,
@@ -184,6 +186,7 @@ export function createReadings(options: ReadingsOptions): Readings {
       mode: modes.get(key.service) ?? "",
       weight: i32[at + B_WEIGHT]!,
       weightOverride: override >= 0 ? override : null,
+      agentPercent: i32[at + B_AGENT_WEIGHT]! >= 0 ? i32[at + B_AGENT_WEIGHT]! : null,
       state,
       health: HEALTH_NAMES[i32[at + B_HEALTH]!] ?? "",
       reason: reason || story.reason,
@@ -352,6 +355,7 @@ const FLAG_TEXTS: readonly (readonly [number, string])[] = [
   [FLAG_FIN_ORIGINAL, "fin-original"],
   [FLAG_FIN_REPLY, "fin-reply"],
   [FLAG_ADOPTED, "adopted"],
+  [FLAG_PROBE, "probe"],
   [FLAG_BY_BACKEND, "by-backend"],
 ];
 

@@ -409,7 +409,10 @@ export function createDatapath(options: DatapathOptions): Datapath {
       // The length changes when the frame is sent on; what came in is counted.
       bytes += rx[word + D_BYTES]!;
       let verdict = fast ? fastLane.forward(index) : NOT_FAST;
-      if (verdict === NOT_FAST) verdict = processor.process(word);
+      if (verdict === NOT_FAST) {
+        if (fast) fastLane.remember(index);
+        verdict = processor.process(word);
+      }
       rx[word + D_USER] = verdict;
       others |= verdict;
     }
