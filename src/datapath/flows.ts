@@ -97,8 +97,12 @@ export interface Flows {
   reset(flowWord: number): boolean;
 }
 
-function isActive(state: number): boolean {
-  return state === STATE_ESTABLISHED || state === STATE_UDP_REPLIED;
+/**
+ * Whether a flow in this state is an active connection (ActiveConn): one that opens is, as in LVS
+ * (ip_vs_proto_tcp.c, tcp_state_active_table), and one that closes is not.
+ */
+export function isActive(state: number): boolean {
+  return state === STATE_ESTABLISHED || state === STATE_UDP_REPLIED || isHalfOpen(state);
 }
 
 export function createFlows(

@@ -2,13 +2,14 @@ import { endpointOf, isInPrefix } from "../../base/address.ts";
 import type { ConfigProblem } from "../../base/errors.ts";
 import type { Address } from "../../service/definition.ts";
 import { accessFiles } from "./access-lists.ts";
-import { canAdopt, checkedPort, checkTimeout } from "./build.ts";
+import { checkedPort, checkTimeout } from "./build.ts";
 import { formatDuration } from "./duration.ts";
 import { checkFamilies } from "./family-check.ts";
 import { checkLimits } from "./limits-check.ts";
 import { checkMode } from "./mode-check.ts";
 import { checkOverlaps } from "./overlap-check.ts";
 import { entryPath, type Reading } from "./reading.ts";
+import { checkScheduler } from "./scheduler-check.ts";
 import type { ServiceValues } from "./schema.ts";
 import type { KeyPath } from "./source.ts";
 import { checkStateless } from "./stateless-check.ts";
@@ -59,6 +60,7 @@ export function crossCheck(reading: Reading, problems: ConfigProblem[]): void {
   checkNames(check);
   for (const service of services) {
     checkService(check, service);
+    checkScheduler(check, service);
     checkHealth(check, service);
     checkAccess(check, service);
     checkSynProxy(check, service);
@@ -140,13 +142,6 @@ function checkNames({ reading, services, report }: CrossCheck): void {
 
 function checkService({ reading, report }: CrossCheck, service: CheckedService): void {
   const { path, values } = service;
-  if (values.outOfState === "adopt" && !canAdopt(values)) {
-    const why = values.mode === "full-nat" ? "mode full-nat" : `scheduler ${values.scheduler}`;
-    const other = values.mode === "full-nat" ? "mode" : "scheduler";
-    const at = placeOf(reading, [...path, other]);
-    const message = `expected reset or drop with ${why}${at}, got "adopt" (only source-hash and maglev, outside full-nat)`;
-    report([...path, "outOfState"], message);
-  }
   const hasPool = reading.values.snat.addresses.length > 0 || reading.isBad(["snat"]);
   if (values.mode === "full-nat" && !hasPool) {
     const at = placeOf(reading, ["snat"]);
