@@ -27,6 +27,7 @@ const SERVICE_KEYS = [
   "scheduler",
   "maxLoad",
   "tableSize",
+  "affinity",
   "timeouts",
   "mtu",
   "mss",

@@ -35,6 +35,7 @@ import {
 } from "../state/layout.ts";
 import { type AccessBuffers, createAccessBuffers, type PlacedAccess } from "./access-buffers.ts";
 import { writeAdmission } from "./admission-words.ts";
+import { createAffinityWriter } from "./affinity-words.ts";
 import { V_USED } from "./backend-slots.ts";
 import {
   A_ADDRESS,
@@ -107,6 +108,7 @@ import {
   S_NO_BACKEND,
   S_ON_IDLE,
   S_OUT_OF_STATE,
+  S_PROBE,
   S_QUIC,
   S_SORRY_SLOT,
   S_TIMEOUTS,
@@ -205,7 +207,7 @@ export function writeBank(
   keepRemoved(views, place, assignment);
   const access = keptAccess(views).place(assignment);
   if (access === null) throw tooManyPrefixes(views, assignment);
-  const services = writeServices(views, place, lists, seed, access);
+  const services = writeServices(views, place, lists, seed, access, definition);
   const known = knownAddresses(definition, assignment, isAlive, hostAddresses);
   const intervals = writeAddresses(views.i32, place, known);
   writeHeader(views, place, definition, assignment.services.length, seed);
@@ -304,10 +306,12 @@ function writeServices(
   lists: ReadonlyMap<AssignedService, readonly Eligible[]>,
   seed: number,
   access: PlacedAccess,
+  definition: GatewayDefinition,
 ): { listed: number; hashSlots: number } {
   const { i32, u16 } = views;
   const { bank, size } = place;
   const tables = keptTables(views);
+  const writeAffinity = createAffinityWriter(views, [...lists.keys()]);
   let entries = 0;
   let listed = 0;
   let hashSlots = 0;
@@ -323,6 +327,8 @@ function writeServices(
     writeService(i32, word, service, list);
     writeSchedulerWords(i32, word, service, list, seed);
     writeAdmission(i32, word, service, access.tables.get(service.slot), views.layout.workers);
+    writeAffinity(word, service);
+    i32[word + S_PROBE] = probedBy(definition, service);
     i32[word + S_BACKENDS_FIRST] = entries;
     i32[word + S_HASH_FIRST] = hashSlots;
     i32[word + S_HASH_SIZE] = table.length;
@@ -345,6 +351,12 @@ function writeServices(
     entries += writeServerIds(i32, word, service, backends, entries);
   }
   return { listed, hashSlots };
+}
+
+/** S_PROBE: the probe's interface follows those that the configuration names. */
+function probedBy({ device, probe }: GatewayDefinition, { definition }: AssignedService): number {
+  const isProbed = probe != null && definition.health?.through === "path";
+  return isProbed ? device.interfaces.length + 1 : 0;
 }
 
 /** @returns intervals written */
