@@ -45,7 +45,7 @@ export interface ViewParts {
   readonly reconciler: Reconciler;
   readonly reloader: Reloader;
   readonly readings: Readings;
-  readonly health: Pick<Health, "failuresOf" | "agentFailuresOf">;
+  readonly health: Pick<Health, "failuresOf" | "agentFailuresOf" | "certificateExpiresMsOf">;
   readonly rates: RateMeter;
   /** Whether packets go on without flows: stateless-watch.ts. */
   readonly isStateless: () => boolean;
@@ -138,6 +138,7 @@ export function createView(parts: ViewParts): GatewayView {
     reloads: reloader.counts,
     healthCheckFailures: (slot) => parts.health.failuresOf(slot),
     agentFailures: (slot) => parts.health.agentFailuresOf(slot),
+    certificateExpiresMs: (slot) => parts.health.certificateExpiresMsOf(slot),
     processStartMs: parts.startedMs,
   });
 
