@@ -32,6 +32,8 @@ export function createCheckExtras(
   const weights = new Map<number, number>();
   const certificates = new Map<number, Certificate>();
   let questions = new Map<number, TlsQuestion>();
+  /** What is kept belongs to a backend, not to the number that its slot has. */
+  let owners = new Map<number, string>();
 
   const nameOf = (slot: number): { service: string; backend: string } => {
     const key = readBackendKey(views, slot);
@@ -64,9 +66,17 @@ export function createCheckExtras(
 
   return {
     follow(targets) {
+      const before = owners;
       questions = new Map();
+      owners = new Map();
       const weighed = new Set<number>();
-      for (const { slot, definition } of targets) {
+      for (const { slot, definition, serviceName, address, port } of targets) {
+        const owner = `${serviceName} ${address}:${port}`;
+        owners.set(slot, owner);
+        if (before.get(slot) !== owner) {
+          certificates.delete(slot);
+          weights.delete(slot);
+        }
         if ("tls" in definition && definition.tls !== null) questions.set(slot, definition.tls);
         if (definition.type === "exec" && definition.dynamicWeight) weighed.add(slot);
       }

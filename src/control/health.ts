@@ -26,8 +26,13 @@ export interface Health {
   agentFailuresOf(slot: number): number;
   /** End of the certificate that the backend showed last, in ms since 1970; null: none was seen. */
   certificateExpiresMsOf(slot: number): number | null;
+  /** Checks since the process started, and those that began late by more than a tenth. */
+  counts(): { readonly checks: number; readonly late: number };
   close(): Promise<void>;
 }
+
+/** A check that begins so much of its interval after the planned time is late. */
+const LATE_SHARE = 0.1;
 
 /**
  * @param tools - what some types of checks need of the host
@@ -43,18 +48,23 @@ export function createHealth(
   const failures = new Map<number, number>();
   /** The counts belong to a backend, not to the number that its slot has. */
   const keys = new Map<number, string>();
+  /** For the log, which would read them from the region a thousand times a second. */
+  const names = new Map<number, { service: string; backend: string }>();
   const rounds = createRounds(CHECKS_AT_ONCE);
   const agents = createBackendAgents(views, log, rounds, onChange);
   const extras = createCheckExtras(views, log, onChange);
+  const counts = { checks: 0, late: 0 };
   const monitor = createHealthMonitor({
     tools,
     rounds,
+    onStart(_slot, lateMs, intervalMs) {
+      counts.checks++;
+      if (lateMs > LATE_SHARE * intervalMs) counts.late++;
+    },
     onResult(result) {
       const { slot, ok, durationMs, reason } = result;
       if (!ok) failures.set(slot, (failures.get(slot) ?? 0) + 1);
-      const key = readBackendKey(views, slot);
-      const { service, address, port } = key ?? { service: "", address: "", port: 0 };
-      log.trace("health_check", { service, backend: `${address}:${port}`, ok, durationMs, reason });
+      log.trace("health_check", { ...names.get(slot), ok, durationMs, reason });
       extras.record(slot, reason, result);
     },
     onChange({ slot, health, reason }) {
@@ -72,6 +82,7 @@ export function createHealth(
       const targets = healthTargets(views, applied);
       for (const { slot, serviceName, address, port } of targets) {
         const key = `${serviceName} ${address}:${port}`;
+        names.set(slot, { service: serviceName, backend: `${address}:${port}` });
         if (keys.get(slot) === key) continue;
         keys.set(slot, key);
         failures.delete(slot);
@@ -90,6 +101,7 @@ export function createHealth(
     failuresOf: (slot) => failures.get(slot) ?? 0,
     agentFailuresOf: agents.failuresOf,
     certificateExpiresMsOf: extras.certificateExpiresMsOf,
+    counts: () => ({ ...counts }),
     close: () => monitor.close(),
   };
 }

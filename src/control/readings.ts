@@ -43,6 +43,7 @@ import {
 } from "../flow/flow-record.ts";
 import { addressIn, type FlowFilter, type FlowSnapshot, listFlows } from "../flow/read-flows.ts";
 import {
+  B_AGENT_WEIGHT,
   B_HEALTH,
   B_WEIGHT,
   B_WEIGHT_OVERRIDE,
@@ -185,6 +186,7 @@ export function createReadings(options: ReadingsOptions): Readings {
       mode: modes.get(key.service) ?? "",
       weight: i32[at + B_WEIGHT]!,
       weightOverride: override >= 0 ? override : null,
+      agentPercent: i32[at + B_AGENT_WEIGHT]! >= 0 ? i32[at + B_AGENT_WEIGHT]! : null,
       state,
       health: HEALTH_NAMES[i32[at + B_HEALTH]!] ?? "",
       reason: reason || story.reason,

@@ -44,8 +44,8 @@ export interface HealthMonitorOptions {
   readonly onChange: (change: HealthChange) => void;
   /** Every check that came to an end; called before `onChange`. */
   readonly onResult?: (result: HealthResult) => void;
-  /** Told of the start of every check, and how long after the planned time that is. */
-  readonly onStart?: (slot: number, lateMs: number) => void;
+  /** Told of the start of every check: how long after the planned time, and its interval. */
+  readonly onStart?: (slot: number, lateMs: number, intervalMs: number) => void;
   /** What some types of checks need of the host; left out: nothing. */
   readonly tools?: CheckTools;
   /** Whose rounds the checks are; left out: its own. */
@@ -96,7 +96,7 @@ export function createHealthMonitor(options: HealthMonitorOptions): HealthMonito
       spread,
       intervalMs: () => intervalOf(definition, probe.riseFall),
       run: async (signal, lateMs) => {
-        options.onStart?.(slot, lateMs);
+        options.onStart?.(slot, lateMs, intervalOf(definition, probe.riseFall));
         const result = await check(target, tools, signal);
         if (!probe.ended) report(probe, result);
       },

@@ -58,6 +58,10 @@ test("backends: weight with its override, state and reason", () => {
     ),
   );
   assert.equal(formatWeight({ weight: 10, weightOverride: 0 }), "10 (override 0)");
+  assert.equal(
+    formatWeight({ weight: 10, weightOverride: null, agentPercent: 50 }),
+    "10 (agent 50%)",
+  );
   const wide = renderBackends(BACKENDS, true);
   assert.match(wide, /^Service .* Conns +InPkts .* Health +Since +Slot +Reason$/m);
   assert.match(wide, /2025-01-02T03:04:05\.000Z +0$/m);

@@ -4,7 +4,12 @@ import type { Socket } from "node:net";
 import { type TestContext, test } from "node:test";
 import { setTimeout as pause } from "node:timers/promises";
 import { isDeepStrictEqual } from "node:util";
-import { FIRST_CHECK_MS, type HealthTarget } from "../../src/health/monitor.ts";
+import {
+  createHealthMonitor,
+  FIRST_CHECK_MS,
+  type HealthResult,
+  type HealthTarget,
+} from "../../src/health/monitor.ts";
 import { HEALTH_DOWN, HEALTH_UP } from "../../src/service/backend-slots.ts";
 import { CHECKS_AT_ONCE } from "../../src/service/definition.ts";
 import { waitFor } from "../support/wait.ts";
@@ -281,4 +286,41 @@ test("CHECKS_AT_ONCE run at once; close ends them and those that wait, for good"
   await pause(FIRST_CHECK_MS + 100);
   assert.deepEqual([results.length, silent.sockets.size], [0, 0]);
   assert.equal(silent.accepted(), CHECKS_AT_ONCE);
+});
+
+test("a backend that changes is looked at more often, and one that is down less", async (t) => {
+  const alive = await tcpServer();
+  t.after(() => alive.close());
+  const asked: [number, number][] = [];
+  const results: HealthResult[] = [];
+  const monitor = createHealthMonitor({
+    onChange: () => undefined,
+    onResult: (result) => results.push(result),
+    onStart: (slot, _late, intervalMs) => asked.push([slot, intervalMs]),
+  });
+  t.after(() => monitor.close());
+  const timing = { intervalMs: 300, fastIntervalMs: 100, downIntervalMs: 200, rise: 2, fall: 3 };
+  const checked = definition({ ...timing, spread: 0 });
+  const dead = await closedPort();
+  monitor.apply([
+    target(1, alive.port, { definition: checked }),
+    target(2, dead, { definition: checked, health: HEALTH_UP }),
+  ]);
+  const of = (slot: number): number[] => asked.filter(([it]) => it === slot).map(([, ms]) => ms);
+  await waitFor("rounds of both", () => of(1).length >= 3 && of(2).length >= 5);
+  // Starting is a change; after a success it is up, and nothing speaks against that.
+  assert.deepEqual(of(1).slice(0, 3), [100, 300, 300]);
+  // Up; two failures have not decided, the third one has.
+  assert.deepEqual(of(2).slice(0, 5), [300, 100, 100, 200, 200]);
+});
+
+test("each backend may be checked at a place of its own", async (t) => {
+  const elsewhere = await tcpServer(undefined, 0, "127.0.0.9");
+  t.after(() => elsewhere.close());
+  const { monitor, waitForChanges } = record(t);
+  const place = { address: "127.0.0.9", port: elsewhere.port, source: "127.0.0.8" };
+  monitor.apply([target(1, await closedPort(), { place })]);
+  assert.deepEqual(await waitForChanges(1), ["1 up: connected"]);
+  const [socket] = elsewhere.sockets;
+  if (socket !== undefined) assert.equal(socket.remoteAddress, "127.0.0.8");
 });
