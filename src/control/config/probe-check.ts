@@ -92,11 +92,6 @@ export function checkPath({ reading, report }: CrossCheck, service: CheckedServi
     const message = `expected direct for type ${health.type}${type} in a service without protocol ${protocol}${at}, got path`;
     report(key, message);
   }
-  if (values.mode !== "nat" && values.mode !== "full-nat") {
-    const at = placeOf(reading, [...path, "mode"]);
-    const message = `expected direct with mode ${values.mode}${at}, whose backends answer past the gateway, got path`;
-    report(key, message);
-  }
   if (values.vip?.every((vip) => vip?.family === 6) === true) {
     const at = placeOf(reading, [...path, "vip"]);
     report(key, `expected direct without an IPv4 VIP${at}, since checks come from IPv4, got path`);
