@@ -1,4 +1,6 @@
 import type {
+  AffinityList,
+  AffinityRow,
   BackendRow,
   DropList,
   FlowList,
@@ -143,6 +145,35 @@ export function renderFlows(list: FlowList, isWide = false): string {
   const table = renderTable(isWide ? FLOW_COLUMNS_WIDE : FLOW_COLUMNS, list.flows);
   if (!list.truncated) return table;
   return `${table}${list.flows.length} of ${list.total} flows; more with --limit\n`;
+}
+
+/** `ipvsadm -L -c` shows these as templates; here they have a table of their own. */
+const AFFINITY_COLUMNS: readonly Column<AffinityRow>[] = [
+  { title: "Client", cell: (row) => row.client },
+  { title: "Backend", cell: (row) => row.backend },
+  { title: "Of", cell: affinityOwner },
+  number("Flows", (row) => row.flows),
+  {
+    title: "Expire",
+    cell: (row) => (row.expiresInMs === null ? "-" : formatAge(row.expiresInMs)),
+    isNumber: true,
+  },
+];
+
+const AFFINITY_COLUMNS_WIDE: readonly Column<AffinityRow>[] = [
+  ...AFFINITY_COLUMNS,
+  { title: "Answered", cell: (row) => (row.answered ? "yes" : "no") },
+];
+
+function affinityOwner({ group, service }: AffinityRow): string {
+  if (group !== null) return `group ${group}`;
+  return service === null ? "-" : `service ${service}`;
+}
+
+export function renderAffinity(list: AffinityList, isWide = false): string {
+  const table = renderTable(isWide ? AFFINITY_COLUMNS_WIDE : AFFINITY_COLUMNS, list.entries);
+  if (!list.truncated) return table;
+  return `${table}${list.entries.length} of ${list.total} clients; more with --limit\n`;
 }
 
 /** Reasons that were counted, most first; wide: all of them, and the sampled headers. */

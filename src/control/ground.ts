@@ -6,6 +6,8 @@ import { monotonicMs } from "../base/clock.ts";
 import { ConfigError, type ConfigProblem, HostError } from "../base/errors.ts";
 import { type Log, reasonOf } from "../base/log.ts";
 import {
+  C_AFFINITY_TAKE_OVER_LOST,
+  C_AFFINITY_TAKEN_OVER,
   C_FLOWS_TAKE_OVER_DROPPED,
   C_FLOWS_TAKE_OVER_NO_ROOM,
   C_FLOWS_TAKEN_OVER,
@@ -20,6 +22,7 @@ import type { GatewayDefinition } from "../service/definition.ts";
 import {
   H_ANNOUNCE_REQUESTED,
   H_NODE_DRAINED,
+  H_OWNER_HOST_BITS,
   H_OWNER_PORT_MASK,
   H_SECRET,
   type RegionSize,
@@ -31,7 +34,7 @@ import { type AdminServer, claimAdminSocket } from "./admin/server.ts";
 import { checkHost } from "./config/host-check.ts";
 import { startCrew } from "./crew.ts";
 import { createHostParts, type HostParts } from "./host-side.ts";
-import { ownerPortMask, regionSizeOf } from "./region-size.ts";
+import { clientHostBits, ownerPortMask, regionSizeOf } from "./region-size.ts";
 import { startWorker, type WorkerHandle } from "./worker-host.ts";
 import type { WorkerOptions } from "./worker-protocol.ts";
 
@@ -218,6 +221,7 @@ function steeringOf({ i32, layout }: RegionViews): Steering {
   return createSteering({
     key: [i32[H_SECRET]!, i32[H_SECRET + 1]!],
     portMask: i32[H_OWNER_PORT_MASK]!,
+    hostBits: i32[H_OWNER_HOST_BITS]!,
     workers: layout.workers,
   });
 }
@@ -255,6 +259,7 @@ function openState(
     tick: monotonicMs(),
     random: randomBytes,
     ownerPortMask: ownerPortMask(definition),
+    ownerHostBits: clientHostBits(definition),
   });
   const { report, views } = region;
   const counters = views.layout.counters.at >> 3;
@@ -264,6 +269,8 @@ function openState(
   add(C_FLOWS_TAKEN_OVER, report.flowsKept);
   add(C_FLOWS_TAKE_OVER_DROPPED, report.flowsDropped);
   add(C_FLOWS_TAKE_OVER_NO_ROOM, report.flowsNoRoom);
+  add(C_AFFINITY_TAKEN_OVER, report.affinityKept);
+  add(C_AFFINITY_TAKE_OVER_LOST, report.affinityDropped + report.affinityNoRoom);
   if (report.setAside !== null) log.warn("state_set_aside", { ...report.setAside });
   log.info("state_opened", {
     file,
@@ -273,6 +280,9 @@ function openState(
     flows_kept: report.flowsKept,
     flows_dropped: report.flowsDropped,
     flows_no_room: report.flowsNoRoom,
+    affinity_kept: report.affinityKept,
+    affinity_dropped: report.affinityDropped,
+    affinity_no_room: report.affinityNoRoom,
   });
   return region;
 }

@@ -1,6 +1,13 @@
 import { Counter, Gauge, Registry } from "prom-client";
 import type { BackendRow, ServiceRow, Status, WorkerRow } from "../base/admin-types.ts";
 import {
+  C_AFFINITY_CREATED,
+  C_AFFINITY_EVICTED,
+  C_AFFINITY_HITS,
+  C_AFFINITY_MOVED,
+  C_AFFINITY_NO_ROOM,
+  C_AFFINITY_TAKE_OVER_LOST,
+  C_AFFINITY_TAKEN_OVER,
   C_ARP_REPLIES,
   C_CONSUMED,
   C_DROPS,
@@ -57,6 +64,8 @@ export interface MetricsSource {
   reloads(): { readonly succeeded: number; readonly failed: number };
   /** Failed checks since the start, by backend slot. */
   healthCheckFailures(slot: number): number;
+  /** Clients that affinity remembers. */
+  affinityEntries(): number;
   /** Health checks since the start, and those that began too late. */
   healthChecks(): { readonly checks: number; readonly late: number };
   /** Questions to agents without an answer, likewise. */
@@ -78,6 +87,7 @@ export function createMetrics(source: MetricsSource): Registry {
   addProcess(declare, source);
   addFrames(declare, source);
   addFlows(declare, source);
+  addAffinity(declare, source);
   addServices(declare, source);
   addBackends(declare, source);
   addChecks(declare, source);
@@ -271,6 +281,24 @@ function addFlows({ counter, gauge }: Declarations, source: MetricsSource): void
       add(source.counter(C_FLOWS_TAKE_OVER_NO_ROOM), { reason: "no_room" });
     },
   );
+}
+
+function addAffinity({ counter, gauge }: Declarations, source: MetricsSource): void {
+  gauge("affinity_entries", "Clients whose backend is remembered.", [], (add) =>
+    add(source.affinityEntries()),
+  );
+  const rows = [
+    ["hits", "New flows that went to the backend that their client has.", C_AFFINITY_HITS],
+    ["created", "Clients that got an entry.", C_AFFINITY_CREATED],
+    ["moved", "Clients that got another backend, as theirs takes no flows.", C_AFFINITY_MOVED],
+    ["evictions", "Entries given up for new clients in a full table.", C_AFFINITY_EVICTED],
+    ["no_room", "New flows whose client got no entry in a full table.", C_AFFINITY_NO_ROOM],
+    ["taken_over", "Entries taken over from an earlier process.", C_AFFINITY_TAKEN_OVER],
+    ["take_over_lost", "Entries that could not be taken over.", C_AFFINITY_TAKE_OVER_LOST],
+  ] as const;
+  for (const [name, help, index] of rows) {
+    counter(`affinity_${name}_total`, help, [], (add) => add(source.counter(index)));
+  }
 }
 
 interface Traffic {

@@ -64,6 +64,7 @@ import {
   OUT_OF_STATE_ADOPT,
   OUT_OF_STATE_RESET,
   S_ADMISSION,
+  S_AFFINITY,
   S_BACKENDS_COUNT,
   S_BACKENDS_FIRST,
   S_MODE,
@@ -85,6 +86,7 @@ import { sourceMacHigh, sourceMacLow } from "../wire/ethernet.ts";
 import { ICMP_CODE_PORT_UNREACHABLE, ICMP_UNREACHABLE } from "../wire/icmp.ts";
 import { TCP_ACK, TCP_RST, TCP_SYN, tcpFlags } from "../wire/tcp.ts";
 import { ADMITTED, type Admission } from "./admit.ts";
+import { createAffinity } from "./affinity.ts";
 import {
   type Context,
   R_BANK,
@@ -161,6 +163,8 @@ export function createBalancer(
   const serviceRuns = layout.serviceRuns.at >> 3;
   const opened = new Int32Array(1);
   const draft6 = createDraft6(context);
+  const affinity = createAffinity(context, countersAt);
+  const remembers = context.affinity.exists;
   const probes = createProbes(context);
 
   /** The IPv6 address at a register as the schedulers know it. */
@@ -277,18 +281,21 @@ export function createBalancer(
     }
 
     const isIpv6 = registers[R_IS_IPV6] !== 0;
-    let entry = NO_BACKEND;
+    const sticks = remembers && slot < 0 && i32[serviceWord + S_AFFINITY] !== 0;
+    let entry = sticks ? affinity.find(serviceWord, client) : NO_BACKEND;
     if (slot < 0) {
-      entry = scheduler.pick(
-        registers[R_BANK]!,
-        serviceWord,
-        service,
-        isIpv6 ? schedulerWord(R_SOURCE6) : client,
-        ports >>> 16,
-        isIpv6 ? schedulerWord(R_DESTINATION6) : vip,
-        ports & 0xffff,
-        protocol,
-      );
+      if (entry === NO_BACKEND) {
+        entry = scheduler.pick(
+          registers[R_BANK]!,
+          serviceWord,
+          service,
+          isIpv6 ? schedulerWord(R_SOURCE6) : client,
+          ports >>> 16,
+          isIpv6 ? schedulerWord(R_DESTINATION6) : vip,
+          ports & 0xffff,
+          protocol,
+        );
+      }
       if (entry !== NO_BACKEND) slot = i32[entry + E_SLOT]!;
       if ((asks & ADMIT_BACKENDS) !== 0 && slot >= 0 && admission.isFull(serviceWord, slot)) {
         entry = roomElsewhere(entry, serviceWord);
@@ -331,6 +338,8 @@ export function createBalancer(
       failure = insertElsewhere(entry, serviceWord, service, client, ports, protocol);
     }
     if (failure >= 0) {
+      // A sorry server is no client's backend.
+      if (sticks && entry !== NO_BACKEND) affinity.keep(serviceWord, client, failure);
       return start === START_BRINGS_COOKIE ? synProxy.begin(l4At, opened[0]!) : OPENED;
     }
     if (failure === WITHOUT_FLOW) return STATELESS;

@@ -19,6 +19,7 @@ import {
   SERVICE_WORDS,
 } from "../service/bank.ts";
 import { H_SWEEP_REQUESTED, W_FLOWS_HIGH_WATER, W_SWEEP_DONE } from "../state/layout.ts";
+import { createAffinitySweep } from "./affinity.ts";
 import {
   type Context,
   R_BANK,
@@ -60,6 +61,7 @@ export function createExpiry(
   const { f64, i32, layout, registers, table } = context;
   const highWater = layout.workerWord + W_FLOWS_HIGH_WATER;
   const sweepDone = layout.workerWord + W_SWEEP_DONE;
+  const sweepAffinity = createAffinitySweep(context);
 
   function rowsDue(): number {
     const tick = registers[R_TICK]!;
@@ -168,6 +170,7 @@ export function createExpiry(
 
   function run(): void {
     sweep();
+    sweepAffinity();
     walk();
   }
 

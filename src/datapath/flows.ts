@@ -15,6 +15,7 @@ import {
   F_VIP_ADDR,
   FLAG_ACTIVE,
   FLAG_PROBE,
+  FLOW_WORDS,
   GENERATION_MASK,
   generationOf,
   isOneWay,
@@ -113,9 +114,10 @@ export function createFlows(
   encapsulator: Encapsulator,
   countersAt: number,
 ): Flows {
-  const { i32, f64, layout, registers, table } = context;
+  const { affinity, i32, f64, layout, registers, table } = context;
   const slots = layout.backendSlots.at >> 2;
   const runs = layout.backendRuns.at >> 2;
+  const rows = layout.flows.at >> 2;
   const admissionRuns = layout.admissionRuns.at >> 2;
   const splices = createSplices(context);
   const { sequenceDelta } = splices;
@@ -163,6 +165,7 @@ export function createFlows(
       if ((word & FLAG_ACTIVE) === 0) {
         next |= FLAG_ACTIVE;
         i32[run + R_ACTIVE] = i32[run + R_ACTIVE]! + 1;
+        if (affinity.exists) affinity.answered(((flowWord - rows) / FLOW_WORDS) | 0);
       }
     } else if ((word & FLAG_ACTIVE) !== 0) {
       next &= ~FLAG_ACTIVE;
@@ -211,6 +214,7 @@ export function createFlows(
         i32[admission + N_HALF_OPEN] = i32[admission + N_HALF_OPEN]! - 1;
       }
     }
+    if (affinity.exists) affinity.detach(row, registers[R_TICK]!);
     // The next flow of this row has none, whatever its process lives to write.
     if (splices.exist) i32[splices.wordOf(flowWord) + X_PHASE] = 0;
     table.remove(row);

@@ -36,6 +36,7 @@ import {
 } from "../state/layout.ts";
 import { type AccessBuffers, createAccessBuffers, type PlacedAccess } from "./access-buffers.ts";
 import { writeAdmission } from "./admission-words.ts";
+import { createAffinityWriter } from "./affinity-words.ts";
 import { V_USED } from "./backend-slots.ts";
 import {
   A_ADDRESS,
@@ -315,6 +316,7 @@ function writeServices(
   const { i32, u16 } = views;
   const { bank, size } = place;
   const tables = keptTables(views);
+  const writeAffinity = createAffinityWriter(views, [...lists.keys()]);
   let entries = 0;
   let listed = 0;
   let hashSlots = 0;
@@ -329,6 +331,7 @@ function writeServices(
     const word = bank + (place.servicesAt >> 2) + service.slot * SERVICE_WORDS;
     writeService(i32, word, service, list);
     writeAdmission(i32, word, service, access.tables.get(service.slot), views.layout.workers);
+    writeAffinity(word, service);
     i32[word + S_PROBE] = probedBy(definition, service);
     i32[word + S_BACKENDS_FIRST] = entries;
     i32[word + S_HASH_FIRST] = hashSlots;

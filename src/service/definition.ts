@@ -89,6 +89,17 @@ export interface LimitsDefinition {
   readonly refuse: "drop" | "reset";
 }
 
+/** `affinity`: what a client is, and how long it keeps its backend. */
+export interface AffinityDefinition {
+  /** Bits of a client's address that count. */
+  readonly ipv4: number;
+  readonly ipv6: number;
+  /** From the begin of its last flow, and from the end of the last that lives. */
+  readonly timeoutMs: number;
+  /** Services of one group share a client's backend; null: the service alone. */
+  readonly group: string | null;
+}
+
 export interface BackendDefinition {
   readonly address: Address;
   /** 0: the packet's own port. */
@@ -109,6 +120,8 @@ export interface ServiceDefinition {
   readonly mode: ModeName;
   readonly scheduler: SchedulerName;
   readonly tableSize: number;
+  /** Null: off. */
+  readonly affinity: AffinityDefinition | null;
   readonly timeouts: Timeouts;
   /** What happens to packets that are too large once they have an outer header. */
   readonly mtu: { readonly tooBig: "icmp" | "fragment" };
@@ -194,6 +207,8 @@ export interface GatewayDefinition {
     readonly hashSlots: number;
     readonly accessPrefixes: number;
     readonly sources: number;
+    /** Clients that affinity remembers. */
+    readonly affinity: number;
   };
   readonly hash: { readonly seed: string };
   /** Health checks and agents of all services together; left out: CHECKS_AT_ONCE. */

@@ -47,6 +47,7 @@ export function service(
     mode: "nat",
     scheduler: "round-robin",
     tableSize: 251,
+    affinity: null,
     timeouts: {
       tcp: {
         synSent: 30_000,
@@ -132,7 +133,14 @@ export function gateway(
       ipv6: "auto",
       statelessAbove: null,
     },
-    limits: { services: 8, backends: 32, hashSlots: 4096, accessPrefixes: 64, sources: 64 },
+    limits: {
+      services: 8,
+      backends: 32,
+      hashSlots: 4096,
+      accessPrefixes: 64,
+      sources: 64,
+      affinity: 64,
+    },
     hash: { seed: "" },
     shutdown: { mode: "keep", timeoutMs: 30_000 },
     admin: { socket: "/run/headgate/admin.sock", http: null, tokenFile: null },

@@ -1,6 +1,7 @@
 import { addressOf4 } from "../../base/address.ts";
 import type {
   Address,
+  AffinityDefinition,
   GatewayDefinition,
   LimitsDefinition,
   ServiceDefinition,
@@ -51,6 +52,7 @@ export function buildDefinition(values: FileValues, file: string): GatewayDefini
       hashSlots: limits.hashSlots,
       accessPrefixes: limits.accessPrefixes,
       sources: limits.sources,
+      affinity: limits.affinity,
     },
     hash: { seed: values.hash.seed },
     health: { concurrent: values.health.concurrent },
@@ -82,6 +84,7 @@ function buildService(values: ServiceValues): ServiceDefinition {
     mode: values.mode,
     scheduler: values.scheduler,
     tableSize: values.tableSize,
+    affinity: buildAffinity(values.affinity),
     timeouts: values.timeouts,
     mtu: { tooBig: values.mtu.tooBig },
     mss: values.mss,
@@ -117,6 +120,12 @@ function buildService(values: ServiceValues): ServiceDefinition {
       ...buildCheck(backend.check),
     })),
   };
+}
+
+function buildAffinity(values: ServiceValues["affinity"]): AffinityDefinition | null {
+  if (values === undefined || values === "off") return null;
+  const { prefix, timeout, group } = values;
+  return { ipv4: prefix.ipv4, ipv6: prefix.ipv6, timeoutMs: timeout, group: group ?? null };
 }
 
 function buildLimits(values: ServiceValues["limits"]): LimitsDefinition {

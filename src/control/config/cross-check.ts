@@ -2,6 +2,7 @@ import { endpointOf, isInPrefix } from "../../base/address.ts";
 import type { ConfigProblem } from "../../base/errors.ts";
 import type { Address } from "../../service/definition.ts";
 import { accessFiles } from "./access-lists.ts";
+import { checkAffinity } from "./affinity-check.ts";
 import { canAdopt } from "./build.ts";
 import { checkFamilies } from "./family-check.ts";
 import { checkHealth } from "./health-check.ts";
@@ -54,7 +55,6 @@ export function crossCheck(reading: Reading, problems: ConfigProblem[]): void {
     services,
     report: (path, message) => problems.push(reading.source.problem(path, message)),
   };
-  checkUnsupported(check);
   checkDevice(check);
   checkAdmin(check);
   checkNames(check);
@@ -76,25 +76,7 @@ export function crossCheck(reading: Reading, problems: ConfigProblem[]): void {
   checkAddresses(check);
   checkLimits(check);
   checkStateless(check);
-}
-
-function checkUnsupported({ reading, report }: CrossCheck): void {
-  const { source, values } = reading;
-  const holders: KeyPath[] = [["defaults"]];
-  for (const index of values.services.keys()) holders.push(["services", index]);
-  for (const holder of holders) {
-    const path = [...holder, "affinity"];
-    if (source.has(path) && reading.isWritten(path) && valueIsMap(reading, path)) {
-      report(path, "not supported yet: affinity");
-    }
-  }
-}
-
-/** `affinity: off` is what there is without it. */
-function valueIsMap(reading: Reading, path: KeyPath): boolean {
-  const { defaults, services } = reading.values;
-  const holder = path[0] === "services" ? services[Number(path[1])] : defaults;
-  return typeof holder?.affinity === "object";
+  checkAffinity(check);
 }
 
 /** Keys of the device that only some types have. */

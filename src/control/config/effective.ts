@@ -2,6 +2,7 @@ import { numberOf } from "../../base/address.ts";
 import {
   type AccessDefinition,
   type Address,
+  type AffinityDefinition,
   CHECKS_AT_ONCE,
   type GatewayDefinition,
   type LimitsDefinition,
@@ -121,6 +122,7 @@ function effectiveService(service: ServiceDefinition): Record<string, unknown> {
     mode: service.mode,
     scheduler: service.scheduler,
     tableSize: service.tableSize,
+    affinity: service.affinity === null ? "off" : effectiveAffinity(service.affinity),
     timeouts: {
       tcp: formatDurations({ ...service.timeouts.tcp }),
       udp: formatDurations({ ...service.timeouts.udp }),
@@ -148,6 +150,16 @@ function effectiveService(service: ServiceDefinition): Record<string, unknown> {
       ...(it.serverId === null ? {} : { serverId: it.serverId }),
       ...effectiveCheck(it.check),
     })),
+  };
+}
+
+function effectiveAffinity(affinity: AffinityDefinition): Record<string, unknown> {
+  const { ipv4, ipv6, timeoutMs, group } = affinity;
+  return {
+    key: "client-address",
+    prefix: { ipv4, ipv6 },
+    timeout: formatDuration(timeoutMs),
+    ...(group === null ? {} : { group }),
   };
 }
 

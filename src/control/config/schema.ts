@@ -1,6 +1,7 @@
 import type { z } from "zod";
 import {
   ACCESS_PREFIXES_MAX,
+  AFFINITY_MAX,
   BACKENDS_MAX,
   CPU_MAX,
   INTERFACES_MAX,
@@ -182,6 +183,11 @@ export const fileSchema = section(
           integer(4, SOURCES_MAX),
           65_536,
           "Sources that limits.newPerSource of services tells apart at once; 16 bytes each",
+        ),
+        affinity: withDefault(
+          integer(1, AFFINITY_MAX),
+          100_000,
+          "Clients that affinity remembers at once; 68 to 170 bytes each, and 4 a flow, where a service has it at the start",
         ),
       },
       "Room taken at start",

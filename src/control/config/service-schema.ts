@@ -230,15 +230,19 @@ const affinity = sectionOrWord(
       },
       "Clients of one network as one",
     ),
-    timeout: withDefault(timeout, "5m", "How long after the last flow"),
+    timeout: withDefault(
+      timeout,
+      "5m",
+      "How long after its last flow has begun and ended; never while one lives",
+    ),
     group: optional(
       text("a group name", SERVICE_NAME, { max: 128 }),
-      "Services of one group share a client's backend",
+      "Services of one group share a client's backend, told by its address",
       "the service alone",
     ),
   },
   "off",
-  "Not supported yet: new flows of a client go to the backend it had",
+  "New flows of a client go to the backend that it has: see docs/affinity.md",
 );
 
 /** Every key that a service has and `defaults` may give, in the order of the documentation. */

@@ -98,6 +98,7 @@ export function fakeView(
     services: record("services", [SERVICE]),
     backends: record("backends", [BACKEND]),
     flows: record("flows", { flows: [], total: 0, truncated: false }),
+    affinity: record("affinity", { entries: [], total: 0, truncated: false }),
     drops: record("drops", { reasons: [], samples: [] }),
     workers: record("workers", []),
     configuration: record("configuration", { version: 1 }),

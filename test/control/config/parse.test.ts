@@ -54,6 +54,7 @@ test("defaults are those of the design", () => {
       hashSlots: 4_194_304,
       accessPrefixes: 131_072,
       sources: 65_536,
+      affinity: 100_000,
     },
     health: { concurrent: 256 },
     probe: null,
@@ -72,6 +73,7 @@ test("defaults are those of the design", () => {
       mode: "nat",
       scheduler: "maglev",
       tableSize: 65_537,
+      affinity: null,
       timeouts: {
         tcp: {
           synSent: 30_000,
