@@ -79,11 +79,15 @@ function remoteAddress(row: BackendRow): string {
   return `${host}:${row.port === 0 ? "*" : row.port}`;
 }
 
-/** `10`, or `10 (override 0)` (design section 3). */
-export function formatWeight(row: Pick<BackendRow, "weight" | "weightOverride">): string {
-  return row.weightOverride === null
-    ? String(row.weight)
-    : `${row.weight} (override ${row.weightOverride})`;
+/** `10`, `10 (override 0)` (design section 3), or `10 (slow start 40 %)`. */
+export function formatWeight(
+  row: Pick<BackendRow, "weight" | "weightOverride" | "slowStart">,
+): string {
+  const notes = [
+    ...(row.weightOverride === null ? [] : [`override ${row.weightOverride}`]),
+    ...(row.slowStart === null ? [] : [`slow start ${row.slowStart} %`]),
+  ];
+  return notes.length === 0 ? String(row.weight) : `${row.weight} (${notes.join(", ")})`;
 }
 
 const BACKEND_COLUMNS: readonly Column<BackendRow>[] = [
@@ -102,7 +106,15 @@ const BACKEND_COLUMNS_WIDE: readonly Column<BackendRow>[] = [
   ...BACKEND_COLUMNS.slice(0, -1),
   ...traffic<BackendRow>(),
   { title: "Health", cell: (row) => row.health },
+  { title: "Priority", cell: (row) => row.priority, isNumber: true },
+  { title: "New", cell: (row) => (row.takesNewFlows ? "yes" : "no") },
+  { title: "Remaining", cell: (row) => row.remaining ?? "-", isNumber: true },
   { title: "Since", cell: (row) => row.since || "-" },
+  {
+    title: "Deadline",
+    cell: (row) => (row.deadlineInMs === null ? "-" : formatAge(row.deadlineInMs)),
+    isNumber: true,
+  },
   { title: "Slot", cell: (row) => row.slot, isNumber: true },
   ...BACKEND_COLUMNS.slice(-1),
 ];

@@ -5,6 +5,7 @@ import type {
   GatewayDefinition,
   HealthDefinition,
   LimitsDefinition,
+  MinimumHealthy,
   PortRange,
   ServiceDefinition,
   SynProxyDefinition,
@@ -128,6 +129,9 @@ function effectiveService(service: ServiceDefinition): Record<string, unknown> {
     onIdle: service.onIdle,
     existingFlows: { ...rules, deadline: formatDuration(deadlineMs) },
     noBackend: sorry === null ? { action } : { action, ...effectiveTarget(sorry) },
+    minimumHealthy: effectiveMinimum(service.minimumHealthy),
+    panicThreshold: `${service.panicThreshold}%`,
+    slowStart: effectiveSlowStart(service.slowStart),
     ping: service.ping,
     access: effectiveAccess(service.access),
     synProxy: effectiveSynProxy(service.synProxy),
@@ -136,9 +140,21 @@ function effectiveService(service: ServiceDefinition): Record<string, unknown> {
     backends: service.backends.map((it) => ({
       ...effectiveTarget(it),
       weight: it.weight,
+      priority: it.priority,
+      ...(it.maxConnections === null ? {} : { maxConnections: it.maxConnections }),
       ...(it.serverId === null ? {} : { serverId: it.serverId }),
     })),
   };
+}
+
+function effectiveMinimum(minimum: MinimumHealthy): number | string {
+  return "count" in minimum ? minimum.count : `${minimum.percent}%`;
+}
+
+function effectiveSlowStart(slowStart: ServiceDefinition["slowStart"]): unknown {
+  if (slowStart === null) return "off";
+  const { windowMs, minimumWeight } = slowStart;
+  return { window: formatDuration(windowMs), minimumWeight: `${minimumWeight}%` };
 }
 
 function effectiveAccess(access: AccessDefinition): Record<string, unknown> {

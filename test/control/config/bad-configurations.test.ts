@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { ConfigError, EXIT } from "../../../src/base/errors.ts";
 import { parseConfig } from "../../../src/control/config/load.ts";
+import { BAD_POOLS } from "./bad-pools.ts";
 import { BAD_SECTIONS } from "./bad-sections.ts";
 import { BAD_SERVICES } from "./bad-services.ts";
 import { BAD_TOGETHER } from "./bad-together.ts";
@@ -12,6 +13,7 @@ import { BAD_UDP } from "./bad-udp.ts";
 for (const { name, given, want } of [
   ...BAD_SECTIONS,
   ...BAD_SERVICES,
+  ...BAD_POOLS,
   ...BAD_UDP,
   ...BAD_TOGETHER,
 ]) {
