@@ -273,9 +273,13 @@ test("health: defaults, statuses, and which port is checked", () => {
     port: 0,
     source: null,
     through: "direct",
+    method: "GET",
     path: "/",
     host: null,
+    headers: {},
     status: [{ low: 200, high: 399 }],
+    body: null,
+    bodyBytes: 65_536,
   });
   assert.equal(health({ health: "{ interval: 300ms }" })?.timeoutMs, 300);
   const chosen = health({ health: "{ type: http, status: [204, 300-399] }" });
