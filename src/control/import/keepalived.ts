@@ -3,7 +3,7 @@ import { type Draft, type ImportOptions, type ImportResult, type Keys, quote } f
 import { keepalivedHealth } from "./keepalived-health.ts";
 import { childOf, type KaNode, keepalivedTree } from "./keepalived-lines.ts";
 import { finishImport } from "./print.ts";
-import { LVS_SCHEDULERS } from "./schedulers.ts";
+import { lvsScheduler } from "./schedulers.ts";
 import { startDraft } from "./top.ts";
 import { maskBits, timeoutText, wholeNumber } from "./values.ts";
 
@@ -125,12 +125,13 @@ function serviceOf(draft: Draft, node: KaNode, { line, addresses, port }: Vip): 
   });
   const mode = MODES[value("lb_kind", "lvs_method") ?? "NAT"] ?? "nat";
   keys["mode"] = mode;
-  const scheduler = value("lb_algo", "lvs_sched", "lvs_scheduler");
-  if (scheduler !== undefined && Object.hasOwn(LVS_SCHEDULERS, scheduler)) {
-    keys["scheduler"] = LVS_SCHEDULERS[scheduler];
-  } else if (scheduler !== undefined) {
-    const why = "it chooses by destination, or is not known; maglev, the default, stands in";
-    draft.note(childOf(node, "lb_algo")?.line ?? line, `scheduler ${quote(scheduler)}: ${why}`);
+  const name = value("lb_algo", "lvs_sched", "lvs_scheduler");
+  if (name !== undefined) {
+    const has = (keyword: string): boolean => childOf(node, keyword) !== undefined;
+    const hasPort = has(`${name}-port`) || has("flag-2");
+    const { scheduler, note } = lvsScheduler(name, hasPort, has("persistence_timeout"));
+    if (note !== null) draft.note(childOf(node, "lb_algo")?.line ?? line, note);
+    if (scheduler !== null) keys["scheduler"] = scheduler;
   }
   setPersistence(draft, keys, node, addresses[0]!);
   setSorry(draft, keys, node, mode);
@@ -146,7 +147,8 @@ function serviceOf(draft: Draft, node: KaNode, { line, addresses, port }: Vip): 
 const READ = new Set(
   `protocol lb_kind lvs_method lb_algo lvs_sched lvs_scheduler persistence_timeout
   persistence_granularity sorry_server ops real_server delay_loop retry
-  delay_before_retry connect_timeout warmup alpha ip_family`.split(/\s+/),
+  delay_before_retry connect_timeout warmup alpha ip_family hashed flag-1 flag-2 flag-3 sh-port
+  sh-fallback mh-port mh-fallback`.split(/\s+/),
 );
 
 /** Why others have no place here. */

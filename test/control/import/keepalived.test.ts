@@ -140,6 +140,27 @@ virtual_server fwmark 3 { lb_kind NAT }
   ]);
 });
 
+test("hash schedulers with and without the port", () => {
+  const rows = [
+    ["sh", "", "source-hash"],
+    ["sh", "sh-port", "maglev"],
+    ["mh", "mh-port", "maglev"],
+    ["mh", "", "source-hash"],
+    ["mh", "persistence_timeout 60", "maglev"],
+    ["dh", "", undefined],
+  ] as const;
+  const text = rows.map(
+    ([name, more], index) =>
+      `virtual_server 203.0.113.${10 + index} 80 {\n lb_algo ${name}\n ${more}\n}\n`,
+  );
+  const { services, notes } = imported(importKeepalived, text.join(""));
+  assert.deepEqual(
+    services.map(({ scheduler }) => scheduler),
+    rows.map(([, , wanted]) => wanted),
+  );
+  assertNotes(notes, [/^14: mh without mh-port hashes/, /^22: scheduler "dh": it chooses by dest/]);
+});
+
 test("braces that do not match are named", () => {
   const found: string[] = [];
   const tree = keepalivedTree("a b {\n  c\n} }\nd {\n", (line, why) =>
