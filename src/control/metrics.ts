@@ -40,16 +40,7 @@ import {
   C_SYN_RETRANSMITTED,
 } from "../datapath/counters.ts";
 import { DROP_REASONS, REFUSAL_NAMES } from "../datapath/verdict.ts";
-
-/** States that a backend can show, so that a dashboard sees each of them at 0 or 1. */
-export const BACKEND_STATES = [
-  "up",
-  "starting",
-  "draining",
-  "down",
-  "disabled",
-  "removed",
-] as const;
+import { BACKEND_STATES } from "../service/effective.ts";
 
 /** What the metrics are read from, at every scrape; each function is called many times in one. */
 export interface MetricsSource {
@@ -70,6 +61,8 @@ export interface MetricsSource {
   healthChecks(): { readonly checks: number; readonly late: number };
   /** Questions to agents without an answer, likewise. */
   agentFailures(slot: number): number;
+  /** Of the certificate that the backend showed last; null: none was seen. */
+  certificateExpiresMs(slot: number): number | null;
   /** Wall clock of the start of this process, milliseconds. */
   readonly processStartMs: number;
 }
@@ -417,6 +410,17 @@ function addBackends(declare: Declarations, source: MetricsSource): void {
   counter("agent_failures_total", "Questions to agents without an answer.", labelNames, (add) => {
     for (const row of rows()) add(source.agentFailures(row.slot), labelsOf(row));
   });
+  gauge(
+    "health_certificate_expiry_timestamp_seconds",
+    "End of the certificate that the backend showed to a check.",
+    labelNames,
+    (add) => {
+      for (const row of rows()) {
+        const expiresMs = source.certificateExpiresMs(row.slot);
+        if (expiresMs !== null) add(expiresMs / 1000, labelsOf(row));
+      }
+    },
+  );
 }
 
 function addChecks({ counter }: Declarations, source: MetricsSource): void {

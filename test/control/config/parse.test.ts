@@ -99,9 +99,13 @@ test("defaults are those of the design", () => {
         removed: "drain",
         down: "keep",
         disabled: "reset",
+        ejected: "keep",
         deadlineMs: 300_000,
       },
       noBackend: { action: "reset", sorry: null },
+      minimumHealthy: { count: 1 },
+      panicThreshold: 0,
+      slowStart: null,
       ping: "healthy",
       access: {
         allow: null,
@@ -128,7 +132,16 @@ test("defaults are those of the design", () => {
       },
       health: null,
       agent: null,
-      backends: [{ address: addressOf4(0x0a14000b), port: 8080, weight: 1, serverId: null }],
+      backends: [
+        {
+          address: addressOf4(0x0a14000b),
+          port: 8080,
+          weight: 1,
+          priority: 0,
+          maxConnections: null,
+          serverId: null,
+        },
+      ],
     },
   ]);
 });
@@ -278,9 +291,13 @@ test("health: defaults, statuses, and which port is checked", () => {
     port: 0,
     source: null,
     through: "direct",
+    method: "GET",
     path: "/",
     host: null,
+    headers: {},
     status: [{ low: 200, high: 399 }],
+    body: null,
+    bodyBytes: 65_536,
   });
   assert.equal(health({ health: "{ interval: 300ms }" })?.timeoutMs, 300);
   const chosen = health({ health: "{ type: http, status: [204, 300-399] }" });
