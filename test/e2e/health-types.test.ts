@@ -99,7 +99,7 @@ async function startServers(lab: Lab, certificates: ReturnType<typeof makeCertif
     writeFileSync(keyFile, key);
     writeFileSync(certificateFile, cert);
     const server = lab.spawn(node, [process.execPath, program, mode, keyFile, certificateFile]);
-    await server.waitLine(/^ready$/);
+    await server.waitLine(/^ready/);
   }
 }
 

@@ -2,17 +2,23 @@ import { createSocket } from "node:dgram";
 import { readFileSync } from "node:fs";
 import { createServer as createHttp2Server, type ServerHttp2Stream } from "node:http2";
 import { createServer as createHttpsServer } from "node:https";
-import { createServer } from "node:net";
+import { type AddressInfo, createServer } from "node:net";
 import { createServer as createTlsServer } from "node:tls";
 import { Server, ServerCredentials } from "@grpc/grpc-js";
 
 /**
- * Servers for health checks of every type, on all addresses: of a backend that is well, or of one that
- * is there but sick, each in its own way. Prints `ready` when all of them listen.
+ * Servers for health checks of every type: of a backend that is well, or of one that is there but sick,
+ * each in its own way. Prints `ready` and the ports when all of them listen.
  *
- *   node health-servers-main.js well|sick KEY CERTIFICATE
+ *   node health-servers-main.js well|sick KEY CERTIFICATE [ADDRESS]
+ *
+ * On fixed ports of all addresses (9001 tls, 9002 https, 9003 http2, 9004 script, 9005 grpc, 9006 udp,
+ * 9007 tcp, 9053 dns); with an ADDRESS, on free ones of it.
  */
-const [mode = "", keyFile = "", certificateFile = ""] = process.argv.slice(2);
+const [mode = "", keyFile = "", certificateFile = "", address] = process.argv.slice(2);
+const host = address ?? "0.0.0.0";
+const portOf = (fixed: number): number => (address === undefined ? fixed : 0);
+const ports: number[] = [];
 const isWell = mode === "well";
 const pair = { key: readFileSync(keyFile), cert: readFileSync(certificateFile) };
 const quiet = (emitter: { on(name: string, listener: () => void): unknown }, name: string) =>
@@ -39,7 +45,8 @@ const redis = createServer((socket) => {
 });
 await Promise.all(
   [tls, https, http2, redis].map(
-    (server, index) => new Promise<void>((done) => server.listen(9001 + index, () => done())),
+    (server, index) =>
+      new Promise<void>((done) => server.listen(portOf(9001 + index), host, () => done())),
   ),
 );
 
@@ -62,9 +69,12 @@ grpc.addService(
   },
 );
 await new Promise<void>((done, fail) => {
-  grpc.bindAsync("0.0.0.0:9005", ServerCredentials.createInsecure(), (error) =>
-    error === null ? done() : fail(error),
-  );
+  const where = `${host}:${portOf(9005)}`;
+  grpc.bindAsync(where, ServerCredentials.createInsecure(), (error, port) => {
+    ports.push(port);
+    if (error === null) done();
+    else fail(error);
+  });
 });
 
 /** tcp and udp (nobody listens where it is sick), and dns: SERVFAIL where it is. */
@@ -74,12 +84,15 @@ dns.on("message", (query, from) => {
   answer.writeUInt16BE(isWell ? 0x8180 : 0x8182, 2);
   dns.send(answer, from.port, from.address);
 });
-await new Promise<void>((done) => dns.bind(9053, done));
+await new Promise<void>((done) => dns.bind(portOf(9053), host, done));
+ports.push(dns.address().port);
+for (const server of [tls, https, http2, redis]) ports.push((server.address() as AddressInfo).port);
 if (isWell) {
   const udp = createSocket("udp4");
   udp.on("message", (message, from) => udp.send(message, from.port, from.address));
-  await new Promise<void>((done) => udp.bind(9006, done));
+  await new Promise<void>((done) => udp.bind(portOf(9006), host, done));
+  ports.push(udp.address().port);
   const tcp = createServer((socket) => quiet(socket, "error"));
-  await new Promise<void>((done) => tcp.listen(9007, () => done()));
+  await new Promise<void>((done) => tcp.listen(portOf(9007), host, () => done()));
 }
-process.stdout.write("ready\n");
+process.stdout.write(`ready ${ports.join(" ")}\n`);
