@@ -172,7 +172,10 @@ test("http2: what is no HTTP/2, and who does not answer", async (t) => {
   await waitFor("its end", () => silent.sockets.size === 0);
 
   const refusing = createHttp2Server();
-  refusing.on("stream", (stream: ServerHttp2Stream) => stream.close(7));
+  refusing.on("stream", (stream: ServerHttp2Stream) => {
+    stream.on("error", () => undefined);
+    stream.close(7);
+  });
   const refused = await open(t, listen(refusing, 0, LOOPBACK));
   assert.match(await ask(refused.port), /^down: .*REFUSED_STREAM/);
 });
