@@ -136,12 +136,21 @@ interface Zone {
   readonly records?: readonly Buffer[];
 }
 
-const nameServer = (t: TestContext, zone: Zone, seen: Buffer[] = []): Promise<number> =>
-  udpServer(t, (query, from, socket) => {
-    seen.push(query);
-    const answer = dnsAnswer(query, zone.rcode ?? 0, zone.records ?? []);
-    socket.send(answer, from.port, from.address);
-  });
+const nameServer = (
+  t: TestContext,
+  zone: Zone,
+  seen: Buffer[] = [],
+  address = LOOPBACK,
+): Promise<number> =>
+  udpServer(
+    t,
+    (query, from, socket) => {
+      seen.push(query);
+      const answer = dnsAnswer(query, zone.rcode ?? 0, zone.records ?? []);
+      socket.send(answer, from.port, from.address);
+    },
+    address,
+  );
 
 const dns = async (
   port: number,
@@ -166,6 +175,9 @@ test("dns: the root's SOA is asked for, and any answer without error is up", asy
   assert.equal(await dns(port), "up: NOERROR");
   assert.equal(seen[0]!.subarray(12, 17).toString("hex"), "0000060001", "root, SOA, IN");
   assert.equal(await dns(port, { answers: ["ns.example"] }), "up: NOERROR");
+  const six = endpoint(await nameServer(t, {}, [], "::1"), { address: "::1", source: "::1" });
+  const asked = { query: ".", queryType: "SOA", rcode: ["NOERROR"], answers: [] } as const;
+  assert.equal(found(await checkDns(six, asked, never())), "up: NOERROR");
   const empty = await nameServer(t, {});
   assert.equal(await dns(empty), "up: NOERROR");
   assert.equal(

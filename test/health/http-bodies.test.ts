@@ -198,6 +198,23 @@ test("a server that drips is timed out, in headers as in the body", async (t) =>
   }
 });
 
+test("http2: IPv6", async (t) => {
+  const authorities: string[] = [];
+  const server = createHttp2Server();
+  server.on("stream", (stream: ServerHttp2Stream, headers) => {
+    authorities.push(`${headers[":authority"]}`);
+    stream.respond({ ":status": 200 });
+    stream.end();
+  });
+  const { port } = await open(t, listen(server, 0, "::1"));
+  const six = endpoint(port, { address: "::1", source: "::1" });
+  assert.equal(
+    found(await checkHttp2(six, { ...question(), tls: null }, never())),
+    "up: status 200",
+  );
+  assert.deepEqual(authorities, [`[::1]:${port}`]);
+});
+
 test("http2: an ended check closes its connection", async (t) => {
   const [, two] = await both(t, { parts: [], isOpen: true });
   const controller = new AbortController();
