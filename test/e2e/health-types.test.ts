@@ -140,7 +140,8 @@ test("nobody's gateway checks by every type", { skip: SKIP_UNLESS_ROOT }, async 
   const rows = (): Promise<Row[]> => gateway.get<Row[]>("/api/v1/backends");
   const isWell = ({ address }: Row): boolean => address === B1 || address.includes(":");
   await waitFor("who is well to be up, and who is not to be down", async () =>
-    (await rows()).every((row) => row.state === (isWell(row) ? "up" : "down")),
+    // A state is shown before its reason is.
+    (await rows()).every((row) => row.state === (isWell(row) ? "up" : "down") && row.reason !== ""),
   ).catch(() => undefined);
   const found = await rows();
   for (const [type, [, , reason]] of Object.entries(checked)) {
