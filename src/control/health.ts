@@ -90,8 +90,9 @@ export function createHealth(
       }
       rounds.setConcurrent(applied.definition.health?.concurrent ?? CHECKS_AT_ONCE);
       monitor.apply(targets);
-      const isChanged = agents.follow(applied);
       extras.follow(targets);
+      const isChanged = agents.follow(applied);
+      extras.restore();
       if (isChanged) onChange();
     },
     reasonOf(slot) {

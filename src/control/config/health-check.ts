@@ -6,7 +6,7 @@ import type { KeyPath } from "./source.ts";
 
 const HTTP: readonly HealthType[] = ["http", "https", "http2"];
 const TLS: readonly HealthType[] = ["tls", "https", "http2", "grpc", "script"];
-const OVER_TCP: readonly HealthType[] = [...HTTP, "tcp", "tls", "grpc", "script"];
+const OVER_TCP: readonly HealthType[] = ["tcp", "tls", ...HTTP, "grpc", "script"];
 const WITH_PORT = HEALTH_TYPES.filter((type) => type !== "icmp");
 const WITH_SOURCE = HEALTH_TYPES.filter((type) => type !== "exec");
 
