@@ -263,6 +263,21 @@ test("no backend at all: the sorry server is nobody's backend, and clients find 
   assert.equal(bench.counter(C_AFFINITY_MOVED), 0);
 });
 
+test("a backup's clients move to the first tier once it is well, the others' have never left", () => {
+  const yaml = configOf({ web: [11, 12] }).replaceAll(
+    /(10\.20\.0\.12, port: \d+)/g,
+    "$1, priority: 1",
+  );
+  const bench = new Bench({ yaml });
+  assert.equal(bench.open(), "10.20.0.11:8080");
+  bench.set("10.20.0.11", B_HEALTH, HEALTH_DOWN);
+  for (let again = 0; again < 3; again++) assert.equal(bench.open(), "10.20.0.12:8080");
+  assert.equal(bench.open(CLIENT, 443), "10.20.0.12:8443");
+  bench.set("10.20.0.11", B_HEALTH, HEALTH_UP);
+  assert.equal(bench.open(), "10.20.0.11:8080");
+  assert.equal(bench.counter(C_AFFINITY_MOVED), 2);
+});
+
 test("where the group's services differ, what only one has is remembered for that one alone", () => {
   // 11 and 12 are web's alone, 21 and 22 tls's; both have 15.
   const bench = new Bench({ yaml: configOf({ web: [11, 12, 15], tls: [21, 22, 15] }) });
