@@ -339,7 +339,7 @@ export function createBalancer(
     }
     if (failure >= 0) {
       // A sorry server is no client's backend.
-      if (sticks && entry !== NO_BACKEND) affinity.keep(serviceWord, client, failure);
+      if (sticks && entry !== NO_BACKEND) affinity.keep(serviceWord, client, failure, entry);
       return start === START_BRINGS_COOKIE ? synProxy.begin(l4At, opened[0]!) : OPENED;
     }
     if (failure === WITHOUT_FLOW) return STATELESS;

@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import {
   formatWeight,
+  renderAffinity,
   renderBackends,
   renderDrops,
   renderFlows,
@@ -11,7 +12,16 @@ import {
   renderWorkers,
 } from "../../src/cli/render.ts";
 import { formatAge, formatCount, renderTable } from "../../src/cli/table.ts";
-import { BACKENDS, DROPS, FLOWS, RELOADED, SERVICES, STATUS, WORKERS } from "./fake-gateway.ts";
+import {
+  AFFINITY,
+  BACKENDS,
+  DROPS,
+  FLOWS,
+  RELOADED,
+  SERVICES,
+  STATUS,
+  WORKERS,
+} from "./fake-gateway.ts";
 
 function lines(...text: string[]): string {
   return text.map((line) => `${line}\n`).join("");
@@ -91,6 +101,21 @@ test("flows stand in the columns of ipvsadm -L -c", () => {
 test("flows that were left out are counted", () => {
   const list = { ...FLOWS, total: 5000, truncated: true };
   assert.equal(renderFlows(list).split("\n").at(-2), "2 of 5000 flows; more with --limit");
+});
+
+test("affinity: clients, their backends, what remembers them", () => {
+  assert.equal(
+    renderAffinity(AFFINITY),
+    lines(
+      "Client           Backend              Of           Flows  Expire",
+      "198.51.100.0/24  10.20.0.11:8080      group shop       3       -",
+      "2001:db8:1::7    [2001:db8:2::11]:53  service dns      0    1m1s",
+      "198.51.100.9     10.20.0.12           -                0      0s",
+    ),
+  );
+  assert.match(renderAffinity(AFFINITY, true), /service dns +0 +1m1s +no$/m);
+  const list = { ...AFFINITY, total: 5000, truncated: true };
+  assert.equal(renderAffinity(list).split("\n").at(-2), "3 of 5000 clients; more with --limit");
 });
 
 test("drops: most first, none that are 0; wide: all, and samples", () => {
