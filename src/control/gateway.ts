@@ -178,7 +178,7 @@ async function compose(
   if (definition.device.type !== "tun") {
     every(HOP_REQUEST_INTERVAL_MS, undo, host.serveHopRequests);
   }
-  if (views.layout.workers > 1) every(OTHERS_INTERVAL_MS, undo, () => publishOthers(views));
+  every(OTHERS_INTERVAL_MS, undo, () => publishOthers(views));
   keepHouse(ground, control, log, undo);
   watch(region, log, undo);
   logStart(definition, view, log);

@@ -378,8 +378,12 @@ function addBackends(declare: Declarations, source: MetricsSource): void {
       for (const row of rows()) add(pick(row), labelsOf(row));
     });
   };
-  each("backend_connections_active", "Established flows.", (row) => row.active);
-  each("backend_connections_inactive", "Flows that open or close.", (row) => row.inactive);
+  each("backend_connections_active", "Flows that open or are established.", (row) => row.active);
+  each(
+    "backend_connections_inactive",
+    "Flows that close, and UDP flows without an answer.",
+    (row) => row.inactive,
+  );
   each(
     "backend_weight",
     "Weight in force, overrides included.",
