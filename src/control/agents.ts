@@ -36,6 +36,9 @@ export function createBackendAgents(
   /** What is kept here belongs to a backend, not to the number that its slot has. */
   const keys = new Map<number, string>();
 
+  /** Slots whose agents were asked until now; null: none were in this process. */
+  let before: ReadonlySet<number> | null = null;
+
   const nameOf = (slot: number): { service: string; backend: string } => {
     const key = readBackendKey(views, slot);
     const { service, address, port } = key ?? { service: "", address: "", port: 0 };
@@ -89,11 +92,13 @@ export function createBackendAgents(
         keys.set(slot, key);
         for (const kept of [texts, failures, complained]) kept.delete(slot);
       }
-      for (const slot of usedBackendSlots(views)) {
+      // At the start also of those that a process before has asked; others' weights a check may say.
+      for (const slot of before ?? usedBackendSlots(views)) {
         if (asked.has(slot)) continue;
         keys.delete(slot);
         if (forgetAgent(views.i32, backendSlotWord(views, slot))) changed = true;
       }
+      before = asked;
       agents.apply(targets);
       return changed;
     },

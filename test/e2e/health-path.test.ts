@@ -15,7 +15,7 @@ import {
   SKIP_UNLESS_ROOT,
 } from "../support/lab.ts";
 import type { RunningProcess } from "../support/processes.ts";
-import { httpLoad, startNginx } from "../support/servers.ts";
+import { httpLoad, startNginx, startUdpEcho } from "../support/servers.ts";
 import { waitFor } from "../support/wait.ts";
 
 /**
@@ -95,10 +95,16 @@ for (const [device, mode, workers] of CASES) {
     const services = [
       web("direct", 80, { type: "tcp" }),
       web("path", 81, { type: "http", through: "path" }),
+      {
+        ...web("echo", 7000, { type: "udp", send: "well?", expect: "well?", through: "path" }),
+        protocol: "udp" as const,
+        backendPort: 7777,
+      },
     ];
+    await Promise.all(LAB_BACKEND_NAMES.map((node) => startUdpEcho(lab, node, 7777)));
     const balance: LabBalance = { mode, workers, services, more: { user: "nobody", probe: {} } };
     const gateway = await lab.startGateway(lab.config(balance));
-    await waitStates(gateway, { direct: UP, path: UP });
+    await waitStates(gateway, { direct: UP, path: UP, echo: UP });
     assert.deepEqual(await answersOf(lab, 81), ["b1", "b2", "b3"]);
     const flows = await gateway.get<{
       flows: { client: string; backend: string; flags: string[] }[];
@@ -112,14 +118,14 @@ for (const [device, mode, workers] of CASES) {
     );
 
     way(lab, mode, true);
-    await waitStates(gateway, { path: B2_DOWN, direct: UP });
+    await waitStates(gateway, { path: B2_DOWN, direct: UP, echo: B2_DOWN });
     assert.deepEqual(
       await answersOf(lab, 81),
       ["b1", "b3"],
       "clients keep away from the dead path",
     );
     way(lab, mode, false);
-    await waitStates(gateway, { path: UP, direct: UP });
+    await waitStates(gateway, { path: UP, direct: UP, echo: UP });
 
     // A dead server is dead by both ways, and comes back by both.
     await servers[1]!.stop("SIGKILL");
