@@ -4,7 +4,6 @@ import { R_ACTIVE, R_FLOWS } from "../../src/service/backend-slots.ts";
 import { BANK_SERVICES_AT, E_SLOT, NO_BACKEND, SERVICE_WORDS } from "../../src/service/bank.ts";
 import { writeBank } from "../../src/service/bank-writer.ts";
 import type { BackendDefinition, ServiceDefinition } from "../../src/service/definition.ts";
-import { SORRY_SERVER } from "../../src/service/definition.ts";
 import { backendRunWord } from "../../src/service/runs.ts";
 import { assignSlots, type SlotAssignment } from "../../src/service/slots.ts";
 import {
@@ -141,7 +140,14 @@ export function backendList(weights: readonly number[], family: 4 | 6 = 4): Back
     const low = index + 1;
     const text =
       family === 4 ? `10.20.${low >> 8}.${low & 255}` : `2001:db8:2::${low.toString(16)}`;
-    return { ...SORRY_SERVER, address: address(text), port: 80, weight };
+    return {
+      address: address(text),
+      port: 80,
+      weight,
+      serverId: null,
+      priority: 0,
+      maxConnections: null,
+    };
   });
 }
 
