@@ -68,6 +68,7 @@ export function checkExec(
       // What it left running in the background may hold its output open.
       child.stdout?.destroy();
       child.stderr?.destroy();
+      child.unref();
       done();
     };
     child.once("error", (error) => {
@@ -88,7 +89,14 @@ export function checkExec(
       if (isWeight) decide(true, reason, { weight: code - CODE_WEIGHT_MIN });
       else decide(code === CODE_UP, reason);
     }
-    return { stop: () => killGroup(child) };
+    return {
+      stop() {
+        killGroup(child);
+        // Who ends the check does not wait for a program that cannot be killed (a file system that
+        // hangs); at the timeout its end is waited for, so that there is never a second one.
+        if (signal.aborted) end();
+      },
+    };
   });
 }
 
@@ -109,8 +117,7 @@ function killGroup(child: ChildProcess): void {
   if (child.pid === undefined || child.exitCode !== null || child.signalCode !== null) return;
   try {
     process.kill(-child.pid, "SIGKILL");
-  } catch (error) {
-    // Ended a moment ago.
-    if ((error as NodeJS.ErrnoException).code !== "ESRCH") throw error;
+  } catch {
+    // It ended a moment ago, or is another user's by now: its end comes by itself.
   }
 }

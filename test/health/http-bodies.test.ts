@@ -177,6 +177,24 @@ test("http2: what is no HTTP/2, and who does not answer", async (t) => {
   assert.match(await ask(refused.port), /^down: .*REFUSED_STREAM/);
 });
 
+test("a server that drips is timed out, in headers as in the body", async (t) => {
+  for (const start of ["", "HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n\r\n"]) {
+    const server = await open(
+      t,
+      tcpServer((socket) => {
+        socket.resume();
+        socket.write(start || "HTTP/1.1 200 OK\r\nx-slow: ");
+        const drip = setInterval(() => socket.write("y"), 5);
+        socket.once("close", () => clearInterval(drip));
+      }),
+    );
+    const where = endpoint(server.port, { timeoutMs: 150 });
+    const result = await checkHttp(where, contains("ready"), never());
+    assert.equal(found(result), "down: timeout after 150ms");
+    await waitFor("its end", () => server.sockets.size === 0);
+  }
+});
+
 test("http2: an ended check closes its connection", async (t) => {
   const [, two] = await both(t, { parts: [], isOpen: true });
   const controller = new AbortController();

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { test } from "node:test";
@@ -9,6 +9,7 @@ import { formatConfigProblem } from "../../../src/base/errors.ts";
 import { healthFileProblems } from "../../../src/control/config/health-files.ts";
 import { configNotes, effectiveConfig, parseConfig } from "../../../src/control/config/load.ts";
 import type { HealthDefinition } from "../../../src/service/health-definition.ts";
+import { PROJECT_ROOT } from "../../support/lab.ts";
 import { one } from "./config-text.ts";
 
 const parsed = (health: string): HealthDefinition =>
@@ -92,6 +93,17 @@ test("what is written is what is checked", () => {
     caFile: "/etc/ca.pem",
     expiryWarningMs: 0,
   });
+});
+
+test("the examples of docs/health-types.md are right", () => {
+  const text = readFileSync(path.join(PROJECT_ROOT, "docs", "health-types.md"), "utf8");
+  const examples = [...text.matchAll(/^health: (\{.*\})/gm)].map(([, keys]) => keys!);
+  for (const [, cell] of text.matchAll(/^\| \w[^|]* \| (`- [^|]*)\|$/gm)) {
+    const steps = [...cell!.matchAll(/`- (.*?)`/g)].map(([, step]) => `{ ${step} }`);
+    examples.push(`{ type: script, steps: [${steps.join(", ")}] }`);
+  }
+  assert.ok(examples.length >= 18, `${examples.length}`);
+  for (const example of examples) assert.equal(typeof parsed(example).type, "string", example);
 });
 
 test("icmp needs no port", () => {
