@@ -46,7 +46,7 @@ export function createBackendAgents(
   };
 
   function onLine(slot: number, line: AgentLine): void {
-    const { admin, operation, operationWord, weightPercent, text } = line;
+    const { admin, operation, operationWord, weightPercent, maxConnections, text } = line;
     complain(slot, line);
     // A line that speaks of the weight alone leaves what is known of the state, and why.
     if (admin !== null || operation !== null) {
@@ -58,6 +58,7 @@ export function createBackendAgents(
     log.info("backend_agent", {
       ...nameOf(slot),
       weight_percent: weightPercent,
+      max_connections: maxConnections,
       admin,
       operation,
       reason: text,
@@ -65,12 +66,10 @@ export function createBackendAgents(
     onChange();
   }
 
-  function complain(slot: number, { unknown, maxConnections }: AgentLine): void {
-    const what =
-      maxConnections !== null && unknown === null ? `maxconn:${maxConnections}` : unknown;
-    if (what === null || complained.get(slot) === what) return;
-    complained.set(slot, what);
-    log.warn("agent_word_ignored", { ...nameOf(slot), word: what });
+  function complain(slot: number, { unknown }: AgentLine): void {
+    if (unknown === null || complained.get(slot) === unknown) return;
+    complained.set(slot, unknown);
+    log.warn("agent_word_ignored", { ...nameOf(slot), word: unknown });
   }
 
   const agents = createAgents(rounds, {
