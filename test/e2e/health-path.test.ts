@@ -5,6 +5,7 @@ import { test } from "node:test";
 import {
   createLab,
   type GatewayProcess,
+  gatewayProgram,
   LAB_BACKEND_NAMES,
   LAB_VIP,
   type Lab,
@@ -142,10 +143,19 @@ for (const [device, mode, workers] of CASES) {
     const without = lab.config({ ...balance, services: more, more: { user: "nobody" } });
     const refused = await gateway.reload(without);
     assert.match(refused.body, /health\.through: expected direct without probe/);
+    const back = await gateway.reload(lab.config({ ...balance, services: more }));
+    assert.equal(back.status, 200, back.body);
 
-    // Whoever comes after a crash makes the pair anew; an end in order leaves nothing.
+    // What a crash leaves, a cleanup or the next start removes; an end in order leaves nothing.
     gateway.kill("SIGKILL");
     await gateway.exited;
+    assert.match(lab.execSync("gateway", ["ip", "link"]), /hgprobe-gw@hgprobe/);
+    if (device === "xdp") {
+      const argv = [process.execPath, gatewayProgram(), "cleanup", "-c", gateway.configFile];
+      assert.match((await lab.exec("gateway", argv)).stdout, /removed interface hgprobe/);
+      assert.doesNotMatch(lab.execSync("gateway", ["ip", "link"]), /hgprobe/);
+      assert.doesNotMatch(lab.execSync("gateway", ["ip", "rule"]), /198\.18/);
+    }
     const next = await lab.startGateway(lab.config({ ...balance, services: more }));
     await waitStates(next, { direct: UP, path: UP, more: UP });
     await next.stop();
