@@ -211,4 +211,12 @@ test("one-way modes: a backend without the VIP, and one that takes no tunnel off
     decaps[1]!.kill("SIGCONT");
     await waitStates(gateway, { direct: UP, path: UP });
   }
+
+  // An interface that is nobody's of ours stays, and is named.
+  await gateway.stop();
+  lab.execSync("gateway", ["ip", "link", "add", "hgprobe", "type", "veth", "peer", "x0"]);
+  const refused = await lab.startGateway(config("dsr"), { ready: false });
+  assert.notEqual((await refused.exited).code, 0);
+  assert.match(refused.lines.join("\n"), /there is an interface hgprobe already/);
+  assert.match(lab.execSync("gateway", ["ip", "link"]), / hgprobe@x0: /);
 });
