@@ -161,6 +161,10 @@ for (const [device, mode, workers] of CASES) {
     await next.stop();
     assert.doesNotMatch(lab.execSync("gateway", ["ip", "link"]), /hgprobe/);
     assert.doesNotMatch(lab.execSync("gateway", ["ip", "rule"]), /198\.18/);
+    const complaints = next.log.filter(
+      ({ event, interface: name }) => event === "partial_checksums" && name === "hgprobe-gw",
+    );
+    assert.equal(complaints.length, 0);
     const counters = lab.checksumErrors();
     assert.deepEqual(counters, {});
   });
