@@ -21,6 +21,8 @@ interface Row {
 const B1 = "10.20.0.11";
 const B2 = "10.20.0.12";
 const NOWHERE = "10.20.0.99";
+/** Behind a router (b3) that has no way to it, and says so. */
+const UNREACHABLE = "10.30.0.9";
 
 /** By type: the port of the servers, its keys, and why b2 is down. */
 function types(script: string, caFile: string): Record<string, [number, object, RegExp]> {
@@ -74,6 +76,16 @@ function configOf(lab: Lab, checked: Record<string, [number, object, RegExp]>): 
     ],
   }));
   config.services.push({
+    name: "udp-unreachable",
+    vip: "203.0.113.11",
+    port: 1000,
+    protocol: "udp",
+    mode: "nat",
+    scheduler: "rr",
+    health: { type: "udp", ...timing },
+    backends: [{ address: UNREACHABLE, port: 9006 }],
+  });
+  config.services.push({
     name: "icmp6",
     vip: "2001:db8:ff::10",
     port: 1000,
@@ -111,6 +123,9 @@ test("nobody's gateway checks by every type", { skip: SKIP_UNLESS_ROOT }, async 
   chmodSync(lab.directory, 0o755);
   // What ping_group_range would allow is not what is tested.
   lab.execSync("gateway", ["sysctl", "-qw", "net.ipv4.ping_group_range=1 0"]);
+  lab.execSync("b3", ["sysctl", "-qw", "net.ipv4.ip_forward=1"]);
+  lab.execSync("b3", ["ip", "route", "add", "unreachable", "10.30.0.0/24"]);
+  lab.execSync("gateway", ["ip", "route", "add", "10.30.0.0/24", "via", "10.20.0.13"]);
   const script = path.join(lab.directory, "check.sh");
   writeFileSync(script, SCRIPT, { mode: 0o755 });
   const caFile = path.join(lab.directory, "ca.pem");
@@ -130,6 +145,9 @@ test("nobody's gateway checks by every type", { skip: SKIP_UNLESS_ROOT }, async 
     assert.equal(sick?.state, "down", `${type}: ${sick?.reason}`);
     assert.match(sick!.reason, reason, type);
   }
+  // Linux keeps this one from sockets that do not ask for it.
+  const unreachable = found.find(({ service }) => service === "udp-unreachable");
+  assert.equal(`${unreachable?.state} ${unreachable?.reason}`, "down recvmsg EHOSTUNREACH");
   const six = found.find(({ service }) => service === "icmp6");
   assert.equal(six?.state, "up", six?.reason);
 

@@ -215,6 +215,16 @@ test("programs, users and files of a configuration have to be on the host", (t) 
   ]);
 });
 
+test("a check by udp that cannot see that a host is gone is noted", () => {
+  const isNoted = (health: string): boolean =>
+    configNotes(parseConfig(one({ health }), "gw.yaml")).some(({ message }) =>
+      message.startsWith('service "web" checks by udp without expect'),
+    );
+  assert.ok(isNoted("{ type: udp }"));
+  assert.ok(!isNoted("{ type: udp, expect: a }"));
+  assert.ok(!isNoted("{ type: udp, interval: 5s, timeout: 3500ms }"));
+});
+
 test("a program that would run as root is noted", () => {
   const notes = (top: string, health: string): string[] =>
     configNotes(parseConfig(`${top}${one({ health })}`, "gw.yaml")).map(({ message }) => message);
