@@ -68,6 +68,8 @@ export interface Status {
   };
   readonly services: number;
   readonly backends: { readonly total: number; readonly up: number };
+  /** Health checks since the process started, and those that began late by over a tenth of their interval. */
+  readonly healthChecks?: { readonly checks: number; readonly late: number };
   readonly frames: {
     readonly received: number;
     readonly forwarded: number;

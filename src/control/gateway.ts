@@ -254,7 +254,10 @@ function keepHouse(ground: Ground, control: Control, log: Log, undo: Undo): void
   let hostText = interfaceText();
   const warn = createPartialChecksumWarner(
     region.views,
-    ground.worker.interfaces.map(({ name }) => name),
+    // Of our own pair nobody needs to hear: it is the last, and the others keep their places.
+    ground.worker.interfaces
+      .map(({ name }) => name)
+      .filter((name) => name !== ground.probeInterface),
     log,
   );
   const keep = async (): Promise<void> => {

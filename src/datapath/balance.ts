@@ -253,7 +253,7 @@ export function createBalancer(
     let slot = probes.slotOf(rxWord, serviceWord, service, client);
     if (slot === PROBE_OF_NOBODY) return countDrop(service, DROPPED | (DROP_NO_BACKEND << 8));
     const isProbe = slot !== NO_PROBE;
-    if (isProbe) flags = FLAG_PROBE;
+    if (isProbe) flags = tcp ? FLAG_PROBE : FLAG_PROBE | (KEY_SLOW << 8);
     else if (i32[H_NODE_DRAINED] !== 0) {
       return countDrop(service, DROPPED | (DROP_NODE_DRAINING << 8));
     }
@@ -480,7 +480,8 @@ export function createBalancer(
         return again(row, backend, serviceWord);
     }
     draft[F_BACKEND] = backendAndGeneration;
-    draft[F_EXPIRES] = (registers[R_TICK]! + flows.timeoutMs(backend, draft[F_STATE]! & 0xff)) | 0;
+    draft[F_EXPIRES] =
+      (registers[R_TICK]! + flows.timeoutMs(backend, draft[F_STATE]! & 0xff, draft[F_STATE]!)) | 0;
     if (address === 0 || registers[R_IS_IPV6] !== 0) {
       if (!draft6.fill(backend, port, serviceWord, ports, protocol)) return SNAT_EXHAUSTED;
       return insertDraft(slot, service);

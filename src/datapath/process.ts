@@ -457,13 +457,17 @@ export function createProcessor(
       }
       if (next >= 0) {
         if (next !== state) flows.enter(flowWord, backend, next);
-        else i32[flowWord + F_EXPIRES] = (registers[R_TICK]! + flows.timeoutMs(backend, next)) | 0;
+        else
+          i32[flowWord + F_EXPIRES] =
+            (registers[R_TICK]! + flows.timeoutMs(backend, next, i32[flowWord + F_STATE]!)) | 0;
       }
     } else {
       const next =
         direction === ORIGINAL && state === STATE_UDP_ONE_WAY ? state : STATE_UDP_REPLIED;
       if (next !== state) flows.enter(flowWord, backend, next);
-      else i32[flowWord + F_EXPIRES] = (registers[R_TICK]! + flows.timeoutMs(backend, next)) | 0;
+      else
+        i32[flowWord + F_EXPIRES] =
+          (registers[R_TICK]! + flows.timeoutMs(backend, next, i32[flowWord + F_STATE]!)) | 0;
     }
     registers[R_FLOW] = reference;
     return send(rxWord, ipAt, protocol, reference);

@@ -83,6 +83,8 @@ export const B_AGENT = 41;
 export const B_AFFINITY_SHARED = 56;
 /** All that it has said and not taken back, of which B_AGENT is the strongest: service/agent-state.ts. */
 export const B_AGENT_SAID = 42;
+/** Flows at once that it will have, which goes before the configuration's; 0: it does not say. */
+export const B_AGENT_MAX_CONNECTIONS = 43;
 export const BACKEND_WORDS = 64;
 assert(BACKEND_WORDS * 4 === BACKEND_SLOT_BYTES, "a backend slot is one section record");
 

@@ -103,7 +103,6 @@ export const BAD_HEALTH: readonly BadConfig[] = [
   bad(
     "through the VIP by what is not pinned there",
     "{ type: icmp, through: path }",
-    "36: services[0].health.through: expected direct for type icmp (gw.yaml:7:21), got path (only for tcp, tls, http, https, http2, grpc, script)",
     "36: services[0].health.through: expected direct without probe, got path",
   ),
   {
