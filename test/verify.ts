@@ -124,6 +124,19 @@ const FIGURES: readonly Figure[] = [
     measured: /^(?:# )?(.* frames in .* batches.*)$/,
   },
   {
+    what: "a backend that flaps at 1 Hz for a minute, and one that dies (interval 1 s, fall 3)",
+    figure: "no flow moved between the others, one line a change; no new flow after 3 s + 1 s",
+    files: ["e2e/flapping.test.js"],
+    environment: { HEADGATE_FLAPS: "60", HEADGATE_CHECK_INTERVAL: "1s" },
+    measured: /^# (\d+ flaps.*|a backend that dies.*)$/,
+  },
+  {
+    what: "drain, weight 0, removal, disable, down: every row of the table in docs/states.md",
+    figure: "all pass, TCP and UDP, real servers in namespaces",
+    files: ["e2e/states.test.js"],
+    measured: /^# (\d+ rows)$/,
+  },
+  {
     what: "maglev, equal weights, one of 10 removed",
     figure: "slots differ by at most 1; at most 0.3 % of the others move",
     files: ["scheduler"],

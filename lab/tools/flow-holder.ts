@@ -6,8 +6,8 @@
  * Prints "ready" when it listens on the Unix socket SOCKET, where each line is a command as JSON,
  * answered by one line of JSON:
  *
- *   {do: "hold", protocol, port, key, server}  a flow to that server, held under `key`: true, or
- *                                              false when eight tries went elsewhere
+ *   {do: "hold", protocol, port, key, server}  a flow to that server (any, where none is said), held
+ *                                              under `key`: true, or false after eight tries
  *   {do: "quiet", port, key}                   a UDP flow that no server answers; the text it sent
  *   {do: "again", key}                         one datagram more of it; likewise
  *   {do: "ask", key}                           what answers: a server's name, "reset" or "silence"
@@ -141,7 +141,7 @@ async function open(protocol: string, port: number): Promise<{ flow: Flow; name:
 async function hold({ protocol = "tcp", port = 0, key = "", server }: Command): Promise<boolean> {
   for (let tries = 0; tries < TRIES; tries++) {
     const { flow, name } = await open(protocol, port);
-    if (name === server) {
+    if (name === server || (server === undefined && name !== "")) {
       held.set(key, flow);
       return true;
     }

@@ -9,6 +9,8 @@ import type { RunningProcess } from "./processes.ts";
 export interface FlowHolder {
   /** @throws Error when eight flows in a row went to other servers */
   hold(protocol: string, port: number, key: string, server: LabBackend): Promise<void>;
+  /** Whichever server it is with. */
+  holdAny(protocol: string, port: number, key: string): Promise<void>;
   /** A UDP flow without an answer; the line that its server prints. */
   quiet(port: number, key: string): Promise<string>;
   /** One datagram more of such a flow; the line that its server prints. */
@@ -46,6 +48,10 @@ export async function startFlowHolder(lab: Lab): Promise<FlowHolder> {
     async hold(protocol, port, key, server) {
       const found = await tell({ do: "hold", protocol, port, key, server });
       if (found !== true) throw new Error(`${key}: no ${protocol} flow to ${server} at ${port}`);
+    },
+    async holdAny(protocol, port, key) {
+      const found = await tell({ do: "hold", protocol, port, key });
+      if (found !== true) throw new Error(`${key}: no ${protocol} flow at ${port}`);
     },
     quiet: (port, key) => tell({ do: "quiet", port, key }) as Promise<string>,
     quietAgain: (key) => tell({ do: "again", key }) as Promise<string>,
