@@ -1,17 +1,13 @@
 import { PROTOCOL_UDP } from "../flow/flow-record.ts";
 import { addressWord } from "../scheduler/mix.ts";
 import type { RegionViews } from "../state/layout.ts";
+import { agentState, agentWeight } from "./agent-state.ts";
 import {
   ADMIN_DISABLED,
   ADMIN_DRAINED,
   ADMIN_ENABLED,
-  AGENT_DOWN,
-  AGENT_DRAIN,
-  AGENT_MAINTENANCE,
   B_ADMIN,
   B_ADMIN_DEADLINE_MS,
-  B_AGENT,
-  B_AGENT_WEIGHT,
   B_CONFIGURED,
   B_DEADLINE,
   B_EJECTED,
@@ -61,7 +57,7 @@ export interface BackendState {
   readonly takesNewFlows: boolean;
   /** The override, or the configuration's; of it what the agent says. */
   readonly weight: number;
-  /** Why, for people; "" where health alone decides: the monitor knows what its checks found. */
+  /** Why, for people; "" where health or the agent decides: who asks them knows what they said. */
   readonly reason: string;
 }
 
@@ -74,9 +70,7 @@ export function backendState(views: RegionViews, slot: number): BackendState {
   const at = backendSlotWord(views, slot);
   const override = i32[at + B_WEIGHT_OVERRIDE]!;
   const given = override >= 0 ? override : i32[at + B_WEIGHT]!;
-  const percent = i32[at + B_AGENT_WEIGHT]!;
-  const weight = percent < 0 ? given : Math.ceil((given * percent) / 100);
-  const agent = i32[at + B_AGENT]!;
+  const weight = agentWeight(i32, at, given);
   const is = (state: BackendStateName, reason: string): BackendState => ({
     state,
     takesNewFlows: state === "up",
@@ -87,10 +81,8 @@ export function backendState(views: RegionViews, slot: number): BackendState {
   if (i32[at + B_ADMIN] === ADMIN_DISABLED) return is("disabled", "disabled by operator");
   if (i32[at + B_ADMIN] === ADMIN_DRAINED) return is("draining", "drained by operator");
   if (given === 0) return is("draining", override === 0 ? "weight 0 (override)" : "weight 0");
-  if (agent === AGENT_MAINTENANCE) return is("disabled", "maintenance (agent)");
-  if (agent === AGENT_DRAIN) return is("draining", "drained by its agent");
-  if (weight === 0) return is("draining", "weight 0% (agent)");
-  if (agent === AGENT_DOWN) return is("down", "down (agent)");
+  const agent = agentState(i32, at);
+  if (agent !== null) return is(agent, "");
   if (i32[at + B_HEALTH] === HEALTH_DOWN) return is("down", "");
   if (i32[at + B_EJECTED] === EJECTED_YES) return is("ejected", "");
   if (i32[at + B_HEALTH] === HEALTH_STARTING) return is("starting", "");

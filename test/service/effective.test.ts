@@ -41,15 +41,15 @@ import { memoryRegion, setSlot } from "./regions.ts";
 const HEALTH: HealthDefinition = {
   type: "tcp",
   intervalMs: 2000,
+  fastIntervalMs: 2000,
+  downIntervalMs: 2000,
   timeoutMs: 1000,
   rise: 2,
   fall: 3,
   spread: 0.1,
   port: 0,
   source: null,
-  path: "/",
-  host: null,
-  status: [],
+  through: "direct",
 };
 const DEADLINE_MS = 300_000;
 const RULES: readonly ExistingRule[] = ["keep", "drain", "reset"];
@@ -149,17 +149,17 @@ test("the agent's word goes after the operator's and before health's", () => {
   world.set({ agentWeight: 1 });
   assert.equal(world.state(), "up true 1", "a share is never nothing");
   world.set({ agentWeight: 0 });
-  assert.equal(world.state(), "draining false 0 weight 0% (agent)");
+  assert.equal(world.state(), "draining false 0");
   world.set({ agentWeight: 200, weightOverride: 10 });
   assert.equal(world.state(), "up true 20", "of the override, where there is one");
   world.set({ agentWeight: -1, weightOverride: -1, health: HEALTH_DOWN, agent: AGENT_DRAIN });
-  assert.equal(world.state(), "draining false 5 drained by its agent");
+  assert.equal(world.state(), "draining false 5");
   world.set({ agent: AGENT_MAINTENANCE });
-  assert.equal(world.state(), "disabled false 5 maintenance (agent)");
+  assert.equal(world.state(), "disabled false 5");
   world.set({ admin: ADMIN_DRAINED });
   assert.equal(world.state(), "draining false 5 drained by operator");
   world.set({ admin: ADMIN_ENABLED, health: HEALTH_UP, agent: AGENT_DOWN });
-  assert.equal(world.state(), "down false 5 down (agent)");
+  assert.equal(world.state(), "down false 5");
   world.set({ agent: AGENT_READY, ejected: EJECTED_YES });
   assert.equal(world.state(), "ejected false 5");
   world.set({ health: HEALTH_DOWN });
