@@ -115,14 +115,14 @@ export interface BackendRow extends TrafficCounters {
   readonly mode: string;
   readonly weight: number;
   readonly weightOverride: number | null;
+  /** Share of that which the backend's agent asks for, in percent; null or left out: it says nothing. */
+  readonly agentPercent?: number | null;
   /** Percent of its weight that slow start leaves it; null: it has all of it. */
   readonly slowStart: number | null;
   /** Its tier; 0 is the first. */
   readonly priority: number;
   /** Flows at once (`maxConnections`); null: as its service says. */
   readonly maxConnections: number | null;
-  /** Share of that which the backend's agent asks for, in percent; null or left out: it says nothing. */
-  readonly agentPercent?: number | null;
   /** up | starting | draining | down | disabled | removed | ejected (docs/states.md) */
   readonly state: string;
   readonly health: string;

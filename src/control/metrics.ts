@@ -61,6 +61,8 @@ export interface MetricsSource {
   healthChecks(): { readonly checks: number; readonly late: number };
   /** Questions to agents without an answer, likewise. */
   agentFailures(slot: number): number;
+  /** Of the certificate that the backend showed last; null: none was seen. */
+  certificateExpiresMs(slot: number): number | null;
   /** Wall clock of the start of this process, milliseconds. */
   readonly processStartMs: number;
 }
@@ -376,8 +378,12 @@ function addBackends(declare: Declarations, source: MetricsSource): void {
       for (const row of rows()) add(pick(row), labelsOf(row));
     });
   };
-  each("backend_connections_active", "Established flows.", (row) => row.active);
-  each("backend_connections_inactive", "Flows that open or close.", (row) => row.inactive);
+  each("backend_connections_active", "Flows that open or are established.", (row) => row.active);
+  each(
+    "backend_connections_inactive",
+    "Flows that close, and UDP flows without an answer.",
+    (row) => row.inactive,
+  );
   each(
     "backend_weight",
     "Weight in force, overrides included.",
@@ -404,6 +410,17 @@ function addBackends(declare: Declarations, source: MetricsSource): void {
   counter("agent_failures_total", "Questions to agents without an answer.", labelNames, (add) => {
     for (const row of rows()) add(source.agentFailures(row.slot), labelsOf(row));
   });
+  gauge(
+    "health_certificate_expiry_timestamp_seconds",
+    "End of the certificate that the backend showed to a check.",
+    labelNames,
+    (add) => {
+      for (const row of rows()) {
+        const expiresMs = source.certificateExpiresMs(row.slot);
+        if (expiresMs !== null) add(expiresMs / 1000, labelsOf(row));
+      }
+    },
+  );
 }
 
 function addChecks({ counter }: Declarations, source: MetricsSource): void {

@@ -57,10 +57,11 @@ test("backends: weight with its override, state and reason", () => {
       "web      TCP   -> 10.20.0.13:8080     Masq     1                        12          3  down      connect ECONNREFUSED",
     ),
   );
-  const plain = { weight: 10, weightOverride: null, slowStart: null };
-  assert.equal(formatWeight({ ...plain, weightOverride: 0 }), "10 (override 0)");
-  assert.equal(formatWeight({ ...plain, agentPercent: 50 }), "10 (agent 50%)");
-  assert.equal(formatWeight({ ...plain, slowStart: 40 }), "10 (slow start 40 %)");
+  assert.equal(formatWeight({ weight: 10, weightOverride: 0, slowStart: null }), "10 (override 0)");
+  assert.equal(
+    formatWeight({ weight: 10, weightOverride: null, slowStart: 40, agentPercent: 50 }),
+    "10 (agent 50%, slow start 40 %)",
+  );
   const wide = renderBackends(BACKENDS, true);
   assert.match(
     wide,

@@ -7,6 +7,7 @@ import type {
   ServiceDefinition,
   SynProxyDefinition,
 } from "../../service/definition.ts";
+import { choosesAlike } from "../../service/stateless.ts";
 import { buildAccess } from "./access-lists.ts";
 import { buildAgent, buildCheck, buildHealth } from "./build-health.ts";
 import { whole } from "./fields.ts";
@@ -82,7 +83,8 @@ function buildService(values: ServiceValues): ServiceDefinition {
     ports,
     protocols: whole(values.protocol ?? []),
     mode: values.mode,
-    scheduler: values.scheduler,
+    scheduler: schedulerOf(values),
+    maxLoad: values.maxLoad === "off" ? null : values.maxLoad,
     tableSize: values.tableSize,
     affinity: buildAffinity(values.affinity),
     timeouts: values.timeouts,
@@ -128,15 +130,15 @@ function buildService(values: ServiceValues): ServiceDefinition {
   };
 }
 
-function buildSlowStart(slowStart: ServiceValues["slowStart"]): ServiceDefinition["slowStart"] {
-  if (slowStart === undefined || slowStart === "off") return null;
-  return { windowMs: slowStart.window, minimumWeight: slowStart.minimumWeight };
-}
-
 function buildAffinity(values: ServiceValues["affinity"]): AffinityDefinition | null {
   if (values === undefined || values === "off") return null;
   const { prefix, timeout, group } = values;
   return { ipv4: prefix.ipv4, ipv6: prefix.ipv6, timeoutMs: timeout, group: group ?? null };
+}
+
+function buildSlowStart(slowStart: ServiceValues["slowStart"]): ServiceDefinition["slowStart"] {
+  if (slowStart === undefined || slowStart === "off") return null;
+  return { windowMs: slowStart.window, minimumWeight: slowStart.minimumWeight };
 }
 
 function buildLimits(values: ServiceValues["limits"]): LimitsDefinition {
@@ -177,11 +179,18 @@ function sorryServer(values: ServiceValues): ServiceDefinition["noBackend"]["sor
   return action === "sorry" && address !== undefined ? { address, port: port ?? 0 } : null;
 }
 
+/** The scheduler that `scheduler` and `maxLoad` together name. */
+export function schedulerOf(
+  values: Pick<ServiceValues, "scheduler" | "maxLoad">,
+): ServiceDefinition["scheduler"] {
+  const isBounded = values.scheduler === "maglev" && values.maxLoad !== "off";
+  return isBounded ? "bounded-maglev" : values.scheduler;
+}
+
 /**
- * A segment without a flow can be adopted only where any node picks the same backend for it: hash
- * schedulers, and not where a SNAT port was chosen for the flow.
+ * A segment without a flow can be adopted only where any node picks the same backend for it, and not
+ * where a SNAT port was chosen for the flow.
  */
-export function canAdopt(service: { readonly scheduler: string; readonly mode: string }): boolean {
-  const isHash = service.scheduler === "source-hash" || service.scheduler === "maglev";
-  return isHash && service.mode !== "full-nat";
+export function canAdopt(values: Pick<ServiceValues, "scheduler" | "maxLoad" | "mode">): boolean {
+  return choosesAlike({ scheduler: schedulerOf(values) }) && values.mode !== "full-nat";
 }

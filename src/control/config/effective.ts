@@ -121,7 +121,8 @@ function effectiveService(service: ServiceDefinition): Record<string, unknown> {
     port: service.ports.map(effectivePort),
     protocol: [...service.protocols],
     mode: service.mode,
-    scheduler: service.scheduler,
+    scheduler: service.scheduler === "bounded-maglev" ? "maglev" : service.scheduler,
+    maxLoad: service.maxLoad ?? "off",
     tableSize: service.tableSize,
     affinity: service.affinity === null ? "off" : effectiveAffinity(service.affinity),
     timeouts: {
@@ -159,16 +160,6 @@ function effectiveService(service: ServiceDefinition): Record<string, unknown> {
   };
 }
 
-function effectiveMinimum(minimum: MinimumHealthy): number | string {
-  return "count" in minimum ? minimum.count : `${minimum.percent}%`;
-}
-
-function effectiveSlowStart(slowStart: ServiceDefinition["slowStart"]): unknown {
-  if (slowStart === null) return "off";
-  const { windowMs, minimumWeight } = slowStart;
-  return { window: formatDuration(windowMs), minimumWeight: `${minimumWeight}%` };
-}
-
 function effectiveAffinity(affinity: AffinityDefinition): Record<string, unknown> {
   const { ipv4, ipv6, timeoutMs, group } = affinity;
   return {
@@ -177,6 +168,16 @@ function effectiveAffinity(affinity: AffinityDefinition): Record<string, unknown
     timeout: formatDuration(timeoutMs),
     ...(group === null ? {} : { group }),
   };
+}
+
+function effectiveMinimum(minimum: MinimumHealthy): number | string {
+  return "count" in minimum ? minimum.count : `${minimum.percent}%`;
+}
+
+function effectiveSlowStart(slowStart: ServiceDefinition["slowStart"]): unknown {
+  if (slowStart === null) return "off";
+  const { windowMs, minimumWeight } = slowStart;
+  return { window: formatDuration(windowMs), minimumWeight: `${minimumWeight}%` };
 }
 
 function effectiveAccess(access: AccessDefinition): Record<string, unknown> {
