@@ -22,7 +22,8 @@ import { waitFor } from "../support/wait.ts";
 
 const FIRST_PORT = 9000;
 const CHECK_PORT = 9999;
-const health = { type: "tcp", interval: "100ms", timeout: "100ms", rise: 1, fall: 1 };
+/** A timeout that a busy machine keeps: a closed port refuses at once. */
+const health = { type: "tcp", interval: "500ms", timeout: "500ms", rise: 1, fall: 1 };
 
 /** Keys of the service, and of its three backends in turn. */
 const SERVICES: readonly {
@@ -83,17 +84,17 @@ async function rowOf({ gateway }: World, service: string): Promise<BackendRow> {
 }
 
 async function turn(world: World, signal: "SIGUSR1" | "SIGUSR2", state: string): Promise<void> {
-  const isThere = (service: string): boolean =>
-    world.gateway.log.some(
+  const count = (service: string): number =>
+    world.gateway.log.filter(
       (line) =>
         line["event"] === "backend_state" &&
         line["service"] === service &&
         line["state"] === state &&
-        line["previous"] !== "starting" &&
         String(line["backend"]).startsWith(LAB_BACKENDS.b1),
-    );
+    ).length;
+  const before = SERVICES.map(({ name }) => count(name));
   world.server.kill(signal);
-  await waitFor(`${state}`, () => SERVICES.every(({ name }) => isThere(name)));
+  await waitFor(state, () => SERVICES.every(({ name }, index) => count(name) > before[index]!));
 }
 
 /** How many of `count` new flows each server has. */
