@@ -16,14 +16,23 @@ export interface Health {
   close(): Promise<void>;
 }
 
-/** @param onChange - B_HEALTH of a slot is another one now */
-export function createHealth(views: RegionViews, log: Log, onChange: () => void): Health {
+/**
+ * @param onChange - B_HEALTH of a slot is another one now
+ * @param onCheck - a check has come to an end
+ */
+export function createHealth(
+  views: RegionViews,
+  log: Log,
+  onChange: () => void,
+  onCheck: (slot: number, ok: boolean, durationMs: number) => void,
+): Health {
   const reasons = new Map<number, string>();
   const failures = new Map<number, number>();
   /** The counts belong to a backend, not to the number that its slot has. */
   const keys = new Map<number, string>();
   const monitor = createHealthMonitor({
     onResult({ slot, ok, durationMs, reason }) {
+      onCheck(slot, ok, durationMs);
       if (!ok) failures.set(slot, (failures.get(slot) ?? 0) + 1);
       const key = readBackendKey(views, slot);
       const { service, address, port } = key ?? { service: "", address: "", port: 0 };

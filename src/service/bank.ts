@@ -141,6 +141,8 @@ export const S_QUIC = 42;
 /** Entries (Q_…) of its server IDs, in the list of backend entries: first one and how many. */
 export const S_QUIC_FIRST = 43;
 export const S_QUIC_COUNT = 44;
+/** 1: `passive.answers`, a UDP flow without an answer has failed. */
+export const S_ANSWERS = 45;
 /** Timeouts in ms, indexed by flow state (STATE_COUNT of them): S_TIMEOUTS + state. */
 export const S_TIMEOUTS = 16;
 /** `mss`: 0 off, MSS_AUTO, or the largest value of a SYN's option. */
@@ -213,6 +215,7 @@ export const SCHEDULER_LEAST_CONNECTIONS = 2;
 export const SCHEDULER_WEIGHTED_LEAST_CONNECTIONS = 3;
 export const SCHEDULER_SOURCE_HASH = 4;
 export const SCHEDULER_MAGLEV = 5;
+export const SCHEDULER_LEAST_LATENCY = 14;
 export const SCHEDULER_NAMES = [
   "round-robin",
   "weighted-round-robin",

@@ -191,7 +191,7 @@ function decide(views: RegionViews, slot: number, now: number): number {
   const deadline = (i32[at + B_STATE_SINCE]! + deadlineMs) | 0;
   if (rule === EXISTING_KEEP && i32[at + B_PROTOCOL] === PROTOCOL_UDP) {
     // A UDP flow has no end of its own: kept for good, a busy one would never leave (docs/udp.md).
-    if (state === "down") return EXISTING_MOVE;
+    if (state === "down" || state === "ejected") return EXISTING_MOVE;
     if (RULE_SHIFTS[state] === undefined) return EXISTING_KEEP;
     // Half a round of the clock later a deadline that is over would look like one to come.
     if (!isNew && i32[at + B_EXISTING] === EXISTING_MOVE) return EXISTING_MOVE;

@@ -33,6 +33,7 @@ import {
   LAYOUT_VERSION,
   MAGIC,
   PAGE_BYTES,
+  PASSIVE_RUN_BYTES,
   planRegion,
   type RegionLayout,
   type RegionSize,
@@ -188,6 +189,7 @@ export function layoutHash(layout: RegionLayout): number {
       shard.splices,
       shard.samples,
       shard.flowExtensions,
+      shard.passiveRuns,
     ]),
   ];
   const numbers = [
@@ -202,6 +204,7 @@ export function layoutHash(layout: RegionLayout): number {
     BACKEND_RUN_BYTES,
     SERVICE_RUN_BYTES,
     ADMISSION_RUN_BYTES,
+    PASSIVE_RUN_BYTES,
     SOURCE_SET_BYTES,
     SPLICE_BYTES,
     ACCESS_PREFIX_BYTES,

@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import {
+  formatLatency,
   formatWeight,
   renderBackends,
   renderDrops,
@@ -59,9 +60,15 @@ test("backends: weight with its override, state and reason", () => {
   );
   assert.equal(formatWeight({ weight: 10, weightOverride: 0 }), "10 (override 0)");
   const wide = renderBackends(BACKENDS, true);
-  assert.match(wide, /^Service .* Conns +InPkts .* Health +Since +Slot +Reason$/m);
+  assert.match(
+    wide,
+    /^Service .* Conns +InPkts .* Health +Latency +Failed +Ejected +Since +Slot +Reason$/m,
+  );
   assert.match(wide, /2025-01-02T03:04:05\.000Z +0$/m);
-  assert.match(wide, /down +- +2 +connect ECONNREFUSED$/m);
+  assert.match(wide, /up +840us +3 +1 +2025/m);
+  const latencies = [null, 7, 1240, 2_000_000].map(formatLatency);
+  assert.deepEqual(latencies, ["-", "7us", "1.24ms", "2.00s"]);
+  assert.match(wide, /down +840us +3 +1 +- +2 +connect ECONNREFUSED$/m);
 });
 
 test("an IPv6 backend stands in brackets", () => {

@@ -4,6 +4,7 @@ import type {
   GatewayDefinition,
   HealthDefinition,
   LimitsDefinition,
+  PassiveDefinition,
   PortRange,
   ServiceDefinition,
   SynProxyDefinition,
@@ -107,6 +108,7 @@ function buildService(values: ServiceValues): ServiceDefinition {
     synProxy: buildSynProxy(values.synProxy),
     limits: buildLimits(values.limits),
     health: buildHealth(values, ports),
+    passive: buildPassive(values.passive),
     backends: values.backends.map((backend) => ({
       address: backend.address ?? NO_ADDRESS,
       port: backend.port ?? 0,
@@ -195,6 +197,18 @@ function buildHealth(values: ServiceValues, ports: readonly PortRange[]): Health
     path: health.path ?? "/",
     host: health.host ?? null,
     status: whole(health.status ?? [{ low: 200, high: 399 }]),
+  };
+}
+
+function buildPassive(values: ServiceValues["passive"]): PassiveDefinition | null {
+  if (values === undefined || values === "off") return null;
+  const { silence, ejection, maximum, interval, ...rest } = values;
+  return {
+    ...rest,
+    silenceMs: silence,
+    ejectionMs: ejection,
+    maximumMs: maximum,
+    intervalMs: interval,
   };
 }
 

@@ -8,6 +8,7 @@ import { checkFamilies } from "./family-check.ts";
 import { checkLimits } from "./limits-check.ts";
 import { checkMode } from "./mode-check.ts";
 import { checkOverlaps } from "./overlap-check.ts";
+import { checkPassive } from "./passive-check.ts";
 import { entryPath, type Reading } from "./reading.ts";
 import type { ServiceValues } from "./schema.ts";
 import type { KeyPath } from "./source.ts";
@@ -66,6 +67,7 @@ export function crossCheck(reading: Reading, problems: ConfigProblem[]): void {
     checkBackends(check, service);
     checkMode(check, service);
     checkUdp(check, service);
+    checkPassive(check, service);
   }
   checkFamilies(check);
   checkOverlaps(check);

@@ -5,6 +5,7 @@ import type {
   GatewayDefinition,
   HealthDefinition,
   LimitsDefinition,
+  PassiveDefinition,
   PortRange,
   ServiceDefinition,
   SynProxyDefinition,
@@ -132,6 +133,7 @@ function effectiveService(service: ServiceDefinition): Record<string, unknown> {
     access: effectiveAccess(service.access),
     synProxy: effectiveSynProxy(service.synProxy),
     limits: effectiveLimits(service.limits),
+    passive: service.passive === null ? "off" : effectivePassive(service.passive),
     health: service.health === null ? "none" : effectiveHealth(service.health),
     backends: service.backends.map((it) => ({
       ...effectiveTarget(it),
@@ -168,6 +170,19 @@ function effectiveLimits(limits: LimitsDefinition): Record<string, unknown> {
           },
     perBackend: backendConnections === null ? {} : { connections: backendConnections },
     refuse,
+  };
+}
+
+function effectivePassive(passive: PassiveDefinition): Record<string, unknown> {
+  const { silenceMs, ejectionMs, maximumMs, intervalMs, ...rest } = passive;
+  return {
+    ...rest,
+    ...formatDurations({
+      silence: silenceMs,
+      ejection: ejectionMs,
+      maximum: maximumMs,
+      interval: intervalMs,
+    }),
   };
 }
 

@@ -122,6 +122,7 @@ test("defaults are those of the design", () => {
         refuse: "drop",
       },
       health: null,
+      passive: null,
       backends: [{ address: addressOf4(0x0a14000b), port: 8080, weight: 1, serverId: null }],
     },
   ]);
