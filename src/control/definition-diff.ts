@@ -26,6 +26,7 @@ const SERVICE_KEYS = [
   "mode",
   "scheduler",
   "tableSize",
+  "affinity",
   "timeouts",
   "mtu",
   "mss",

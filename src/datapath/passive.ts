@@ -7,6 +7,7 @@ import {
   F_CREATED,
   F_STATE,
   FLAG_AWAITS,
+  FLAG_PROBE,
   ORIGINAL,
   PROTOCOL_TCP,
   protocolOf,
@@ -196,6 +197,8 @@ export function createPassive(context: Context): Passive {
   /** The backend is ejected, and another one takes new flows. */
   function mustMove(flowWord: number): boolean {
     const slot = slotOf(flowWord);
+    // A check of this backend is no flow that another one could have.
+    if ((i32[flowWord + F_STATE]! & FLAG_PROBE) !== 0) return false;
     if (i32[slot + B_EJECTED] !== EJECTED_YES || i32[H_NODE_DRAINED] !== 0) return false;
     const service = registers[R_SERVICES]! + i32[slot + B_SERVICE]! * SERVICE_WORDS;
     return i32[service + S_BACKENDS_COUNT] !== 0;

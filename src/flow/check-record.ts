@@ -17,6 +17,7 @@ import {
   FLAG_BY_BACKEND,
   FLAG_FIN_ORIGINAL,
   FLAG_FIN_REPLY,
+  FLAG_PROBE,
   FLAG_REPLIED,
   hasExtension,
   isOneWay,
@@ -57,6 +58,7 @@ const FLAGS_KNOWN =
   FLAG_ACTIVE |
   FLAG_ADOPTED |
   FLAG_AWAITS |
+  FLAG_PROBE |
   FLAG_BY_BACKEND;
 
 /**

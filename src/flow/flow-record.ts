@@ -104,17 +104,17 @@ export const REPLY = 1;
 export const FLAG_REPLIED = 1 << 24;
 export const FLAG_FIN_ORIGINAL = 1 << 25;
 export const FLAG_FIN_REPLY = 1 << 26;
-export const FLAG_IPV6 = 1 << 27;
-/** Counted as active (not inactive) in its backend's slot. */
-export const FLAG_ACTIVE = 1 << 28;
-/** Out-of-state segment made this flow (`outOfState: adopt`). */
-export const FLAG_ADOPTED = 1 << 29;
-
 /**
  * The backend has not answered the first packet, nobody has sent it again, and it has not failed:
  * datapath/passive.ts. Never in a one-way flow.
  */
-export const FLAG_AWAITS = 1 << 30;
+export const FLAG_AWAITS = 1 << 27;
+/** Counted as active (not inactive) in its backend's slot. */
+export const FLAG_ACTIVE = 1 << 28;
+/** Out-of-state segment made this flow (`outOfState: adopt`). */
+export const FLAG_ADOPTED = 1 << 29;
+/** A health check made it: it goes on whatever becomes of its backend's flows. */
+export const FLAG_PROBE = 1 << 30;
 
 /**
  * One of several flows of a client's tuple, each to another backend (`udp.perPacket`, and QUIC

@@ -87,6 +87,10 @@ export const B_EJECTIONS = 53;
 export const B_PASSIVE_EPOCH = 54;
 /** Why it is ejected: FAILED_… | failures in a row << 8. */
 export const B_EJECTED_WHY = 55;
+/** 1: every service of its affinity group has a backend at this address. */
+export const B_AFFINITY_SHARED = 56;
+/** All that it has said and not taken back, of which B_AGENT is the strongest: service/agent-state.ts. */
+export const B_AGENT_SAID = 42;
 export const BACKEND_WORDS = 64;
 assert(BACKEND_WORDS * 4 === BACKEND_SLOT_BYTES, "a backend slot is one section record");
 

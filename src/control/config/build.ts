@@ -1,15 +1,15 @@
 import { addressOf4 } from "../../base/address.ts";
 import type {
   Address,
+  AffinityDefinition,
   GatewayDefinition,
-  HealthDefinition,
   LimitsDefinition,
   PassiveDefinition,
-  PortRange,
   ServiceDefinition,
   SynProxyDefinition,
 } from "../../service/definition.ts";
 import { buildAccess } from "./access-lists.ts";
+import { buildAgent, buildCheck, buildHealth } from "./build-health.ts";
 import { whole } from "./fields.ts";
 import type { FileValues, ServiceValues } from "./schema.ts";
 
@@ -53,8 +53,11 @@ export function buildDefinition(values: FileValues, file: string): GatewayDefini
       hashSlots: limits.hashSlots,
       accessPrefixes: limits.accessPrefixes,
       sources: limits.sources,
+      affinity: limits.affinity,
     },
     hash: { seed: values.hash.seed },
+    health: { concurrent: values.health.concurrent },
+    probe: values.probe === undefined || values.probe === "off" ? null : values.probe,
     shutdown: { mode: shutdown.mode, timeoutMs: shutdown.timeout },
     admin: {
       socket: admin.socket,
@@ -82,6 +85,7 @@ function buildService(values: ServiceValues): ServiceDefinition {
     mode: values.mode,
     scheduler: values.scheduler,
     tableSize: values.tableSize,
+    affinity: buildAffinity(values.affinity),
     timeouts: values.timeouts,
     mtu: { tooBig: values.mtu.tooBig },
     mss: values.mss,
@@ -109,13 +113,21 @@ function buildService(values: ServiceValues): ServiceDefinition {
     limits: buildLimits(values.limits),
     health: buildHealth(values, ports),
     passive: buildPassive(values.passive),
+    agent: buildAgent(values),
     backends: values.backends.map((backend) => ({
       address: backend.address ?? NO_ADDRESS,
       port: backend.port ?? 0,
       weight: backend.weight,
       serverId: backend.serverId ?? null,
+      ...buildCheck(backend.check),
     })),
   };
+}
+
+function buildAffinity(values: ServiceValues["affinity"]): AffinityDefinition | null {
+  if (values === undefined || values === "off") return null;
+  const { prefix, timeout, group } = values;
+  return { ipv4: prefix.ipv4, ipv6: prefix.ipv6, timeoutMs: timeout, group: group ?? null };
 }
 
 function buildLimits(values: ServiceValues["limits"]): LimitsDefinition {
@@ -165,41 +177,6 @@ export function canAdopt(service: { readonly scheduler: string; readonly mode: s
   return isHash && service.mode !== "full-nat";
 }
 
-/** The one port of a service that has just one; 0 for any other. */
-export function singlePort(ports: readonly (PortRange | undefined)[]): number {
-  const only = ports.length === 1 ? ports[0] : undefined;
-  return only !== undefined && only.low === only.high ? only.low : 0;
-}
-
-/** Port that checks go to: the key's, else the backends' (0), else the service's only port. */
-export function checkedPort(
-  values: ServiceValues,
-  ports: readonly (PortRange | undefined)[],
-): number {
-  const { health } = values;
-  if (typeof health === "object" && health.port !== undefined) return health.port;
-  const allWithout = values.backends.every((backend) => backend.port === undefined);
-  return allWithout ? singlePort(ports) : 0;
-}
-
-function buildHealth(values: ServiceValues, ports: readonly PortRange[]): HealthDefinition | null {
-  const { health } = values;
-  if (health === undefined || health === "none") return null;
-  return {
-    type: health.type,
-    intervalMs: health.interval,
-    timeoutMs: checkTimeout(health),
-    rise: health.rise,
-    fall: health.fall,
-    spread: health.spread,
-    port: checkedPort(values, ports),
-    source: health.source?.text ?? null,
-    path: health.path ?? "/",
-    host: health.host ?? null,
-    status: whole(health.status ?? [{ low: 200, high: 399 }]),
-  };
-}
-
 function buildPassive(values: ServiceValues["passive"]): PassiveDefinition | null {
   if (values === undefined || values === "off") return null;
   const { silence, ejection, maximum, interval, ...rest } = values;
@@ -210,12 +187,4 @@ function buildPassive(values: ServiceValues["passive"]): PassiveDefinition | nul
     maximumMs: maximum,
     intervalMs: interval,
   };
-}
-
-/** A second, or the interval if that is shorter. */
-export function checkTimeout(health: {
-  readonly timeout?: number | undefined;
-  readonly interval: number;
-}): number {
-  return health.timeout ?? Math.min(1000, health.interval);
 }
