@@ -139,7 +139,8 @@ export function createPassiveChecks({ views, tick, refresh }: PassiveOptions): P
     const states = peers.map((peer) => backendState(views, peer).state);
     if (states[peers.indexOf(slot)] !== "up") return false;
     const ups = states.filter((state) => state === "up").length;
-    const ejected = states.filter((state) => state === "ejected").length;
+    // Also those that checks find down by now: they are ejected still when they are up again.
+    const ejected = peers.filter(isEjected).length;
     const total = states.filter((state) => ["up", "ejected", "down", "starting"].includes(state));
     return ups > 1 && ejected < ejectableOf(definition, total.length);
   }
