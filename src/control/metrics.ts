@@ -40,6 +40,7 @@ import {
   C_SYN_RETRANSMITTED,
 } from "../datapath/counters.ts";
 import { DROP_REASONS, REFUSAL_NAMES } from "../datapath/verdict.ts";
+import { addPassive } from "./passive-metrics.ts";
 
 /** States that a backend can show, so that a dashboard sees each of them at 0 or 1. */
 export const BACKEND_STATES = [
@@ -71,11 +72,13 @@ export interface MetricsSource {
   healthChecks(): { readonly checks: number; readonly late: number };
   /** Questions to agents without an answer, likewise. */
   agentFailures(slot: number): number;
+  /** Of the certificate that the backend showed last; null: none was seen. */
+  certificateExpiresMs(slot: number): number | null;
   /** Wall clock of the start of this process, milliseconds. */
   readonly processStartMs: number;
 }
 
-type Labels = Readonly<Record<string, string>>;
+export type Labels = Readonly<Record<string, string>>;
 type Add = (value: number, labels?: Labels) => void;
 
 /**
@@ -102,7 +105,7 @@ type Declare = (
   labelNames: readonly string[],
   read: (add: Add) => void,
 ) => void;
-interface Declarations {
+export interface Declarations {
   readonly counter: Declare;
   readonly gauge: Declare;
 }
@@ -386,8 +389,12 @@ function addBackends(declare: Declarations, source: MetricsSource): void {
       for (const row of rows()) add(pick(row), labelsOf(row));
     });
   };
-  each("backend_connections_active", "Established flows.", (row) => row.active);
-  each("backend_connections_inactive", "Flows that open or close.", (row) => row.inactive);
+  each("backend_connections_active", "Flows that open or are established.", (row) => row.active);
+  each(
+    "backend_connections_inactive",
+    "Flows that close, and UDP flows without an answer.",
+    (row) => row.inactive,
+  );
   each(
     "backend_weight",
     "Weight in force, overrides included.",
@@ -414,41 +421,18 @@ function addBackends(declare: Declarations, source: MetricsSource): void {
   counter("agent_failures_total", "Questions to agents without an answer.", labelNames, (add) => {
     for (const row of rows()) add(source.agentFailures(row.slot), labelsOf(row));
   });
-  addPassive(declare, labelNames, rows, labelsOf);
-}
-
-function addPassive(
-  { counter, gauge }: Declarations,
-  labelNames: readonly string[],
-  rows: () => readonly BackendRow[],
-  labelsOf: (row: BackendRow) => Labels,
-): void {
   gauge(
-    "backend_connect_latency_seconds",
-    "Mean time from SYN to SYN-ACK, exponentially weighted.",
+    "health_certificate_expiry_timestamp_seconds",
+    "End of the certificate that the backend showed to a check.",
     labelNames,
     (add) => {
       for (const row of rows()) {
-        const { latencyUs } = row.passive;
-        if (latencyUs !== null) add(latencyUs / 1e6, labelsOf(row));
+        const expiresMs = source.certificateExpiresMs(row.slot);
+        if (expiresMs !== null) add(expiresMs / 1000, labelsOf(row));
       }
     },
   );
-  counter(
-    "backend_passive_failures_total",
-    "New flows that the backend did not take, by what was seen.",
-    [...labelNames, "kind"],
-    (add) => {
-      for (const row of rows()) {
-        for (const [kind, count] of Object.entries(row.passive.failures)) {
-          add(count, { ...labelsOf(row), kind });
-        }
-      }
-    },
-  );
-  counter("backend_ejections_total", "Times the backend was ejected.", labelNames, (add) => {
-    for (const row of rows()) add(row.passive.ejections, labelsOf(row));
-  });
+  addPassive(declare, labelNames, rows, labelsOf);
 }
 
 function addChecks({ counter }: Declarations, source: MetricsSource): void {

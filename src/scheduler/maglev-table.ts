@@ -1,6 +1,6 @@
 import { assert } from "../base/assert.ts";
 import { apportion } from "./apportion.ts";
-import { mix } from "./mix.ts";
+import { finish, mix } from "./mix.ts";
 
 /**
  * The lookup table of Maglev, filled in another way.
@@ -114,7 +114,8 @@ function fixedOrder(backends: readonly MaglevBackend[], seed: number): number[] 
   );
 }
 
-function backendKey({ address, port }: MaglevBackend, seed: number): number {
+/** Who a backend is, as a hash. */
+export function backendKey({ address, port }: MaglevBackend, seed: number): number {
   return mix(seed, address, port, BACKEND_KEY, 0);
 }
 
@@ -282,15 +283,6 @@ function settle(
 }
 
 const WORDS = 2 ** 32;
-
-/** Finaliser of MurmurHash3: both arguments of the xor are hashes already. */
-function finish(word: number): number {
-  let hash = word ^ (word >>> 16);
-  hash = Math.imul(hash, 0x85ebca6b | 0);
-  hash ^= hash >>> 13;
-  hash = Math.imul(hash, 0xc2b2ae35 | 0);
-  return hash ^ (hash >>> 16);
-}
 
 /**
  * An exponentially distributed number from a uniform one: -ln(1 - drawn / 2^32) * 2^32.

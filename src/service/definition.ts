@@ -138,6 +138,8 @@ export interface ServiceDefinition {
   readonly protocols: readonly ProtocolName[];
   readonly mode: ModeName;
   readonly scheduler: SchedulerName;
+  /** A backend's share of the flows by weight times this is the most it gets; null: no bound. */
+  readonly maxLoad: number | null;
   readonly tableSize: number;
   /** Null: off. */
   readonly affinity: AffinityDefinition | null;

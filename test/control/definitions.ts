@@ -46,6 +46,7 @@ export function service(
     protocols: ["tcp"],
     mode: "nat",
     scheduler: "round-robin",
+    maxLoad: null,
     tableSize: 251,
     affinity: null,
     timeouts: {

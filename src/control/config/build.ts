@@ -8,6 +8,7 @@ import type {
   ServiceDefinition,
   SynProxyDefinition,
 } from "../../service/definition.ts";
+import { choosesAlike } from "../../service/stateless.ts";
 import { buildAccess } from "./access-lists.ts";
 import { buildAgent, buildCheck, buildHealth } from "./build-health.ts";
 import { whole } from "./fields.ts";
@@ -83,7 +84,8 @@ function buildService(values: ServiceValues): ServiceDefinition {
     ports,
     protocols: whole(values.protocol ?? []),
     mode: values.mode,
-    scheduler: values.scheduler,
+    scheduler: schedulerOf(values),
+    maxLoad: values.maxLoad === "off" ? null : values.maxLoad,
     tableSize: values.tableSize,
     affinity: buildAffinity(values.affinity),
     timeouts: values.timeouts,
@@ -168,13 +170,20 @@ function sorryServer(values: ServiceValues): ServiceDefinition["noBackend"]["sor
   return action === "sorry" && address !== undefined ? { address, port: port ?? 0 } : null;
 }
 
+/** The scheduler that `scheduler` and `maxLoad` together name. */
+export function schedulerOf(
+  values: Pick<ServiceValues, "scheduler" | "maxLoad">,
+): ServiceDefinition["scheduler"] {
+  const isBounded = values.scheduler === "maglev" && values.maxLoad !== "off";
+  return isBounded ? "bounded-maglev" : values.scheduler;
+}
+
 /**
- * A segment without a flow can be adopted only where any node picks the same backend for it: hash
- * schedulers, and not where a SNAT port was chosen for the flow.
+ * A segment without a flow can be adopted only where any node picks the same backend for it, and not
+ * where a SNAT port was chosen for the flow.
  */
-export function canAdopt(service: { readonly scheduler: string; readonly mode: string }): boolean {
-  const isHash = service.scheduler === "source-hash" || service.scheduler === "maglev";
-  return isHash && service.mode !== "full-nat";
+export function canAdopt(values: Pick<ServiceValues, "scheduler" | "maxLoad" | "mode">): boolean {
+  return choosesAlike({ scheduler: schedulerOf(values) }) && values.mode !== "full-nat";
 }
 
 function buildPassive(values: ServiceValues["passive"]): PassiveDefinition | null {

@@ -3,7 +3,6 @@ import type { ConfigProblem } from "../../base/errors.ts";
 import type { Address } from "../../service/definition.ts";
 import { accessFiles } from "./access-lists.ts";
 import { checkAffinity } from "./affinity-check.ts";
-import { canAdopt } from "./build.ts";
 import { checkFamilies } from "./family-check.ts";
 import { checkHealth } from "./health-check.ts";
 import { checkLimits } from "./limits-check.ts";
@@ -12,6 +11,7 @@ import { checkOverlaps } from "./overlap-check.ts";
 import { checkPassive } from "./passive-check.ts";
 import { checkAgent, checkPath, checkProbe } from "./probe-check.ts";
 import { entryPath, type Reading } from "./reading.ts";
+import { checkScheduler } from "./scheduler-check.ts";
 import type { ServiceValues } from "./schema.ts";
 import type { KeyPath } from "./source.ts";
 import { checkStateless } from "./stateless-check.ts";
@@ -61,6 +61,7 @@ export function crossCheck(reading: Reading, problems: ConfigProblem[]): void {
   checkNames(check);
   for (const service of services) {
     checkService(check, service);
+    checkScheduler(check, service);
     checkHealth(check, service);
     checkPath(check, service);
     checkAgent(check, service);
@@ -128,13 +129,6 @@ function checkNames({ reading, services, report }: CrossCheck): void {
 
 function checkService({ reading, report }: CrossCheck, service: CheckedService): void {
   const { path, values } = service;
-  if (values.outOfState === "adopt" && !canAdopt(values)) {
-    const why = values.mode === "full-nat" ? "mode full-nat" : `scheduler ${values.scheduler}`;
-    const other = values.mode === "full-nat" ? "mode" : "scheduler";
-    const at = placeOf(reading, [...path, other]);
-    const message = `expected reset or drop with ${why}${at}, got "adopt" (only source-hash and maglev, outside full-nat)`;
-    report([...path, "outOfState"], message);
-  }
   const hasPool = reading.values.snat.addresses.length > 0 || reading.isBad(["snat"]);
   if (values.mode === "full-nat" && !hasPool) {
     const at = placeOf(reading, ["snat"]);

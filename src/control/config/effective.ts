@@ -121,7 +121,8 @@ function effectiveService(service: ServiceDefinition): Record<string, unknown> {
     port: service.ports.map(effectivePort),
     protocol: [...service.protocols],
     mode: service.mode,
-    scheduler: service.scheduler,
+    scheduler: service.scheduler === "bounded-maglev" ? "maglev" : service.scheduler,
+    maxLoad: service.maxLoad ?? "off",
     tableSize: service.tableSize,
     affinity: service.affinity === null ? "off" : effectiveAffinity(service.affinity),
     timeouts: {

@@ -8,6 +8,7 @@ import type { Address, GatewayDefinition } from "../../service/definition.ts";
 import { planRegion } from "../../state/layout.ts";
 import { defaultStateFile } from "../../state/region.ts";
 import { regionSizeOf } from "../region-size.ts";
+import { healthFileProblems } from "./health-files.ts";
 import { problemOf } from "./load.ts";
 import type { KeyPath } from "./source.ts";
 
@@ -47,7 +48,10 @@ export interface HostFacts {
  * @throws HostError when the host cannot be asked (no `ip` command)
  */
 export async function checkHost(definition: GatewayDefinition): Promise<ConfigProblem[]> {
-  return hostProblems(definition, await readHostFacts(definition));
+  const problems = hostProblems(definition, await readHostFacts(definition));
+  return [...problems, ...healthFileProblems(definition)].toSorted(
+    (a, b) => a.line - b.line || a.column - b.column,
+  );
 }
 
 /** Compare a configuration with what is known of the host. */

@@ -1,8 +1,9 @@
 import { SNAT_ADDRESSES_MAX } from "../../base/limits.ts";
-import { sourceHashSize } from "../../scheduler/source-hash-table.ts";
 import type { PortRange } from "../../service/definition.ts";
+import { tableWords } from "../../service/hash-tables.ts";
 import { bankSize, VIP_INTERVALS_PER_SERVICE } from "../../state/layout.ts";
 import { accessPrefixes } from "./access-lists.ts";
+import { schedulerOf } from "./build.ts";
 import type { CheckedService, CrossCheck } from "./cross-check.ts";
 import { precisionOf } from "./overlap-check.ts";
 
@@ -84,10 +85,8 @@ function backendSlots(service: CheckedService): number {
 function tableSlots(service: CheckedService): number {
   const { values } = service;
   const protocols = protocolCount(service);
-  if (values.scheduler === "maglev") return values.tableSize * protocols;
-  if (values.scheduler !== "source-hash") return 0;
   const weights = values.backends.map((backend) => Math.max(1, backend.weight));
-  return sourceHashSize(weights) * protocols;
+  return tableWords(schedulerOf(values), weights, values.tableSize) * protocols;
 }
 
 /** Port intervals that the VIPs become once an exact port is cut out of the range around it. */

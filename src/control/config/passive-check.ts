@@ -5,7 +5,7 @@ import type { KeyPath } from "./source.ts";
 /** What is wrong between the keys of a service about passive checks and latency. */
 export function checkPassive({ reading, report }: CrossCheck, service: CheckedService): void {
   const { path, values } = service;
-  const { mode, passive, protocol } = values;
+  const { mode, passive, protocol, scheduler } = values;
   const at = (place: KeyPath): string =>
     reading.source.has(place) ? ` (${reading.source.reference(place)})` : "";
   const isOn = passive !== undefined && passive !== "off";
@@ -26,6 +26,20 @@ export function checkPassive({ reading, report }: CrossCheck, service: CheckedSe
     report(
       [...path, "passive", "answers"],
       `expected false for a service without protocol udp${where}, got true`,
+    );
+  }
+  if (scheduler !== "least-latency") return;
+  if (isOneWayMode(mode)) {
+    report(
+      [...path, "scheduler"],
+      `expected a scheduler without latencies for mode ${mode}${modeAt}, whose replies do not come through the gateway, got least-latency`,
+    );
+  }
+  if (isUdp && !(isOn && passive.answers)) {
+    const where = at([...path, "protocol"]);
+    report(
+      [...path, "scheduler"],
+      `expected passive.answers: true for protocol udp${where} with least-latency: only the service knows what a datagram back answers`,
     );
   }
 }

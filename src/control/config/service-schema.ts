@@ -25,6 +25,9 @@ import {
 
 export const SERVICE_NAME = /^[a-z0-9](?:[a-z0-9./-]{0,126}[a-z0-9])?$/;
 
+/** `maxLoad`: at 1 nearly every backend would be full, and above 10 hardly one ever is. */
+const LOAD_MIN = 1.01;
+const LOAD_MAX = 10;
 /** Slots of a maglev table: below 251 it spreads badly, the largest is the Maglev paper's (5.3). */
 const TABLE_SLOTS_MIN = 251;
 const TABLE_SLOTS_MAX = 655_373;
@@ -326,12 +329,31 @@ export function serviceKeys() {
           sh: "source-hash",
           maglev: "maglev",
           mh: "maglev",
+          "shortest-expected-delay": "shortest-expected-delay",
+          sed: "shortest-expected-delay",
+          "never-queue": "never-queue",
+          nq: "never-queue",
+          rendezvous: "rendezvous",
+          hrw: "rendezvous",
+          "power-of-two": "power-of-two",
+          twos: "power-of-two",
+          random: "random",
+          failover: "failover",
+          fo: "failover",
+          overflow: "overflow",
+          ovf: "overflow",
+          "least-latency": "least-latency",
+          ll: "least-latency",
         },
         "scheduler",
-        ["power-of-two", "twos", "random", "rendezvous", "failover", "fo"],
       ),
       "maglev",
-      "Which backend a new flow goes to",
+      "Which backend a new flow goes to: see docs/schedulers.md",
+    ),
+    maxLoad: withDefault(
+      offOr(fraction(LOAD_MIN, LOAD_MAX)),
+      "off",
+      "maglev with bounded loads: a backend's share of the flows by weight, times this, is the most it gets",
     ),
     tableSize: withDefault(
       prime(TABLE_SLOTS_MIN, TABLE_SLOTS_MAX),
@@ -344,8 +366,8 @@ export function serviceKeys() {
     quic,
     outOfState: optional(
       words(["adopt", "reset", "drop"]),
-      "TCP segments that belong to no flow; adopt only for source-hash and maglev outside full-nat",
-      "adopt for source-hash and maglev outside full-nat, else reset",
+      "TCP segments that belong to no flow; adopt only where every node chooses alike (source-hash, maglev without maxLoad, rendezvous, failover), outside full-nat",
+      "adopt for source-hash, maglev without maxLoad, rendezvous and failover outside full-nat, else reset",
     ),
     onIdle: withDefault(
       words(["reset", "silent"]),

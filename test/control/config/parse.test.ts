@@ -72,6 +72,7 @@ test("defaults are those of the design", () => {
       protocols: ["tcp"],
       mode: "nat",
       scheduler: "maglev",
+      maxLoad: null,
       tableSize: 65_537,
       affinity: null,
       timeouts: {
@@ -145,18 +146,37 @@ const SCHEDULERS: readonly (readonly [string, string])[] = [
   ["wlc", "weighted-least-connections"],
   ["sh", "source-hash"],
   ["mh", "maglev"],
+  ["sed", "shortest-expected-delay"],
+  ["nq", "never-queue"],
+  ["hrw", "rendezvous"],
+  ["twos", "power-of-two"],
+  ["random", "random"],
+  ["fo", "failover"],
+  ["ovf", "overflow"],
   ["maglev", "maglev"],
+  ["least-latency", "least-latency"],
+  ["ll", "least-latency"],
 ];
 for (const [written, meant] of SCHEDULERS) {
   test(`scheduler ${written} is ${meant}; outOfState follows it and the mode`, () => {
-    const isHash = meant === "source-hash" || meant === "maglev";
+    const isAlike = ["source-hash", "maglev", "rendezvous", "failover"].includes(meant);
     const nat = parsed({ scheduler: written });
     assert.equal(nat.scheduler, meant);
-    assert.equal(nat.outOfState, isHash ? "adopt" : "reset");
+    assert.equal(nat.outOfState, isAlike ? "adopt" : "reset");
     assert.equal(parsedFullNat({ scheduler: written }).outOfState, "reset");
     assert.equal(parsed({ scheduler: written, outOfState: "drop" }).outOfState, "drop");
   });
 }
+
+test("maxLoad makes maglev a scheduler that counts: nothing is adopted", () => {
+  const bounded = parsed({ scheduler: "mh", maxLoad: "1.25" });
+  assert.deepEqual(
+    [bounded.scheduler, bounded.maxLoad, bounded.outOfState],
+    ["bounded-maglev", 1.25, "reset"],
+  );
+  const plain = parsed({ scheduler: "mh", maxLoad: "off" });
+  assert.deepEqual([plain.scheduler, plain.maxLoad, plain.outOfState], ["maglev", null, "adopt"]);
+});
 
 test("ports: numbers, ranges, any, lists; sorted", () => {
   const ports = (text: string) => parsed({ port: text }).ports.map((it) => `${it.low}-${it.high}`);
@@ -261,9 +281,13 @@ test("health: defaults, statuses, and which port is checked", () => {
     port: 0,
     source: null,
     through: "direct",
+    method: "GET",
     path: "/",
     host: null,
+    headers: {},
     status: [{ low: 200, high: 399 }],
+    body: null,
+    bodyBytes: 65_536,
   });
   assert.equal(health({ health: "{ interval: 300ms }" })?.timeoutMs, 300);
   const chosen = health({ health: "{ type: http, status: [204, 300-399] }" });
