@@ -225,3 +225,59 @@ test("backends that die under load: silence, RST, the cap, kill -9 and the way b
   assert.equal(changes(gateway, "b3").length, 1);
   assert.equal(changes(gateway, "b1").length, 0);
 });
+
+/** Deaths that are timed: none in `npm test`, 10 of each kind in `npm run verify`. */
+const DEATHS = Number(process.env["HEADGATE_DEATHS"] ?? 0);
+
+test("how long a death under load takes to be known", {
+  skip: DEATHS === 0 ? "HEADGATE_DEATHS says how often" : SKIP_UNLESS_ROOT,
+}, async (t) => {
+  const lab = createLab({ device: "packet" });
+  t.after(() => lab.stop());
+  for (const node of LAB_BACKEND_NAMES) {
+    await lab.spawn(node, [process.execPath, "-e", SERVER]).waitLine(/^listening/);
+    watchSyns(lab, node);
+  }
+  const config = (passive: unknown): string =>
+    lab.config({
+      mode: "nat",
+      services: [
+        {
+          name: "web",
+          protocol: "tcp",
+          port: 80,
+          backendPort: 8080,
+          more: { scheduler: "round-robin", passive },
+        },
+      ],
+    });
+  const gateway = await lab.startGateway(config({}));
+  const client = lab.spawn("client", [process.execPath, "-e", CLIENT]);
+  await client.waitLine(/^connecting/);
+  for (const [how, verdict] of [
+    ["silent", ["drop"]],
+    ["refusing", ["reject", "with", "tcp", "reset"]],
+  ] as const) {
+    const times: number[] = [];
+    for (let death = 0; death < DEATHS; death++) {
+      await more(client, 300);
+      const seen = changes(gateway, "b2").length;
+      const from = Date.now();
+      const rule = ["nft", "add", "rule", "inet", "seen", "dead", "tcp", "dport", "8080"];
+      lab.execSync("b2", [...rule, ...verdict]);
+      const line = await becomes(gateway, "b2", "ejected", seen);
+      const syns = synsAt(lab, "b2");
+      times.push(Date.parse(String(line["time"])) - from);
+      await more(client, 300);
+      assert.equal(synsAt(lab, "b2"), syns);
+      lab.execSync("b2", ["nft", "flush", "chain", "inet", "seen", "dead"]);
+      // Without passive checks nobody stays out.
+      assert.equal((await gateway.reload(config("off"))).status, 200);
+      await becomes(gateway, "b2", "up", seen);
+      assert.equal((await gateway.reload(config({}))).status, 200);
+    }
+    const sorted = times.toSorted((a, b) => a - b);
+    const median = sorted[Math.floor(sorted.length / 2)];
+    t.diagnostic(`${how}: out ${median} ms after its death, worst ${sorted.at(-1)} of ${DEATHS}`);
+  }
+});
