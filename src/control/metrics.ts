@@ -40,18 +40,8 @@ import {
   C_SYN_RETRANSMITTED,
 } from "../datapath/counters.ts";
 import { DROP_REASONS, REFUSAL_NAMES } from "../datapath/verdict.ts";
+import { BACKEND_STATES } from "../service/effective.ts";
 import { addPassive } from "./passive-metrics.ts";
-
-/** States that a backend can show, so that a dashboard sees each of them at 0 or 1. */
-export const BACKEND_STATES = [
-  "up",
-  "starting",
-  "draining",
-  "down",
-  "disabled",
-  "removed",
-  "ejected",
-] as const;
 
 /** What the metrics are read from, at every scrape; each function is called many times in one. */
 export interface MetricsSource {

@@ -87,10 +87,26 @@ export function withoutAbsent(
   isPresent: readonly boolean[],
   seed: number,
 ): Uint16Array {
-  if (isPresent.every((present) => present)) return table;
-  if (!isPresent.includes(true)) return new Uint16Array(0);
+  const shares = isPresent.map((present) => (present ? 100 : 0));
+  return withShares(table, backends, shares, seed);
+}
+
+/**
+ * Likewise while some have but a share of their weight (slow start): of their own slots they keep as
+ * many as that gives them.
+ *
+ * @param shares - by position: percent of its weight, 0: absent
+ */
+export function withShares(
+  table: Uint16Array,
+  backends: readonly MaglevBackend[],
+  shares: readonly number[],
+  seed: number,
+): Uint16Array {
+  if (shares.every((share) => share === 100)) return table;
+  if (shares.every((share) => share === 0)) return new Uint16Array(0);
   const order = fixedOrder(backends, seed);
-  const weights = backends.map((backend, index) => (isPresent[index] ? backend.weight : 0));
+  const weights = backends.map((backend, index) => backend.weight * shares[index]!);
   const wanted = apportion(weights, table.length, order);
   const free: number[] = [];
   for (let slot = 0; slot < table.length; slot++) {

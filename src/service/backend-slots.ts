@@ -52,7 +52,7 @@ export const B_STATE = 15;
 export const B_ADDRESS6 = 16;
 /**
  * What `existingFlows` says for this backend, kept here because it must outlast the
- * configuration: EXISTING_… for drained, removed << 2, down << 4, disabled << 6.
+ * configuration: EXISTING_… for drained, removed << 2, down << 4, disabled << 6, ejected << 8.
  */
 export const B_RULES = 26;
 /** `existingFlows.deadline` in ms. */
@@ -63,6 +63,16 @@ export const B_ADMIN_DEADLINE_MS = 28;
 export const B_STATE_SINCE = 29;
 /** EJECTED_…: taken out because its traffic fails (passive checks), not because a check said so. */
 export const B_EJECTED = 30;
+/** Slow start: share of its weight in percent, 1..99; 0: the whole. And the tick at which it began. */
+export const B_SLOW_SHARE = 31;
+export const B_SLOW_SINCE = 32;
+/** What people are told: 1 + place in BACKEND_STATES, and the wall clock's second at which it began. */
+export const B_TOLD_STATE = 33;
+export const B_TOLD_SINCE_S = 34;
+/** `backends[].maxConnections`; 0: as the service says. */
+export const B_MAX_CONNECTIONS = 35;
+/** `backends[].priority`: its tier. */
+export const B_PRIORITY = 36;
 /**
  * What the backend's agent said last, which goes beside the operator's and the configuration's word:
  * the share of its weight in percent (-1: nothing), and AGENT_….

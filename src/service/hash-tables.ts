@@ -1,4 +1,4 @@
-import { buildMaglevTable, type MaglevBackend, withoutAbsent } from "../scheduler/maglev-table.ts";
+import { buildMaglevTable, type MaglevBackend, withShares } from "../scheduler/maglev-table.ts";
 import { addressWord } from "../scheduler/mix.ts";
 import { buildRendezvousKeys } from "../scheduler/rendezvous-keys.ts";
 import { buildSourceHashTable, sourceHashSize } from "../scheduler/source-hash-table.ts";
@@ -50,12 +50,12 @@ export function createHashTables(views: RegionViews, buildWhole = buildMaglevTab
     const { slot, definition } = service;
     const all = allBackends(views, service);
     const present = new Map(list.map((backend, index) => [backend.slot, index]));
-    const isPresent = all.map((backend) => present.has(backend.slot));
+    const shares = all.map((one) => list[present.get(one.slot) ?? -1]?.share ?? 0);
     const wholeKey = keyOf(`${definition.tableSize} ${seed}`, all);
-    return kept(inUse, slot, `maglev ${wholeKey} ${isPresent.map(Number).join("")}`, () => {
+    return kept(inUse, slot, `maglev ${wholeKey} ${shares.join(" ")}`, () => {
       const table = kept(whole, slot, wholeKey, () => buildWhole(all, definition.tableSize, seed));
       const positions = Uint16Array.from(all, (backend) => present.get(backend.slot) ?? 0);
-      return withoutAbsent(table, all, isPresent, seed).map((position) => positions[position]!);
+      return withShares(table, all, shares, seed).map((position) => positions[position]!);
     });
   }
 

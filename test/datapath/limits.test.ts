@@ -210,6 +210,36 @@ services:
   });
 }
 
+test("maxConnections: each backend has its own, others what the service says; overflow goes on", () => {
+  const yaml = `
+version: 1
+device: { type: packet, interfaces: [eth0, eth1] }
+services:
+  - name: web
+    vip: ${VIP}
+    port: 80
+    protocol: tcp
+    scheduler: rr
+    backends:
+      - { address: ${BACKEND}, port: 8080, maxConnections: 2 }
+      - { address: 10.20.0.12, port: 8080, maxConnections: 4 }
+      - { address: 10.20.0.13, port: 8080 }
+`;
+  const bench = new AdmissionBench({ yaml });
+  const counts = new Map<string, number>();
+  for (let port = 1; port <= 30; port++) {
+    const [sent] = bench.client(syn(port));
+    const to = sent!.bytes.subarray(30, 34).join(".");
+    counts.set(to, (counts.get(to) ?? 0) + 1);
+  }
+  assert.deepEqual(Object.fromEntries(counts), {
+    [BACKEND]: 2,
+    "10.20.0.12": 4,
+    "10.20.0.13": 24,
+  });
+  assert.equal(bench.count("backends_full"), 0);
+});
+
 test("with workers a client's flows lie together where sources are counted; a reload cannot change that", () => {
   const two = (more: string): string =>
     configOf({ more }).replace("[eth0, eth1]", "[eth0, eth1], workers: 2");

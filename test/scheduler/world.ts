@@ -140,7 +140,14 @@ export function backendList(weights: readonly number[], family: 4 | 6 = 4): Back
     const low = index + 1;
     const text =
       family === 4 ? `10.20.${low >> 8}.${low & 255}` : `2001:db8:2::${low.toString(16)}`;
-    return { address: address(text), port: 80, weight, serverId: null };
+    return {
+      address: address(text),
+      port: 80,
+      weight,
+      serverId: null,
+      priority: 0,
+      maxConnections: null,
+    };
   });
 }
 

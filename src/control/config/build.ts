@@ -103,12 +103,16 @@ function buildService(values: ServiceValues): ServiceDefinition {
       removed: existingFlows.removed,
       down: existingFlows.down,
       disabled: existingFlows.disabled,
+      ejected: existingFlows.ejected,
       deadlineMs: existingFlows.deadline,
     },
     noBackend: {
       action: noBackend.action,
       sorry: sorryServer(values),
     },
+    minimumHealthy: values.minimumHealthy,
+    panicThreshold: values.panicThreshold,
+    slowStart: buildSlowStart(values.slowStart),
     ping: values.ping,
     access: buildAccess(values),
     synProxy: buildSynProxy(values.synProxy),
@@ -120,6 +124,8 @@ function buildService(values: ServiceValues): ServiceDefinition {
       address: backend.address ?? NO_ADDRESS,
       port: backend.port ?? 0,
       weight: backend.weight,
+      priority: backend.priority,
+      maxConnections: backend.maxConnections ?? null,
       serverId: backend.serverId ?? null,
       ...buildCheck(backend.check),
     })),
@@ -130,6 +136,11 @@ function buildAffinity(values: ServiceValues["affinity"]): AffinityDefinition | 
   if (values === undefined || values === "off") return null;
   const { prefix, timeout, group } = values;
   return { ipv4: prefix.ipv4, ipv6: prefix.ipv6, timeoutMs: timeout, group: group ?? null };
+}
+
+function buildSlowStart(slowStart: ServiceValues["slowStart"]): ServiceDefinition["slowStart"] {
+  if (slowStart === undefined || slowStart === "off") return null;
+  return { windowMs: slowStart.window, minimumWeight: slowStart.minimumWeight };
 }
 
 function buildLimits(values: ServiceValues["limits"]): LimitsDefinition {

@@ -6,6 +6,7 @@ import {
   CHECKS_AT_ONCE,
   type GatewayDefinition,
   type LimitsDefinition,
+  type MinimumHealthy,
   type PassiveDefinition,
   type PortRange,
   type ServiceDefinition,
@@ -140,6 +141,9 @@ function effectiveService(service: ServiceDefinition): Record<string, unknown> {
     onIdle: service.onIdle,
     existingFlows: { ...rules, deadline: formatDuration(deadlineMs) },
     noBackend: sorry === null ? { action } : { action, ...effectiveTarget(sorry) },
+    minimumHealthy: effectiveMinimum(service.minimumHealthy),
+    panicThreshold: `${service.panicThreshold}%`,
+    slowStart: effectiveSlowStart(service.slowStart),
     ping: service.ping,
     access: effectiveAccess(service.access),
     synProxy: effectiveSynProxy(service.synProxy),
@@ -150,6 +154,8 @@ function effectiveService(service: ServiceDefinition): Record<string, unknown> {
     backends: service.backends.map((it) => ({
       ...effectiveTarget(it),
       weight: it.weight,
+      priority: it.priority,
+      ...(it.maxConnections === null ? {} : { maxConnections: it.maxConnections }),
       ...(it.serverId === null ? {} : { serverId: it.serverId }),
       ...effectiveCheck(it.check),
     })),
@@ -164,6 +170,16 @@ function effectiveAffinity(affinity: AffinityDefinition): Record<string, unknown
     timeout: formatDuration(timeoutMs),
     ...(group === null ? {} : { group }),
   };
+}
+
+function effectiveMinimum(minimum: MinimumHealthy): number | string {
+  return "count" in minimum ? minimum.count : `${minimum.percent}%`;
+}
+
+function effectiveSlowStart(slowStart: ServiceDefinition["slowStart"]): unknown {
+  if (slowStart === null) return "off";
+  const { windowMs, minimumWeight } = slowStart;
+  return { window: formatDuration(windowMs), minimumWeight: `${minimumWeight}%` };
 }
 
 function effectiveAccess(access: AccessDefinition): Record<string, unknown> {

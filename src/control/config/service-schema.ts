@@ -20,6 +20,7 @@ import {
   word,
   words,
 } from "./kinds.ts";
+import { backendCountOrPercent, percent } from "./pool-kinds.ts";
 
 /** The keys of a service, which `defaults` may give for all of them. */
 
@@ -146,11 +147,33 @@ const quic = sectionOrWord(
   "Route QUIC by the server ID in connection IDs (draft-ietf-quic-load-balancers, unencrypted)",
 );
 
+/** Flows at once: what a flow table can have. */
+const flowCount = integer(1, 1 << 24);
+
+const slowStart = sectionOrWord(
+  {
+    window: withDefault(duration("1s", "1h"), "30s", "Time until it has its whole weight"),
+    minimumWeight: withDefault(percent(1, 99), "10%", "Share of its weight at first"),
+  },
+  "off",
+  "A backend that comes up gets its weight in ten steps",
+);
+
 const backend = section(
   {
     address: optional(hostAddress, "Address of the backend", "required"),
     port: optional(port, "Port of the backend", "the packet's"),
     weight: withDefault(integer(0, 65_535), 1, "Share of new flows; 0 drains"),
+    priority: withDefault(
+      integer(0, 255),
+      0,
+      "Tier, 0 is the first: it takes flows while those before it have too few backends up",
+    ),
+    maxConnections: optional(
+      flowCount,
+      "Flows at once, like limits.perBackend",
+      "limits.perBackend.connections",
+    ),
     serverId: optional(
       text("hex digits, two a byte", /^(?:[0-9a-f]{2})+$/, { max: 2 * QUIC_SERVER_ID_BYTES_MAX }),
       "QUIC server ID that the backend puts into its connection IDs",
@@ -217,9 +240,6 @@ const synProxy = section(
   },
   "SYN cookies (RFC 4987); auto also begins when three quarters of the flow table are in use",
 );
-
-/** Flows at once: what a flow table can have. */
-const flowCount = integer(1, 1 << 24);
 
 const limits = section(
   {
@@ -380,6 +400,11 @@ export function serviceKeys() {
         removed: withDefault(existingRule, "drain", "Flows of a backend that a reload removed"),
         down: withDefault(existingRule, "keep", "Flows of a backend whose checks fail"),
         disabled: withDefault(existingRule, "reset", "Flows of a backend that is disabled"),
+        ejected: withDefault(
+          existingRule,
+          "keep",
+          "Flows of a backend that passive checks ejected",
+        ),
         deadline: withDefault(duration("0s", "168h"), "5m", "drain: time until they are reset"),
       },
       "What happens to flows that a backend has",
@@ -396,6 +421,17 @@ export function serviceKeys() {
       },
       "What a new flow gets when no backend takes it",
     ),
+    minimumHealthy: withDefault(
+      backendCountOrPercent,
+      1,
+      "Backends up (percent: of the first tier) without which the next tier takes flows too",
+    ),
+    panicThreshold: withDefault(
+      percent(0, 100),
+      "0%",
+      "Share of backends up below which all take flows that no operator took out (Envoy: 50%)",
+    ),
+    slowStart,
     ping: withDefault(
       words(["always", "healthy", "never"]),
       "healthy",

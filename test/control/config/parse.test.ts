@@ -99,9 +99,13 @@ test("defaults are those of the design", () => {
         removed: "drain",
         down: "keep",
         disabled: "reset",
+        ejected: "keep",
         deadlineMs: 300_000,
       },
       noBackend: { action: "reset", sorry: null },
+      minimumHealthy: { count: 1 },
+      panicThreshold: 0,
+      slowStart: null,
       ping: "healthy",
       access: {
         allow: null,
@@ -129,7 +133,16 @@ test("defaults are those of the design", () => {
       health: null,
       passive: null,
       agent: null,
-      backends: [{ address: addressOf4(0x0a14000b), port: 8080, weight: 1, serverId: null }],
+      backends: [
+        {
+          address: addressOf4(0x0a14000b),
+          port: 8080,
+          weight: 1,
+          priority: 0,
+          maxConnections: null,
+          serverId: null,
+        },
+      ],
     },
   ]);
 });
