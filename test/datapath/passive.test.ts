@@ -16,7 +16,16 @@ import {
 } from "../../src/service/passive-run.ts";
 import { backendSlotWord } from "../../src/service/slots.ts";
 import { ACK, icmpError, ipv4Packet, RST, SYN, tcpPacket, udpPacket } from "../support/frames.ts";
+import { icmp6, tcp6 } from "../support/packets6.ts";
 import { AdmissionBench, BACKEND, CLIENT, configOf, SNAT, VIP } from "./admission-bench.ts";
+
+import {
+  BACKEND as BACKEND6,
+  Bench6,
+  CLIENT as CLIENT6,
+  VIP as VIP6,
+  yaml6,
+} from "./ipv6-bench.ts";
 
 // Goal: what a backend answers, and what it does not, is counted as docs/passive.md says, and the time
 // that an answer takes to the microsecond. Method: packets of client and backend in memory, one a batch;
@@ -452,7 +461,7 @@ test("random handshakes against a slow model", (t) => {
   world.bench.gateway.close();
 });
 
-test("full-nat and IPv6 flows are measured like others; one-way ones do not await anything", () => {
+test("full-nat flows are measured like others; one-way ones do not await anything", () => {
   const world = new World(configOf({ mode: "full-nat", web: "outOfState: reset," }), "full-nat");
   const [sent] = world.bench.client(
     tcpPacket({
@@ -491,4 +500,35 @@ test("full-nat and IPv6 flows are measured like others; one-way ones do not awai
   assert.equal(oneWay.stateOf(0) & FLAG_AWAITS, 0);
   assert.equal(oneWay.word(P_OPEN), 0);
   oneWay.bench.gateway.close();
+});
+
+test("IPv6: latency, a refusal, and ICMPv6", () => {
+  const bench = new Bench6({ yaml: yaml6({ more: "outOfState: reset," }) });
+  const { i32 } = bench.gateway.views;
+  const run = passiveRunWord(bench.gateway.views, 0, 0);
+  const toVip = { source: CLIENT6, destination: VIP6, destinationPort: 80 };
+  const back = { source: BACKEND6, destination: CLIENT6, sourcePort: 8080 };
+  const syn = (sourcePort: number): void => {
+    assert.equal(bench.client(tcp6({ ...toVip, sourcePort, flags: SYN, sequence: ISN })).length, 1);
+  };
+  bench.gateway.device.setTick(1_000_000, 5_000_000);
+  syn(40_000);
+  bench.gateway.device.setTick(1_000_000, 5_000_419);
+  const answer = { ...back, destinationPort: 40_000, acknowledgement: ISN + 1 };
+  bench.backend(tcp6({ ...answer, flags: SYN | ACK }));
+  assert.equal(i32[run + P_LATENCY], 419 * LATENCY_SCALE);
+  syn(40_001);
+  bench.backend(tcp6({ ...answer, destinationPort: 40_001, flags: RST | ACK }));
+  // No route, prohibited, address and port unreachable: all but the second say that it is not there.
+  for (const code of [0, 1, 3, 4]) {
+    const sourcePort = 41_000 + code;
+    syn(sourcePort);
+    const sent = { source: CLIENT6, destination: BACKEND6, sourcePort, destinationPort: 8080 };
+    const data = [...tcp6({ ...sent, flags: SYN, sequence: ISN })];
+    const icmp = icmp6({ source: BACKEND6, destination: CLIENT6, type: 1, code, data });
+    assert.equal(bench.backend(icmp).length, 1);
+  }
+  const failures = FAILED_NAMES.map((_, kind) => failedTotal(bench.gateway.views, 0, kind));
+  assert.deepEqual(failures, [0, 1, 3, 0]);
+  bench.gateway.close();
 });
