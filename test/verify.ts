@@ -91,6 +91,13 @@ const FIGURES: readonly Figure[] = [
     measured: /^# (\d+ datagrams, back at .*)$/,
   },
   {
+    what: "a backend that dies under load, with passive checks",
+    figure: "no new flow to it after 200 ms",
+    files: ["e2e/passive.test.js"],
+    environment: { HEADGATE_DEATHS: "10" },
+    measured: /^# (silent: out .*|refusing: out .*)$/,
+  },
+  {
     what: "a flood of first fragments",
     figure: "1,000,000: table bounded, at least 95 % of whole packets forwarded",
     files: ["datapath/fragments.test.js"],

@@ -3,13 +3,7 @@ import { closeSync, openSync, readFileSync, readSync, writeSync } from "node:fs"
 import path from "node:path";
 import { test } from "node:test";
 import type { BackendRow } from "../../src/base/admin-types.ts";
-import {
-  B_EJECTED,
-  B_HEALTH,
-  BACKEND_WORDS,
-  EJECTED_YES,
-  HEALTH_STARTING,
-} from "../../src/service/backend-slots.ts";
+import { B_HEALTH, BACKEND_WORDS, HEALTH_STARTING } from "../../src/service/backend-slots.ts";
 import { BACKEND_STATES } from "../../src/service/effective.ts";
 import { readSize } from "../../src/state/header.ts";
 import { planRegion } from "../../src/state/layout.ts";
@@ -137,7 +131,9 @@ function healthOf({ because }: Row): Record<string, unknown> {
   if (because === "checks fail") return { health: { ...often, port: CHECK_PORT } };
   // One check at the start, and then none that would end the state.
   if (because === "no check has ended") return { health: { ...often, interval: "1h" } };
-  return {};
+  // One new flow that fails is enough, and nothing ends the ejection.
+  const passive = { failures: 1, ejection: "24h", maximum: "24h" };
+  return because === "traffic fails" ? { passive } : {};
 }
 
 /** The lab, and all that runs in it. */
@@ -161,7 +157,7 @@ async function act({ gateway }: World, action: string, target: string): Promise<
   assert.equal(answer.status, 200, answer.body);
 }
 
-/** Write a word of a slot, as a checker does that this lab has no way to set off. */
+/** Write a word of a slot: no lab keeps a backend in a state that its first check ends. */
 function writeSlot({ gateway }: World, slot: number, word: number, value: number): void {
   const file = openSync(gateway.stateFile, "r+");
   try {
@@ -180,6 +176,34 @@ async function reload({ lab, rows, gateway }: World, phase: Phase): Promise<void
   assert.equal(answer.status, 200, answer.body);
 }
 
+/**
+ * The first backend refuses new flows of the rows whose traffic fails, and only these: SYNs by RST,
+ * datagrams that begin with "quiet" by port unreachable.
+ */
+async function failTraffic(world: World): Promise<void> {
+  const { lab, holder } = world;
+  const rows = world.rows.filter(({ because }) => because === "traffic fails");
+  const ports = `{ ${rows.map(({ port }) => port).join(", ")} }`;
+  const nft = (text: string): Promise<unknown> =>
+    lab.exec("b1", ["nft", "-f", "-"], { input: text });
+  const quie = 0x71756965;
+  await nft(`table inet failing { chain in { type filter hook input priority 0;
+    tcp dport ${ports} tcp flags & (syn | ack) == syn reject with tcp reset
+    udp dport ${ports} @th,64,32 ${quie} reject
+  }
+}`);
+  for (const { name, protocol, port } of rows) {
+    // Round robin: one of two goes to the first backend.
+    if (protocol === "tcp") await holder.fresh("tcp", port, 2);
+    else for (const number of [0, 1]) await holder.quiet(port, `${name} fails ${number}`);
+  }
+  await waitFor("ejections", async () => {
+    const states = await backendsOf(world);
+    return rows.every(({ name }) => states.get(name)?.state === "ejected");
+  });
+  await nft("delete table inet failing");
+}
+
 /** Bring the first backend of every row into its state. */
 async function takeOut(world: World): Promise<void> {
   const slots = await backendsOf(world);
@@ -188,9 +212,9 @@ async function takeOut(world: World): Promise<void> {
     const { slot } = slots.get(name)!;
     if (because === "drained") await act(world, "drain", target);
     if (because === "disabled") await act(world, "disable", target);
-    if (because === "traffic fails") writeSlot(world, slot, B_EJECTED, EJECTED_YES);
     if (because === "no check has ended") writeSlot(world, slot, B_HEALTH, HEALTH_STARTING);
   }
+  await failTraffic(world);
   world.servers.b1.kill("SIGUSR1");
   await world.servers.b1.waitLine(/^closed/);
   await reload(world, { deadline: "1h", isOut: true });
