@@ -19,6 +19,18 @@ export const BAD_POOLS: readonly BadConfig[] = [
     ],
   },
   {
+    name: "pools: two orders",
+    given: one({
+      scheduler: "fo",
+      slowStart: "{ window: 10s }",
+      backends: "[{ address: 10.20.0.11 }, { address: 10.20.0.12, priority: 1 }]",
+    }),
+    want: [
+      "gw.yaml:8:16: services[0].slowStart: expected off with scheduler failover (gw.yaml:7:16), which takes weights as an order",
+      "gw.yaml:9:74: services[0].backends[1].priority: expected 0 with scheduler failover (gw.yaml:7:16), which orders backends by weight, got 1",
+    ],
+  },
+  {
     name: "pools: a cap of which a worker has no share, and a tier that is none",
     given: one({
       backends:
