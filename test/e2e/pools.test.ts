@@ -23,7 +23,7 @@ import { waitFor } from "../support/wait.ts";
 const FIRST_PORT = 9000;
 const CHECK_PORT = 9999;
 /** A timeout that a busy machine keeps: a closed port refuses at once. */
-const health = { type: "tcp", interval: "500ms", timeout: "500ms", rise: 1, fall: 1 };
+const health = { type: "tcp", interval: "1s", timeout: "1s", rise: 1, fall: 1 };
 
 /** Keys of the service, and of its three backends in turn. */
 const SERVICES: readonly {

@@ -127,7 +127,7 @@ function config(lab: Lab, rows: readonly Row[], { deadline, isOut }: Phase): str
 }
 
 function healthOf({ because }: Row): Record<string, unknown> {
-  const often = { type: "tcp", interval: "500ms", timeout: "500ms", rise: 1, fall: 1 };
+  const often = { type: "tcp", interval: "1s", timeout: "1s", rise: 1, fall: 1 };
   if (because === "checks fail") return { health: { ...often, port: CHECK_PORT } };
   // One check at the start, and then none that would end the state.
   if (because === "no check has ended") return { health: { ...often, interval: "1h" } };
