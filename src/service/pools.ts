@@ -95,8 +95,8 @@ const WEIGHT_MAX = 65_535;
 /**
  * Weights in force. While a share is less than the whole, all weights of the list are made ten times
  * as large where they fit, so that a weight of 1 has shares too. Not where weights are more than
- * proportions: to failover they are ranks, which slow start leaves alone, and to overflow numbers of
- * connections.
+ * proportions: to failover they are ranks and to source-hash places of clients, which slow start
+ * leaves alone, and to overflow numbers of connections.
  *
  * @returns the list with new weights, at least 1 each
  */
@@ -104,7 +104,7 @@ export function withShares<Backend extends Weighted>(
   list: readonly Backend[],
   scheduler: SchedulerName,
 ): Backend[] {
-  if (scheduler === "failover") return [...list];
+  if (scheduler === "failover" || scheduler === "source-hash") return [...list];
   if (list.every(({ share }) => share === 100)) return [...list];
   const most = list.reduce((largest, { weight }) => Math.max(largest, weight), 1);
   const steps = scheduler === "overflow" ? 1 : SLOW_START_STEPS;

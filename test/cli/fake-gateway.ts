@@ -86,6 +86,12 @@ const BACKEND: BackendRow = {
   active: 12,
   inactive: 3,
   slot: 0,
+  passive: {
+    latencyUs: 840,
+    failures: { silent: 2, refused: 1, unreachable: 0, unanswered: 0 },
+    ejections: 1,
+    ejectedForMs: null,
+  },
   connections: 100,
   packetsIn: 1000,
   bytesIn: 64_000,

@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import {
+  formatLatency,
   formatWeight,
   renderAffinity,
   renderBackends,
@@ -75,10 +76,13 @@ test("backends: weight with its override, state and reason", () => {
   const wide = renderBackends(BACKENDS, true);
   assert.match(
     wide,
-    /^Service .* Conns +InPkts .* Health +Priority +New +Remaining +Since +Deadline +Slot +Reason$/m,
+    /^Service .* Conns +InPkts .* Health +Latency +Failed +Ejected +Priority +New +Remaining +Since +Deadline +Slot +Reason$/m,
   );
   assert.match(wide, / 0 +yes +- +2025-01-02T03:04:05\.000Z +- +0$/m);
   assert.match(wide, /down .* - +- +2 +connect ECONNREFUSED$/m);
+  assert.match(wide, /up +840us +3 +1 +0 +yes/m);
+  const latencies = [null, 7, 1240, 2_000_000].map(formatLatency);
+  assert.deepEqual(latencies, ["-", "7us", "1.24ms", "2.00s"]);
 });
 
 test("an IPv6 backend stands in brackets", () => {
