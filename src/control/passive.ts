@@ -169,6 +169,8 @@ export function createPassiveChecks({ views, tick, refresh }: PassiveOptions): P
     const goodMs = (now - i32[at + B_EJECTED_SINCE]!) | 0;
     if (i32[at + B_EJECTED_TIMES]! > 0 && goodMs >= definition.intervalMs) {
       i32[at + B_EJECTED_TIMES] = i32[at + B_EJECTED_TIMES]! - 1;
+      // By now it is as good as any other, and says nothing more of it.
+      ends.delete(slot);
       i32[at + B_EJECTED_SINCE] = now;
     }
     const seen = seenOf(views, slot, now);

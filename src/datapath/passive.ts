@@ -90,6 +90,8 @@ export interface Passive {
  * for a first SYN it is a second, RFC 6298 section 2.1).
  */
 const REPEAT_MS_MIN = 200;
+/** A row is counted up to this: P_RUN has two bits more. */
+const RUN_MAX = 1 << 24;
 
 assert(LATENCY_MAX_US * LATENCY_SCALE < 2 ** 30, "a mean and a difference of two fit in a word");
 
@@ -147,7 +149,7 @@ export function createPassive(context: Context): Passive {
     if (i32[run + P_ANSWERS] !== 0 && ((i32[run + P_ANSWER_TICK]! - since) | 0) > 0) return;
     const count = i32[run + P_RUN]! >> 2;
     if (count === 0) i32[run + P_RUN_TICK] = since;
-    i32[run + P_RUN] = ((count + 1) << 2) | kind;
+    i32[run + P_RUN] = (Math.min(count + 1, RUN_MAX) << 2) | kind;
   }
 
   function answered(flowWord: number, stamp: number): void {
