@@ -1,4 +1,6 @@
-// ICMP echo for health checks, of both families: one socket a family, opened while the process may.
+// What health checks need of the kernel and Node does not give.
+//
+// ICMP echo, of both families: one socket a family, opened while the process may.
 //
 // A raw socket needs CAP_NET_RAW; it sees every ICMP message to the host, so filters in the kernel
 // leave it only echo replies with its own identifier. Where that is not allowed, an ICMP datagram socket
@@ -248,10 +250,41 @@ Napi::Value OpenEcho(const Napi::CallbackInfo& info) {
   return result;
 }
 
+// openUdp(isSix, source): a UDP socket that is told of every ICMP error about what it has sent, or a
+// negative errno. Without IP_RECVERR, Linux keeps those that may pass by themselves (network and host
+// unreachable) from it (icmp_err_convert in net/ipv4/icmp.c). source "": the host's choice.
+Napi::Value OpenUdp(const Napi::CallbackInfo& info) {
+  const bool isSix = info[0].As<Napi::Boolean>().Value();
+  const std::string source = info[1].As<Napi::String>().Utf8Value();
+  const int family = isSix ? AF_INET6 : AF_INET;
+  const auto answer = [&](int value) { return Napi::Number::New(info.Env(), value); };
+  sockaddr_in from4{};
+  sockaddr_in6 from6{};
+  from4.sin_family = AF_INET;
+  from6.sin6_family = AF_INET6;
+  if (!source.empty()) {
+    void* into = isSix ? static_cast<void*>(&from6.sin6_addr) : static_cast<void*>(&from4.sin_addr);
+    if (inet_pton(family, source.c_str(), into) != 1) return answer(-EINVAL);
+  }
+  const int fd = socket(family, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+  if (fd < 0) return answer(-errno);
+  Fd owner(fd);
+  const int on = 1;
+  const int set = isSix ? setsockopt(fd, IPPROTO_IPV6, IPV6_RECVERR, &on, sizeof on)
+                        : setsockopt(fd, IPPROTO_IP, IP_RECVERR, &on, sizeof on);
+  if (set != 0) return answer(-errno);
+  const auto* from = isSix ? reinterpret_cast<const sockaddr*>(&from6)
+                           : reinterpret_cast<const sockaddr*>(&from4);
+  if (bind(fd, from, isSix ? sizeof from6 : sizeof from4) != 0) return answer(-errno);
+  // JavaScript owns it from here.
+  return answer(owner.Release());
+}
+
 }  // namespace
 
 void InitEcho(Napi::Env env, Napi::Object exports) {
   exports.Set("openEcho", Napi::Function::New(env, OpenEcho, "openEcho"));
+  exports.Set("openUdp", Napi::Function::New(env, OpenUdp, "openUdp"));
 }
 
 }  // namespace headgate

@@ -44,7 +44,10 @@ export function createLog(level: LogLevel, destination?: LogDestination): Log {
     destination ?? standardError(),
   );
   return {
-    trace: (event, fields) => logger.trace({ event, ...fields }),
+    trace: (event, fields) => {
+      // Some are called a thousand times a second, and nearly always for nothing.
+      if (logger.isLevelEnabled("trace")) logger.trace({ event, ...fields });
+    },
     debug: (event, fields) => logger.debug({ event, ...fields }),
     info: (event, fields) => logger.info({ event, ...fields }),
     warn: (event, fields) => logger.warn({ event, ...fields }),

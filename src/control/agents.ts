@@ -36,6 +36,9 @@ export function createBackendAgents(
   /** What is kept here belongs to a backend, not to the number that its slot has. */
   const keys = new Map<number, string>();
 
+  /** Slots whose agents were asked until now; null: none were in this process. */
+  let before: ReadonlySet<number> | null = null;
+
   const nameOf = (slot: number): { service: string; backend: string } => {
     const key = readBackendKey(views, slot);
     const { service, address, port } = key ?? { service: "", address: "", port: 0 };
@@ -43,7 +46,7 @@ export function createBackendAgents(
   };
 
   function onLine(slot: number, line: AgentLine): void {
-    const { admin, operation, operationWord, weightPercent, text } = line;
+    const { admin, operation, operationWord, weightPercent, maxConnections, text } = line;
     complain(slot, line);
     // A line that speaks of the weight alone leaves what is known of the state, and why.
     if (admin !== null || operation !== null) {
@@ -55,6 +58,7 @@ export function createBackendAgents(
     log.info("backend_agent", {
       ...nameOf(slot),
       weight_percent: weightPercent,
+      max_connections: maxConnections,
       admin,
       operation,
       reason: text,
@@ -62,12 +66,10 @@ export function createBackendAgents(
     onChange();
   }
 
-  function complain(slot: number, { unknown, maxConnections }: AgentLine): void {
-    const what =
-      maxConnections !== null && unknown === null ? `maxconn:${maxConnections}` : unknown;
-    if (what === null || complained.get(slot) === what) return;
-    complained.set(slot, what);
-    log.warn("agent_word_ignored", { ...nameOf(slot), word: what });
+  function complain(slot: number, { unknown }: AgentLine): void {
+    if (unknown === null || complained.get(slot) === unknown) return;
+    complained.set(slot, unknown);
+    log.warn("agent_word_ignored", { ...nameOf(slot), word: unknown });
   }
 
   const agents = createAgents(rounds, {
@@ -89,11 +91,13 @@ export function createBackendAgents(
         keys.set(slot, key);
         for (const kept of [texts, failures, complained]) kept.delete(slot);
       }
-      for (const slot of usedBackendSlots(views)) {
+      // At the start also of those that a process before has asked; others' weights a check may say.
+      for (const slot of before ?? usedBackendSlots(views)) {
         if (asked.has(slot)) continue;
         keys.delete(slot);
         if (forgetAgent(views.i32, backendSlotWord(views, slot))) changed = true;
       }
+      before = asked;
       agents.apply(targets);
       return changed;
     },

@@ -1,4 +1,4 @@
-import { openEcho } from "../device/echo.ts";
+import { openEcho, openUdp } from "../device/echo.ts";
 import { withoutAmbient } from "../device/privileges-native.ts";
 import type { CheckTools } from "../health/checkers.ts";
 import { resolveUser } from "../host/users.ts";
@@ -12,6 +12,7 @@ export function openCheckTools(): OpenTools {
   const echo = openEcho();
   return {
     echo,
+    openUdp,
     userOf(name) {
       const { uid, gid } = resolveUser(name);
       return uid === process.getuid?.() ? null : { uid, gid };

@@ -49,6 +49,8 @@ export interface Ground {
   readonly host: HostParts;
   /** All workers. Their devices are open; they handle nothing before `go()`. */
   readonly worker: WorkerHandle;
+  /** The gateway's end of the pair that health checks come in by, its last interface; null: none. */
+  readonly probeInterface: string | null;
   /** The host's addresses, as last read. */
   readonly hosts: { addresses: readonly Address[] };
   /** Have the neighbours hear of our addresses; nothing where `announce` is off or no ARP is. */
@@ -153,7 +155,8 @@ export async function layGround(
   });
   undo.push(() => worker.stop());
   if (device.type === "xdp") log.info("xdp_opened", { ...worker.about });
-  return { startedMs, admin, region, wake, host, worker, hosts, announce };
+  const probeInterface = probe?.gatewayEnd ?? null;
+  return { startedMs, admin, region, wake, host, worker, probeInterface, hosts, announce };
 }
 
 /**

@@ -81,9 +81,12 @@ function pathPlace(probe: ProbeDefinition, service: ServiceDefinition, slot: num
   };
 }
 
+/** Types of checks that come to a VIP of UDP; all others that come to one are TCP. */
+const UDP_TYPES: readonly string[] = ["udp", "dns"];
+
 /**
- * The slot that a check of `slot` goes to: its own, or that of the same backend for TCP where `slot` is
- * for UDP, since every type of check that comes to a VIP is TCP.
+ * The slot that a check of `slot` goes to: its own, or that of the same backend for the protocol of the
+ * check.
  */
 function probedSlot(
   views: RegionViews,
@@ -92,13 +95,15 @@ function probedSlot(
   slot: number,
 ): number {
   const protocolOf = (of: number) => views.i32[backendSlotWord(views, of) + B_PROTOCOL];
-  if (protocolOf(slot) !== PROTOCOL_UDP) return slot;
+  const isUdp = UDP_TYPES.includes(assigned.definition.health?.type ?? "");
+  const wanted = isUdp ? PROTOCOL_UDP : PROTOCOL_TCP;
+  if (protocolOf(slot) === wanted) return slot;
   const index = assigned.backends.findIndex((backend) => backend.slot === slot);
   const twin = services.find(
     ({ definition, backends }) =>
       definition.name === assigned.definition.name &&
       backends[0] !== undefined &&
-      protocolOf(backends[0].slot) === PROTOCOL_TCP,
+      protocolOf(backends[0].slot) === wanted,
   );
   return twin?.backends[index]?.slot ?? slot;
 }

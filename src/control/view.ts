@@ -114,6 +114,7 @@ export function createView(parts: ViewParts): GatewayView {
       },
       services: definition.services.length,
       backends: { total: slots.length, up },
+      healthChecks: parts.health.counts(),
       frames: {
         received: counter(C_RECEIVED),
         forwarded: counter(C_FORWARDED),

@@ -10,6 +10,7 @@ import { maskWord } from "../base/prefix.ts";
 import { flowHash } from "../flow/flow-hash.ts";
 import { PROTOCOL_TCP } from "../flow/flow-record.ts";
 import {
+  B_AGENT_MAX_CONNECTIONS,
   B_MAX_CONNECTIONS,
   BACKEND_RUN_WORDS,
   BACKEND_WORDS,
@@ -213,7 +214,9 @@ export function createAdmission(context: Context, reply: Reply, countersAt: numb
   }
 
   function isFull(serviceWord: number, slot: number): boolean {
-    const own = i32[slots + slot * BACKEND_WORDS + B_MAX_CONNECTIONS]!;
+    const at = slots + slot * BACKEND_WORDS;
+    const said = i32[at + B_AGENT_MAX_CONNECTIONS]!;
+    const own = said === 0 ? i32[at + B_MAX_CONNECTIONS]! : said;
     const limit = own === 0 ? i32[serviceWord + S_LIMIT_BACKEND]! : own;
     if (limit === 0) return false;
     const most = shareOf(limit, worker, workers);

@@ -32,6 +32,7 @@ import {
   STATE_SYN_RECV,
   STATE_SYN_SENT,
   STATE_TIME_WAIT,
+  STATE_UDP_ONE_WAY,
   STATE_UDP_REPLIED,
   X_BACKEND,
   X_CLIENT,
@@ -85,8 +86,8 @@ export interface Flows {
   backendWord(flowWord: number): number;
   /** True when the flow's backend is another one by now, or must give its flows up. */
   mustEnd(flowWord: number, backendWord: number): boolean;
-  /** Timeout in ms of `state` for the service of the backend. */
-  timeoutMs(backendWord: number, state: number): number;
+  /** Timeout in ms of `state` for the service of the backend; `word`: F_STATE, for its flags. */
+  timeoutMs(backendWord: number, state: number, word: number): number;
   /** Enter `state` (active or not is counted in the backend's run) and start its timer. */
   enter(flowWord: number, backendWord: number, state: number): void;
   /** Count a flow that was just inserted. */
@@ -112,6 +113,10 @@ export function isActive(state: number): boolean {
 /** Both ends take part. */
 function isAnswered(state: number): boolean {
   return state === STATE_ESTABLISHED || state === STATE_UDP_REPLIED;
+}
+
+function isUdp(state: number): boolean {
+  return state === STATE_UDP_ONE_WAY || state === STATE_UDP_REPLIED;
 }
 
 export function createFlows(
@@ -161,9 +166,11 @@ export function createFlows(
     );
   }
 
-  function timeoutMs(backend: number, state: number): number {
+  function timeoutMs(backend: number, state: number, word: number): number {
     const service = registers[R_SERVICES]! + i32[backend + B_SERVICE]! * SERVICE_WORDS;
-    return i32[service + S_TIMEOUTS + state]!;
+    // A backend that is checked every second would always have hundreds of health checks that are over.
+    const isShort = (word & FLAG_PROBE) !== 0 && (state === STATE_TIME_WAIT || isUdp(state));
+    return i32[service + S_TIMEOUTS + (isShort ? STATE_CLOSE : state)]!;
   }
 
   function enter(flowWord: number, backend: number, state: number): void {
@@ -187,9 +194,7 @@ export function createFlows(
       i32[admission + N_HALF_OPEN] = i32[admission + N_HALF_OPEN]! + (isHalfOpen(state) ? 1 : -1);
     }
     i32[flowWord + F_STATE] = next;
-    // A backend that is checked every second would always have a hundred health checks that are over.
-    const isOver = state === STATE_TIME_WAIT && (word & FLAG_PROBE) !== 0;
-    const time = timeoutMs(backend, isOver ? STATE_CLOSE : state);
+    const time = timeoutMs(backend, state, word);
     i32[flowWord + F_EXPIRES] = (registers[R_TICK]! + time) | 0;
   }
 

@@ -54,3 +54,17 @@ export function openEcho(): Echo {
     close: () => native.close(),
   };
 }
+
+/**
+ * Open a UDP socket that is told of every ICMP error about what it has sent, also of those that Linux
+ * otherwise keeps from it (network and host unreachable).
+ *
+ * @param source - address that it is bound to, or null: the host's choice
+ * @returns its descriptor, which is the caller's
+ * @throws Error - what the kernel said
+ */
+export function openUdp(isSix: boolean, source: string | null): number {
+  const fd = nativeAddon().openUdp(isSix, source ?? "");
+  if (fd < 0) throw new Error(`bind ${errnoName(-fd)}`);
+  return fd;
+}

@@ -54,6 +54,8 @@ export interface NativeAddon {
   ): void;
   /** addon/echo.cc. */
   openEcho(): NativeEcho;
+  /** A bound UDP socket that is told of every ICMP error, or a negative errno; `source` "": any. */
+  openUdp(isSix: boolean, source: string): number;
   /** Call `run` while children of this thread inherit no capability. */
   withoutAmbient<T>(run: () => T): T;
   /** Receive queues in use, or a negative errno. */

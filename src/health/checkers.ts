@@ -8,10 +8,10 @@ import { checkIcmp, type EchoSockets } from "./icmp-check.ts";
 import { checkScript } from "./script-check.ts";
 import { checkTcpConnect } from "./tcp-check.ts";
 import { checkTls } from "./tls-check.ts";
-import { checkUdp } from "./udp-check.ts";
+import { checkUdp, type UdpHost } from "./udp-check.ts";
 
 /** What some types need of the host. */
-export interface CheckTools extends ExecHost {
+export interface CheckTools extends ExecHost, UdpHost {
   /** Sockets for ICMP echo; null where the host gave none. */
   readonly echo: EchoSockets | null;
 }
@@ -19,6 +19,7 @@ export interface CheckTools extends ExecHost {
 /** Without anything of the host: as in a test. */
 export const NO_TOOLS: CheckTools = {
   echo: null,
+  openUdp: null,
   userOf: (name) => {
     throw new Error(`there is no user ${name}`);
   },
@@ -76,7 +77,7 @@ async function check(
       return checkGrpc(endpoint, definition, signal);
     }
     case "udp":
-      return checkUdp(endpoint, definition, signal);
+      return checkUdp(endpoint, definition, tools, signal);
     case "dns":
       return checkDns(endpoint, definition, signal);
     case "icmp":

@@ -22,6 +22,7 @@ export interface ExecHost {
 }
 
 const OUTPUT_BYTES_MAX = 4096;
+const OUTPUT_GRACE_MS = 200;
 /** Exit codes of keepalived's MISC_CHECK: up, down, and from here on up with a weight of code - 2. */
 const CODE_UP = 0;
 const CODE_WEIGHT_MIN = 2;
@@ -68,6 +69,7 @@ export function checkExec(
       // What it left running in the background may hold its output open.
       child.stdout?.destroy();
       child.stderr?.destroy();
+      child.unref();
       done();
     };
     child.once("error", (error) => {
@@ -75,20 +77,37 @@ export function checkExec(
       // Started, but a signal could not be sent: its end comes by itself.
       if (child.pid === undefined) end();
     });
-    child.once("exit", (code, killedBy) => {
+    // Its last words may come after its end: they have come when its output is closed (`close`). What
+    // it left running may hold that open, so they are not waited for long.
+    let grace: NodeJS.Timeout | null = null;
+    child.once("exit", () => {
+      grace = setTimeout(finish, OUTPUT_GRACE_MS);
+    });
+    child.once("close", finish);
+    function finish(): void {
+      if (grace !== null) clearTimeout(grace);
+      if (hasEnded) return;
       const first = output().split("\n", 1)[0]!.trim();
       const said = first === "" ? "" : `: ${first}`;
-      if (code === null) decide(false, `killed by ${killedBy}${said}`);
-      else judge(code, said);
+      const { exitCode, signalCode } = child;
+      if (exitCode === null) decide(false, `killed by ${signalCode}${said}`);
+      else judge(exitCode, said);
       end();
-    });
+    }
     function judge(code: number, said: string): void {
       const reason = `exit code ${code}${said}`;
       const isWeight = question.dynamicWeight && code >= CODE_WEIGHT_MIN;
       if (isWeight) decide(true, reason, { weight: code - CODE_WEIGHT_MIN });
       else decide(code === CODE_UP, reason);
     }
-    return { stop: () => killGroup(child) };
+    return {
+      stop() {
+        killGroup(child);
+        // Who ends the check does not wait for a program that cannot be killed (a file system that
+        // hangs); at the timeout its end is waited for, so that there is never a second one.
+        if (signal.aborted) end();
+      },
+    };
   });
 }
 
@@ -109,8 +128,7 @@ function killGroup(child: ChildProcess): void {
   if (child.pid === undefined || child.exitCode !== null || child.signalCode !== null) return;
   try {
     process.kill(-child.pid, "SIGKILL");
-  } catch (error) {
-    // Ended a moment ago.
-    if ((error as NodeJS.ErrnoException).code !== "ESRCH") throw error;
+  } catch {
+    // It ended a moment ago, or is another user's by now: its end comes by itself.
   }
 }

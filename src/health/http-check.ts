@@ -10,6 +10,7 @@ import {
   runCheck,
 } from "./check.ts";
 import { createHttpAnswer, type HttpAnswer } from "./http-answer.ts";
+import { asksStatusAlone, checkHttpStatus } from "./http-status.ts";
 import { certificateExtras, connectTls, expiryText } from "./tls.ts";
 
 /**
@@ -22,6 +23,7 @@ export function checkHttp(
   question: HttpQuestion,
   signal: AbortSignal,
 ): Promise<CheckResult> {
+  if (asksStatusAlone(question)) return checkHttpStatus(endpoint, question, signal);
   return runCheck(endpoint, signal, (socket, decide) => {
     ask(endpoint, question, socket, decide, createHttpAnswer(question, decide));
     return undefined;

@@ -29,7 +29,7 @@ const POLL_MS = 5;
 const waiting = new Map<bigint, () => void>();
 let poll: NodeJS.Timeout | null = null;
 /** Tokens are of this process: a reply to another one's request is none of ours. */
-let nextToken = (BigInt(process.pid) << 40n) | BigInt((Date.now() % 2 ** 8) << 24);
+let nextToken = (BigInt(process.pid) << 40n) | (BigInt(Date.now() % 256) << 24n);
 
 /**
  * Send one ICMP echo request, and wait for its reply.

@@ -1,4 +1,5 @@
 import { createSocket } from "node:dgram";
+import { closeSync } from "node:fs";
 import { isIPv6 } from "node:net";
 import {
   type CheckEndpoint,
@@ -16,9 +17,20 @@ export interface UdpQuestion {
   readonly expectHex: string | null;
 }
 
+/** Sockets of the host for this, where it has some. */
+export interface UdpHost {
+  /**
+   * A bound socket that is told of every ICMP error; null: one of Node's own has to do, which is told of
+   * those about ports.
+   *
+   * @returns its descriptor, which is the caller's
+   */
+  readonly openUdp: ((isSix: boolean, source: string | null) => number) | null;
+}
+
 /**
  * Send one datagram. The socket is connected, so that the kernel tells of ICMP errors: a port that
- * nobody has (ECONNREFUSED) or a host that cannot be reached is a failure. Without an answer to wait
+ * nobody has (ECONNREFUSED) or a host that cannot be reached (EHOSTUNREACH) is a failure. Without an answer to wait
  * for, nothing of the kind within the timeout is a success, as with keepalived's UDP_CHECK: nothing
  * more can be known of a server that only listens.
  *
@@ -27,6 +39,7 @@ export interface UdpQuestion {
 export function checkUdp(
   endpoint: CheckEndpoint,
   question: UdpQuestion,
+  host: UdpHost,
   signal: AbortSignal,
 ): Promise<CheckResult> {
   const { address, port, source, timeoutMs } = endpoint;
@@ -58,7 +71,16 @@ export function checkUdp(
         });
       });
     };
-    if (source === null) send();
+    const fd = host.openUdp?.(isIPv6(address), source);
+    if (fd !== undefined) {
+      try {
+        socket.bind({ fd, exclusive: true });
+      } catch (error) {
+        closeSync(fd);
+        throw error;
+      }
+      send();
+    } else if (source === null) send();
     else socket.bind({ address: source, exclusive: true }, send);
     return {
       stop,

@@ -87,7 +87,9 @@ export function belongsTo(rule: IpObject, table: number, device: string): boolea
 function ruleText(rule: IpObject): string {
   const words = [`pref ${numberOf(rule, "priority")}`];
   const source = textOf(rule, "src");
-  if (source !== "" && source !== "all") words.push(`from ${source}`);
+  // A prefix has its length beside it; an address has none.
+  const length = numberOf(rule, "srclen") === 0 ? "" : `/${numberOf(rule, "srclen")}`;
+  if (source !== "" && source !== "all") words.push(`from ${source}${length}`);
   for (const key of ["iif", "ipproto"]) {
     if (textOf(rule, key) !== "") words.push(`${key} ${textOf(rule, key)}`);
   }

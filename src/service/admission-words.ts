@@ -60,7 +60,9 @@ export function writeAdmission(
     writeSynProxy(i32, word, definition.synProxy, workers);
   }
   flags |= writeLimits(i32, word, definition.limits);
-  if (service.backends.some((one) => one.definition.maxConnections !== null)) {
+  const hasOwn = service.backends.some((one) => one.definition.maxConnections !== null);
+  // An agent may say one at any time.
+  if (hasOwn || definition.agent != null) {
     flags |= ADMIT_BACKENDS;
   }
   // What a service does not ask for costs its new flows one comparison with 0.

@@ -4,6 +4,7 @@ import {
   AGENT_MAINTENANCE,
   AGENT_READY,
   B_AGENT,
+  B_AGENT_MAX_CONNECTIONS,
   B_AGENT_SAID,
   B_AGENT_WEIGHT,
 } from "./backend-slots.ts";
@@ -22,6 +23,8 @@ const SAID_DOWN = 4;
 /** What a line says of a backend's state; null: nothing. */
 export interface AgentWords {
   readonly weightPercent: number | null;
+  /** 0: no limit of its own. */
+  readonly maxConnections: number | null;
   readonly admin: "ready" | "drain" | "maint" | null;
   readonly operation: "up" | "down" | null;
 }
@@ -33,7 +36,7 @@ export interface AgentWords {
  * @returns whether anything is another than before
  */
 export function recordAgent(i32: Int32Array, at: number, words: AgentWords): boolean {
-  const { weightPercent, admin, operation } = words;
+  const { weightPercent, maxConnections, admin, operation } = words;
   let said = i32[at + B_AGENT_SAID]!;
   if (admin !== null) {
     said &= ~(SAID_DRAIN | SAID_MAINTENANCE);
@@ -42,9 +45,14 @@ export function recordAgent(i32: Int32Array, at: number, words: AgentWords): boo
   }
   if (operation !== null) said = operation === "down" ? said | SAID_DOWN : said & ~SAID_DOWN;
   const percent = weightPercent ?? i32[at + B_AGENT_WEIGHT]!;
-  const isSame = i32[at + B_AGENT_SAID] === said && i32[at + B_AGENT_WEIGHT] === percent;
+  const most = maxConnections ?? i32[at + B_AGENT_MAX_CONNECTIONS]!;
+  const isSame =
+    i32[at + B_AGENT_SAID] === said &&
+    i32[at + B_AGENT_WEIGHT] === percent &&
+    i32[at + B_AGENT_MAX_CONNECTIONS] === most;
   i32[at + B_AGENT_SAID] = said;
   i32[at + B_AGENT_WEIGHT] = percent;
+  i32[at + B_AGENT_MAX_CONNECTIONS] = most;
   i32[at + B_AGENT] = agentOf(said);
   return !isSame;
 }
@@ -54,10 +62,12 @@ export function forgetAgent(i32: Int32Array, at: number): boolean {
   const isSame =
     i32[at + B_AGENT_SAID] === 0 &&
     i32[at + B_AGENT] === AGENT_READY &&
-    i32[at + B_AGENT_WEIGHT]! < 0;
+    i32[at + B_AGENT_WEIGHT]! < 0 &&
+    i32[at + B_AGENT_MAX_CONNECTIONS] === 0;
   i32[at + B_AGENT_SAID] = 0;
   i32[at + B_AGENT] = AGENT_READY;
   i32[at + B_AGENT_WEIGHT] = -1;
+  i32[at + B_AGENT_MAX_CONNECTIONS] = 0;
   return !isSame;
 }
 
@@ -68,7 +78,7 @@ function agentOf(said: number): number {
   return (said & SAID_DOWN) !== 0 ? AGENT_DOWN : AGENT_READY;
 }
 
-/** A weight after the agent's share of it: at least 1, unless either is 0. */
+/** A weight after the agent's share of it, rounded up: at least 1, unless either is 0. */
 export function agentWeight(i32: Int32Array, at: number, weight: number): number {
   const percent = i32[at + B_AGENT_WEIGHT]!;
   if (percent < 0 || weight === 0) return weight;

@@ -109,7 +109,7 @@ test("agents: weight, drain, maint, down, silence; and what a killed gateway had
   assert.match(table, /1 \(agent 300%\) .* draining +agent drain: backup runs/);
 
   // Words of one kind leave those of another; an agent that says nothing changes nothing.
-  say(lab, "b2", "stopped#too hot up-to-date maxconn:3");
+  say(lab, "b2", "stopped maxconn:3#too hot");
   await waitFor("its word in the log", () =>
     gateway.log.some(({ event, operation }) => event === "backend_agent" && operation === "down"),
   );
@@ -134,6 +134,20 @@ test("agents: weight, drain, maint, down, silence; and what a killed gateway had
   await next.cli(["backend", "drain", "web/10.20.0.13:8080"]);
   await waitRow(next, "b3", { state: "draining", reason: "drained by operator" });
   await next.cli(["backend", "enable", "web/10.20.0.13:8080"]);
+
+  // A limit of its own: b3 is the only one, and takes no more than it will have.
+  say(lab, "b3", "up maxconn:2");
+  await waitFor("its limit in the log", () =>
+    next.log.some(({ event, max_connections: most }) => event === "backend_agent" && most === 2),
+  );
+  // Flows that only wait for stray segments count too: it has had more than two of those.
+  const full = await httpLoad(lab, { requests: 4, requestMs: 300 });
+  assert.equal(full.failed, 4);
+  say(lab, "b3", "up maxconn:0");
+  await waitFor("no limit", () =>
+    next.log.some(({ event, max_connections: most }) => event === "backend_agent" && most === 0),
+  );
+  assert.deepEqual(Object.keys(await bodiesOf(lab, 4)), ["b3"]);
 
   // Words that nobody knows are logged once a backend and word.
   say(lab, "b3", "load 5 up");

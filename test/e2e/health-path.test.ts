@@ -5,6 +5,7 @@ import { test } from "node:test";
 import {
   createLab,
   type GatewayProcess,
+  gatewayProgram,
   LAB_BACKEND_NAMES,
   LAB_VIP,
   type Lab,
@@ -15,7 +16,7 @@ import {
   SKIP_UNLESS_ROOT,
 } from "../support/lab.ts";
 import type { RunningProcess } from "../support/processes.ts";
-import { httpLoad, startNginx } from "../support/servers.ts";
+import { httpLoad, startNginx, startUdpEcho } from "../support/servers.ts";
 import { waitFor } from "../support/wait.ts";
 
 /**
@@ -95,10 +96,16 @@ for (const [device, mode, workers] of CASES) {
     const services = [
       web("direct", 80, { type: "tcp" }),
       web("path", 81, { type: "http", through: "path" }),
+      {
+        ...web("echo", 7000, { type: "udp", send: "well?", expect: "well?", through: "path" }),
+        protocol: "udp" as const,
+        backendPort: 7777,
+      },
     ];
+    await Promise.all(LAB_BACKEND_NAMES.map((node) => startUdpEcho(lab, node, 7777)));
     const balance: LabBalance = { mode, workers, services, more: { user: "nobody", probe: {} } };
     const gateway = await lab.startGateway(lab.config(balance));
-    await waitStates(gateway, { direct: UP, path: UP });
+    await waitStates(gateway, { direct: UP, path: UP, echo: UP });
     assert.deepEqual(await answersOf(lab, 81), ["b1", "b2", "b3"]);
     const flows = await gateway.get<{
       flows: { client: string; backend: string; flags: string[] }[];
@@ -112,14 +119,14 @@ for (const [device, mode, workers] of CASES) {
     );
 
     way(lab, mode, true);
-    await waitStates(gateway, { path: B2_DOWN, direct: UP });
+    await waitStates(gateway, { path: B2_DOWN, direct: UP, echo: B2_DOWN });
     assert.deepEqual(
       await answersOf(lab, 81),
       ["b1", "b3"],
       "clients keep away from the dead path",
     );
     way(lab, mode, false);
-    await waitStates(gateway, { path: UP, direct: UP });
+    await waitStates(gateway, { path: UP, direct: UP, echo: UP });
 
     // A dead server is dead by both ways, and comes back by both.
     await servers[1]!.stop("SIGKILL");
@@ -136,15 +143,28 @@ for (const [device, mode, workers] of CASES) {
     const without = lab.config({ ...balance, services: more, more: { user: "nobody" } });
     const refused = await gateway.reload(without);
     assert.match(refused.body, /health\.through: expected direct without probe/);
+    const back = await gateway.reload(lab.config({ ...balance, services: more }));
+    assert.equal(back.status, 200, back.body);
 
-    // Whoever comes after a crash makes the pair anew; an end in order leaves nothing.
+    // What a crash leaves, a cleanup or the next start removes; an end in order leaves nothing.
     gateway.kill("SIGKILL");
     await gateway.exited;
+    assert.match(lab.execSync("gateway", ["ip", "link"]), /hgprobe-gw@hgprobe/);
+    if (device === "xdp") {
+      const argv = [process.execPath, gatewayProgram(), "cleanup", "-c", gateway.configFile];
+      assert.match((await lab.exec("gateway", argv)).stdout, /removed interface hgprobe/);
+      assert.doesNotMatch(lab.execSync("gateway", ["ip", "link"]), /hgprobe/);
+      assert.doesNotMatch(lab.execSync("gateway", ["ip", "rule"]), /198\.18/);
+    }
     const next = await lab.startGateway(lab.config({ ...balance, services: more }));
     await waitStates(next, { direct: UP, path: UP, more: UP });
     await next.stop();
     assert.doesNotMatch(lab.execSync("gateway", ["ip", "link"]), /hgprobe/);
     assert.doesNotMatch(lab.execSync("gateway", ["ip", "rule"]), /198\.18/);
+    const complaints = next.log.filter(
+      ({ event, interface: name }) => event === "partial_checksums" && name === "hgprobe-gw",
+    );
+    assert.equal(complaints.length, 0);
     const counters = lab.checksumErrors();
     assert.deepEqual(counters, {});
   });
@@ -195,4 +215,12 @@ test("one-way modes: a backend without the VIP, and one that takes no tunnel off
     decaps[1]!.kill("SIGCONT");
     await waitStates(gateway, { direct: UP, path: UP });
   }
+
+  // An interface that is nobody's of ours stays, and is named.
+  await gateway.stop();
+  lab.execSync("gateway", ["ip", "link", "add", "hgprobe", "type", "veth", "peer", "x0"]);
+  const refused = await lab.startGateway(config("dsr"), { ready: false });
+  assert.notEqual((await refused.exited).code, 0);
+  assert.match(refused.lines.join("\n"), /there is an interface hgprobe already/);
+  assert.match(lab.execSync("gateway", ["ip", "link"]), / hgprobe@x0: /);
 });

@@ -1,8 +1,9 @@
 import assert from "node:assert/strict";
 import { createSocket, type RemoteInfo, type Socket } from "node:dgram";
 import { type TestContext, test } from "node:test";
+import { openUdp } from "../../src/device/echo.ts";
 import { checkDns, type DnsQuestion } from "../../src/health/dns-check.ts";
-import { checkUdp, type UdpQuestion } from "../../src/health/udp-check.ts";
+import { checkUdp, type UdpHost, type UdpQuestion } from "../../src/health/udp-check.ts";
 import { endpoint, found, never } from "./questions.ts";
 import { LOOPBACK } from "./targets.ts";
 
@@ -27,13 +28,20 @@ async function closedUdpPort(): Promise<number> {
   return port;
 }
 
+/** With the host's own sockets, which the gateway has. */
 const udp = async (
   port: number,
   question: Partial<UdpQuestion> = {},
   where: Parameters<typeof endpoint>[1] = {},
+  host: UdpHost = { openUdp },
 ): Promise<string> =>
   found(
-    await checkUdp(endpoint(port, where), { sendHex: "", expectHex: null, ...question }, never()),
+    await checkUdp(
+      endpoint(port, where),
+      { sendHex: "", expectHex: null, ...question },
+      host,
+      never(),
+    ),
   );
 
 test("udp: what is sent, from where, and what an answer begins with", async (t) => {
@@ -63,6 +71,8 @@ test("udp: silence is up without an expectation, and down with one; a closed por
   assert.equal(await udp(port, { expectHex: "00" }, brief), "down: timeout after 100ms");
   const closed = await closedUdpPort();
   for (const expectHex of [null, "00"]) {
+    const plain = await udp(closed, { sendHex: "01", expectHex }, {}, { openUdp: null });
+    assert.match(plain, /^down: \w+ ECONNREFUSED$/);
     const result = await udp(closed, { sendHex: "01", expectHex });
     assert.match(result, /^down: (recvmsg|send|read) ECONNREFUSED$/);
   }
@@ -78,10 +88,20 @@ test("udp: IPv6, an ended check, a wrong source", async (t) => {
   const six = { address: "::1" };
   assert.equal(await udp(port, { sendHex: "4142", expectHex: "41" }, six), 'up: answered "AB"');
   const controller = new AbortController();
-  const check = checkUdp(endpoint(port), { sendHex: "", expectHex: "00" }, controller.signal);
+  const check = checkUdp(
+    endpoint(port),
+    { sendHex: "", expectHex: "00" },
+    { openUdp },
+    controller.signal,
+  );
   controller.abort();
   assert.equal(found(await check), "down: the check was ended");
-  const ended = checkUdp(endpoint(port), { sendHex: "", expectHex: "00" }, controller.signal);
+  const ended = checkUdp(
+    endpoint(port),
+    { sendHex: "", expectHex: "00" },
+    { openUdp },
+    controller.signal,
+  );
   assert.equal(found(await ended), "down: the check was ended");
   assert.match(await udp(port, {}, { source: "192.0.2.1" }), /^down: bind EADDRNOTAVAIL/);
 });
@@ -116,12 +136,21 @@ interface Zone {
   readonly records?: readonly Buffer[];
 }
 
-const nameServer = (t: TestContext, zone: Zone, seen: Buffer[] = []): Promise<number> =>
-  udpServer(t, (query, from, socket) => {
-    seen.push(query);
-    const answer = dnsAnswer(query, zone.rcode ?? 0, zone.records ?? []);
-    socket.send(answer, from.port, from.address);
-  });
+const nameServer = (
+  t: TestContext,
+  zone: Zone,
+  seen: Buffer[] = [],
+  address = LOOPBACK,
+): Promise<number> =>
+  udpServer(
+    t,
+    (query, from, socket) => {
+      seen.push(query);
+      const answer = dnsAnswer(query, zone.rcode ?? 0, zone.records ?? []);
+      socket.send(answer, from.port, from.address);
+    },
+    address,
+  );
 
 const dns = async (
   port: number,
@@ -146,6 +175,9 @@ test("dns: the root's SOA is asked for, and any answer without error is up", asy
   assert.equal(await dns(port), "up: NOERROR");
   assert.equal(seen[0]!.subarray(12, 17).toString("hex"), "0000060001", "root, SOA, IN");
   assert.equal(await dns(port, { answers: ["ns.example"] }), "up: NOERROR");
+  const six = endpoint(await nameServer(t, {}, [], "::1"), { address: "::1", source: "::1" });
+  const asked = { query: ".", queryType: "SOA", rcode: ["NOERROR"], answers: [] } as const;
+  assert.equal(found(await checkDns(six, asked, never())), "up: NOERROR");
   const empty = await nameServer(t, {});
   assert.equal(await dns(empty), "up: NOERROR");
   assert.equal(

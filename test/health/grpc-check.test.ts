@@ -22,6 +22,7 @@ interface Asked {
 async function grpcServer(
   t: TestContext,
   credentials = ServerCredentials.createInsecure(),
+  address = LOOPBACK,
 ): Promise<{ port: number; asked: Asked[] }> {
   const asked: Asked[] = [];
   const server = new Server();
@@ -50,7 +51,7 @@ async function grpcServer(
     },
   });
   const port = await new Promise<number>((resolve, reject) => {
-    server.bindAsync(`${LOOPBACK}:0`, credentials, (error, bound) =>
+    server.bindAsync(`${address}:0`, credentials, (error, bound) =>
       error === null ? resolve(bound) : reject(error),
     );
   });
@@ -97,6 +98,12 @@ test("the source address is the one that the backend sees", async (t) => {
   const { port, asked } = await grpcServer(t);
   assert.equal(await ask(port, {}, { source: "127.0.0.77" }), "up: SERVING");
   assert.match(asked[0]!.peer, /^127\.0\.0\.77:/);
+});
+
+test("IPv6", async (t) => {
+  const { port, asked } = await grpcServer(t, ServerCredentials.createInsecure(), "[::1]");
+  assert.equal(await ask(port, {}, { address: "::1" }), "up: SERVING");
+  assert.equal(asked[0]!.authority, `[::1]:${port}`);
 });
 
 test("over TLS, with what the certificate says", async (t) => {

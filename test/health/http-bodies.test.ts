@@ -172,9 +172,47 @@ test("http2: what is no HTTP/2, and who does not answer", async (t) => {
   await waitFor("its end", () => silent.sockets.size === 0);
 
   const refusing = createHttp2Server();
-  refusing.on("stream", (stream: ServerHttp2Stream) => stream.close(7));
+  refusing.on("stream", (stream: ServerHttp2Stream) => {
+    stream.on("error", () => undefined);
+    stream.close(7);
+  });
   const refused = await open(t, listen(refusing, 0, LOOPBACK));
   assert.match(await ask(refused.port), /^down: .*REFUSED_STREAM/);
+});
+
+test("a server that drips is timed out, in headers as in the body", async (t) => {
+  for (const start of ["", "HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n\r\n"]) {
+    const server = await open(
+      t,
+      tcpServer((socket) => {
+        socket.resume();
+        socket.write(start || "HTTP/1.1 200 OK\r\nx-slow: ");
+        const drip = setInterval(() => socket.write("y"), 5);
+        socket.once("close", () => clearInterval(drip));
+      }),
+    );
+    const where = endpoint(server.port, { timeoutMs: 150 });
+    const result = await checkHttp(where, contains("ready"), never());
+    assert.equal(found(result), "down: timeout after 150ms");
+    await waitFor("its end", () => server.sockets.size === 0);
+  }
+});
+
+test("http2: IPv6", async (t) => {
+  const authorities: string[] = [];
+  const server = createHttp2Server();
+  server.on("stream", (stream: ServerHttp2Stream, headers) => {
+    authorities.push(`${headers[":authority"]}`);
+    stream.respond({ ":status": 200 });
+    stream.end();
+  });
+  const { port } = await open(t, listen(server, 0, "::1"));
+  const six = endpoint(port, { address: "::1", source: "::1" });
+  assert.equal(
+    found(await checkHttp2(six, { ...question(), tls: null }, never())),
+    "up: status 200",
+  );
+  assert.deepEqual(authorities, [`[::1]:${port}`]);
 });
 
 test("http2: an ended check closes its connection", async (t) => {

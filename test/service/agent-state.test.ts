@@ -7,7 +7,11 @@ import {
   forgetAgent,
   recordAgent,
 } from "../../src/service/agent-state.ts";
-import { B_AGENT_WEIGHT, BACKEND_WORDS } from "../../src/service/backend-slots.ts";
+import {
+  B_AGENT_MAX_CONNECTIONS,
+  B_AGENT_WEIGHT,
+  BACKEND_WORDS,
+} from "../../src/service/backend-slots.ts";
 
 function slot(): Int32Array {
   const words = new Int32Array(BACKEND_WORDS);
@@ -16,7 +20,13 @@ function slot(): Int32Array {
 }
 
 function say(words: Int32Array, said: Partial<AgentWords>): boolean {
-  return recordAgent(words, 0, { weightPercent: null, admin: null, operation: null, ...said });
+  return recordAgent(words, 0, {
+    weightPercent: null,
+    maxConnections: null,
+    admin: null,
+    operation: null,
+    ...said,
+  });
 }
 
 test("what a line does not speak of stays as it was", () => {
@@ -33,6 +43,10 @@ test("what a line does not speak of stays as it was", () => {
   assert.equal(say(words, { operation: "up" }), true);
   assert.equal(agentState(words, 0), null);
   assert.equal(words[B_AGENT_WEIGHT], 50);
+  assert.equal(say(words, { maxConnections: 9 }), true);
+  assert.equal(words[B_AGENT_MAX_CONNECTIONS], 9);
+  assert.equal(say(words, { weightPercent: 50 }), false);
+  assert.equal(words[B_AGENT_MAX_CONNECTIONS], 9);
   assert.equal(say(words, { operation: "up", weightPercent: 50 }), false, "nothing new");
   say(words, { admin: "maint" });
   assert.equal(agentState(words, 0), "disabled");

@@ -6,7 +6,6 @@ import type { KeyPath } from "./source.ts";
 
 const HTTP: readonly HealthType[] = ["http", "https", "http2"];
 const TLS: readonly HealthType[] = ["tls", "https", "http2", "grpc", "script"];
-const OVER_TCP: readonly HealthType[] = [...HTTP, "tcp", "tls", "grpc", "script"];
 const WITH_PORT = HEALTH_TYPES.filter((type) => type !== "icmp");
 const WITH_SOURCE = HEALTH_TYPES.filter((type) => type !== "exec");
 
@@ -73,7 +72,6 @@ export function checkHealth(check: CrossCheck, service: CheckedService): void {
     checkTogether(check, path, health);
     checkUser(check, path, health);
     checkWeight(check, service, path, health);
-    checkPath(check, path, health);
     if (health.through === "direct" && health.type !== "icmp") checkPort(check, service, path);
   }
   checkTiming(check, path, health);
@@ -147,14 +145,6 @@ function checkWeight(
   if (health.dynamicWeight !== true || typeof service.values.agent !== "object") return;
   const at = placeOf(reading, [...service.path, "agent"]);
   report([...path, "dynamicWeight"], `expected false with an agent${at}, got true`);
-}
-
-/** What comes to the VIP as a client is pinned to a backend by TCP alone. */
-function checkPath({ reading, report }: CrossCheck, path: KeyPath, health: HealthValues): void {
-  if (health.through === "direct" || OVER_TCP.includes(health.type)) return;
-  const at = placeOf(reading, [...path, "type"]);
-  const message = `expected direct for type ${health.type}${at}, got ${health.through} (only for ${OVER_TCP.join(", ")})`;
-  report([...path, "through"], message);
 }
 
 /** A check that may take longer than its interval would be late by its own rule. */

@@ -40,7 +40,7 @@ const hostName = text("a host name", /^[A-Za-z0-9._:[\]-]+$/, { max: 255 });
 
 /** When checks go, and where: for every type. */
 const commonKeys = {
-  type: withDefault(words(HEALTH_TYPES), "tcp", "What a check does: see docs/health.md"),
+  type: withDefault(words(HEALTH_TYPES), "tcp", "What a check does: see docs/health-types.md"),
   interval: withDefault(duration("100ms", "1h"), "2s", "Time between two checks"),
   timeout: optional(
     duration("10ms", "1h"),

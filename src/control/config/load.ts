@@ -5,6 +5,7 @@ import type { GatewayDefinition } from "../../service/definition.ts";
 import { affinityNotes } from "./affinity-check.ts";
 import { buildDefinition } from "./build.ts";
 import { crossCheck } from "./cross-check.ts";
+import { healthNote } from "./health-notes.ts";
 import { readValues } from "./reading.ts";
 import { checkRequired } from "./required.ts";
 import { type KeyPath, readSource, type Source } from "./source.ts";
@@ -108,15 +109,9 @@ export function configNotes(definition: GatewayDefinition): ConfigProblem[] {
       note(
         `service "${service.name}" has no backends: new flows get noBackend (${service.noBackend.action})`,
       );
-    } else if (service.health === null) {
-      note(`service "${service.name}" has no health: its backends always count as up`);
-    } else if (
-      service.health.type === "exec" &&
-      (service.health.user ?? definition.user) === null
-    ) {
-      note(
-        `service "${service.name}" runs ${service.health.command[0]} as root: give health a user`,
-      );
+    } else {
+      const message = healthNote(service, definition.user);
+      if (message !== null) note(message);
     }
   }
   return notes;

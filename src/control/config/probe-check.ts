@@ -9,7 +9,14 @@ import type { KeyPath } from "./source.ts";
 /** Protocol with which a type of check can come to a VIP; one that is not here cannot. */
 const PROTOCOL_OF_TYPE: { readonly [type in HealthType]?: "tcp" | "udp" } = {
   tcp: "tcp",
+  tls: "tcp",
   http: "tcp",
+  https: "tcp",
+  http2: "tcp",
+  grpc: "tcp",
+  script: "tcp",
+  udp: "udp",
+  dns: "udp",
 };
 
 /** A slot's number and one are the last 16 bits of a source. */

@@ -100,6 +100,11 @@ export const BAD_HEALTH: readonly BadConfig[] = [
     '50: services[0].health.queryType: expected SOA, A, AAAA, NS, CNAME, MX, TXT, SRV or PTR, got "ANY"',
     '72: services[0].health.rcode[1]: expected NOERROR, FORMERR, SERVFAIL, NXDOMAIN, NOTIMP or REFUSED, got "BAD"',
   ),
+  bad(
+    "through the VIP by what is not pinned there",
+    "{ type: icmp, through: path }",
+    "36: services[0].health.through: expected direct without probe, got path",
+  ),
   {
     name: "health: a user that the gateway cannot become any more",
     given: `user: headgate\n${one({ health: "{ type: exec, command: [/bin/true], user: nobody }" })}`,

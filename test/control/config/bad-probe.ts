@@ -63,6 +63,20 @@ export const BAD_PROBE: readonly BadConfig[] = [
     ],
   },
   {
+    name: "path: what asks for no VIP",
+    given: withProbe({ health: "{ type: icmp, through: path }" }),
+    want: [
+      "gw.yaml:8:36: services[0].health.through: expected direct for type icmp (gw.yaml:8:21), which cannot ask for a VIP, got path",
+    ],
+  },
+  {
+    name: "path: UDP to a service without",
+    given: withProbe({ health: "{ type: dns, through: path }" }),
+    want: [
+      "gw.yaml:8:35: services[0].health.through: expected direct for type dns (gw.yaml:8:21) in a service without protocol udp (gw.yaml:7:15), got path",
+    ],
+  },
+  {
     name: "path: TCP to a service without",
     given: withProbe({ protocol: "udp" }),
     want: [

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { test } from "node:test";
@@ -9,6 +9,7 @@ import { formatConfigProblem } from "../../../src/base/errors.ts";
 import { healthFileProblems } from "../../../src/control/config/health-files.ts";
 import { configNotes, effectiveConfig, parseConfig } from "../../../src/control/config/load.ts";
 import type { HealthDefinition } from "../../../src/service/health-definition.ts";
+import { PROJECT_ROOT } from "../../support/lab.ts";
 import { one } from "./config-text.ts";
 
 const parsed = (health: string): HealthDefinition =>
@@ -92,6 +93,17 @@ test("what is written is what is checked", () => {
     caFile: "/etc/ca.pem",
     expiryWarningMs: 0,
   });
+});
+
+test("the examples of docs/health-types.md are right", () => {
+  const text = readFileSync(path.join(PROJECT_ROOT, "docs", "health-types.md"), "utf8");
+  const examples = [...text.matchAll(/^health: (\{.*\})/gm)].map(([, keys]) => keys!);
+  for (const [, cell] of text.matchAll(/^\| \w[^|]* \| (`- [^|]*)\|$/gm)) {
+    const steps = [...cell!.matchAll(/`- (.*?)`/g)].map(([, step]) => `{ ${step} }`);
+    examples.push(`{ type: script, steps: [${steps.join(", ")}] }`);
+  }
+  assert.ok(examples.length >= 18, `${examples.length}`);
+  for (const example of examples) assert.equal(typeof parsed(example).type, "string", example);
 });
 
 test("icmp needs no port", () => {
@@ -201,6 +213,16 @@ test("programs, users and files of a configuration have to be on the host", (t) 
   assert.deepEqual(problems("{ type: tls, verify: true, caFile: /nonexistent.pem }"), [
     "gw.yaml:7:48: services[0].health.caFile: expected a PEM file of certificates (/nonexistent.pem), got ENOENT",
   ]);
+});
+
+test("a check by udp that cannot see that a host is gone is noted", () => {
+  const isNoted = (health: string): boolean =>
+    configNotes(parseConfig(one({ health }), "gw.yaml")).some(({ message }) =>
+      message.startsWith('service "web" checks by udp without expect'),
+    );
+  assert.ok(isNoted("{ type: udp }"));
+  assert.ok(!isNoted("{ type: udp, expect: a }"));
+  assert.ok(!isNoted("{ type: udp, interval: 5s, timeout: 3500ms }"));
 });
 
 test("a program that would run as root is noted", () => {
