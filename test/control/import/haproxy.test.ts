@@ -327,6 +327,19 @@ test("backups, caps, slow start and bounded loads", () => {
   assert.match(first.notes.join("\n"), /slowStart of service one is left out: expected off with/);
 });
 
+test("observe layer4 is passive checks", () => {
+  const text = right(
+    listen(
+      "bind 203.0.113.10:80",
+      "server a 10.20.0.11:80 check observe layer4 error-limit 5 on-error mark-down",
+      "server b 10.20.0.12:80 check observe layer4",
+    ),
+  );
+  const { services, notes } = imported(importHaproxy, text, { snat: ["10.20.0.100"] });
+  assert.deepEqual(services[0]!["passive"], { failures: 5, ejectAtMost: 1 });
+  assertNotes(notes, [/^6: on-error "fail-check": a backend is taken out, as mark-down does$/]);
+});
+
 const CHECKS: readonly (readonly [name: string, lines: readonly string[], health: object])[] = [
   ["httpchk alone", ["option httpchk"], { type: "http", method: "OPTIONS", path: "/" }],
   ["httpchk of a path", ["option httpchk /up"], { type: "http", method: "OPTIONS", path: "/up" }],
