@@ -33,6 +33,7 @@ import {
   C_SYN_RETRANSMITTED,
 } from "../datapath/counters.ts";
 import { DROP_REASONS, REFUSAL_NAMES } from "../datapath/verdict.ts";
+import { addPolicies } from "./policy/metrics.ts";
 
 /** States that a backend can show, so that a dashboard sees each of them at 0 or 1. */
 export const BACKEND_STATES = [
@@ -77,16 +78,17 @@ export function createMetrics(source: MetricsSource): Registry {
   addServices(declare, source);
   addBackends(declare, source);
   addConfiguration(declare, source);
+  addPolicies(declare, source.services);
   return registry;
 }
 
-type Declare = (
+export type Declare = (
   name: string,
   help: string,
   labelNames: readonly string[],
   read: (add: Add) => void,
 ) => void;
-interface Declarations {
+export interface Declarations {
   readonly counter: Declare;
   readonly gauge: Declare;
 }

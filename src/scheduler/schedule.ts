@@ -13,6 +13,7 @@ import {
   S_WEIGHT_MAX,
   SCHEDULER_LEAST_CONNECTIONS,
   SCHEDULER_MAGLEV,
+  SCHEDULER_POLICY,
   SCHEDULER_ROUND_ROBIN,
   SCHEDULER_SOURCE_HASH,
   SCHEDULER_WEIGHTED_LEAST_CONNECTIONS,
@@ -94,6 +95,7 @@ export function createScheduler(views: RegionViews): Scheduler {
           client,
         );
       case SCHEDULER_MAGLEV:
+      case SCHEDULER_POLICY:
         return pickMaglev(
           u16,
           hashTable(bankWord, serviceWord),

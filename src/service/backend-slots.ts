@@ -69,6 +69,8 @@ export const B_EJECTED = 30;
  */
 export const B_AGENT_WEIGHT = 40;
 export const B_AGENT = 41;
+/** Microseconds from SYN to SYN-ACK, a mean over all workers; 0: none was measured. */
+export const B_LATENCY_US = 48;
 export const BACKEND_WORDS = 64;
 assert(BACKEND_WORDS * 4 === BACKEND_SLOT_BYTES, "a backend slot is one section record");
 

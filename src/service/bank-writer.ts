@@ -118,6 +118,7 @@ import {
   S_WEIGHT_MAX,
   S_WEIGHT_SUM,
   SCHEDULER_NAMES,
+  SCHEDULER_POLICY,
   SERVICE_WORDS,
   TOO_BIG_FRAGMENT,
   TOO_BIG_ICMP,
@@ -131,6 +132,13 @@ import {
 import type { GatewayDefinition, Timeouts } from "./definition.ts";
 import { type Eligible, eligibleBackends } from "./effective.ts";
 import { createHashTables, type HashTables } from "./hash-tables.ts";
+import {
+  decidedList,
+  decidedTable,
+  inForce,
+  NO_DECISIONS,
+  type PolicyDecisions,
+} from "./policy.ts";
 import { type AssignedService, type SlotAssignment, serviceSlotWord } from "./slots.ts";
 import {
   ENTRIES_PER_SERVER_ID,
@@ -188,6 +196,7 @@ function placeOf(layout: RegionLayout, number: number): Place {
  *
  * @param number - its number; it goes to banks[number & 1], which must be neither published nor taken
  * @param hostAddresses - addresses of the host
+ * @param decisions - what policies have said of their services
  * @throws HeadgateError when a table of the bank is too small for the definition; the bank must not
  *   be published then
  */
@@ -197,11 +206,15 @@ export function writeBank(
   definition: GatewayDefinition,
   assignment: SlotAssignment,
   hostAddresses: readonly Address[],
+  decisions: PolicyDecisions = NO_DECISIONS,
 ): BankReport {
   const place = placeOf(views.layout, number);
   const seed = seedWord(definition.hash.seed);
   const lists = new Map(
-    assignment.services.map((service) => [service, eligibleBackends(views, service)]),
+    assignment.services.map((service) => {
+      const list = eligibleBackends(views, service);
+      return [service, decidedList(list, decisions.of(service.slot))];
+    }),
   );
   const isAlive = (service: AssignedService): boolean =>
     lists.get(service)!.some((backend) => !backend.isDown);
@@ -210,7 +223,7 @@ export function writeBank(
   keepRemoved(views, place, assignment);
   const access = keptAccess(views).place(assignment);
   if (access === null) throw tooManyPrefixes(views, assignment);
-  const services = writeServices(views, place, lists, seed, access);
+  const services = writeServices(views, place, lists, seed, access, decisions);
   const known = knownAddresses(definition, assignment, isAlive, hostAddresses);
   const intervals = writeAddresses(views.i32, place, known);
   writeHeader(views, place, definition, assignment.services.length, seed);
@@ -309,6 +322,7 @@ function writeServices(
   lists: ReadonlyMap<AssignedService, readonly Eligible[]>,
   seed: number,
   access: PlacedAccess,
+  decisions: PolicyDecisions,
 ): { listed: number; hashSlots: number } {
   const { i32, u16 } = views;
   const { bank, size } = place;
@@ -320,12 +334,15 @@ function writeServices(
     if (entries + list.length > size.backendEntries) {
       throw tooSmall("limits.backends", entries + list.length, size.backendEntries);
     }
-    const table = tables.tableOf(service, list, seed);
+    const decision = inForce(list, decisions.of(service.slot));
+    const decided = decidedTable(list, decision, seed);
+    const table = decided ?? tables.tableOf(service, list, seed, decision);
     if (hashSlots + table.length > size.hashSlots) {
       throw tooSmall("limits.hashSlots", hashSlots + table.length, size.hashSlots);
     }
     const word = bank + (place.servicesAt >> 2) + service.slot * SERVICE_WORDS;
     writeService(i32, word, service, list);
+    if (decided !== null) i32[word + S_SCHEDULER] = SCHEDULER_POLICY;
     writeAdmission(i32, word, service, access.tables.get(service.slot), views.layout.workers);
     i32[word + S_BACKENDS_FIRST] = entries;
     i32[word + S_HASH_FIRST] = hashSlots;

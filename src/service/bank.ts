@@ -213,6 +213,8 @@ export const SCHEDULER_LEAST_CONNECTIONS = 2;
 export const SCHEDULER_WEIGHTED_LEAST_CONNECTIONS = 3;
 export const SCHEDULER_SOURCE_HASH = 4;
 export const SCHEDULER_MAGLEV = 5;
+/** A table that a policy has handed over; no word of the configuration. */
+export const SCHEDULER_POLICY = 15;
 export const SCHEDULER_NAMES = [
   "round-robin",
   "weighted-round-robin",

@@ -61,6 +61,25 @@ export interface HealthDefinition {
   readonly status: readonly PortRange[];
 }
 
+/** A file of a policy as it was when the configuration was read. */
+export interface PolicySource {
+  /** Absolute. */
+  readonly path: string;
+  readonly text: string;
+}
+
+/** `scheduler: { module: … }`; the service's `scheduler` is its fallback then. */
+export interface PolicyDefinition {
+  /** Absolute path of the module, which is the first of the sources. */
+  readonly module: string;
+  /** The module and what it imports by relative paths. */
+  readonly sources: readonly PolicySource[];
+  /** The fallback decides; what the policy says is only compared. */
+  readonly shadow: boolean;
+  readonly timeoutMs: number;
+  readonly intervalMs: number;
+}
+
 /** What a service's access lists are, and what they mean together. */
 export interface AccessDefinition {
   /** Prefixes of the configuration, as text; null: no allow list. */
@@ -116,6 +135,8 @@ export interface ServiceDefinition {
   readonly protocols: readonly ProtocolName[];
   readonly mode: ModeName;
   readonly scheduler: SchedulerName;
+  /** Weights or a table come from here, while it answers; null: none. */
+  readonly policy: PolicyDefinition | null;
   readonly tableSize: number;
   readonly timeouts: Timeouts;
   /** What happens to packets that are too large once they have an outer header. */

@@ -3,6 +3,7 @@ import { addressWord } from "../scheduler/mix.ts";
 import { buildSourceHashTable, sourceHashSize } from "../scheduler/source-hash-table.ts";
 import type { RegionViews } from "../state/layout.ts";
 import { backendState, type Eligible } from "./effective.ts";
+import { decidedWeight, type PolicyDecision } from "./policy.ts";
 import type { AssignedService } from "./slots.ts";
 
 /**
@@ -13,9 +14,15 @@ export interface HashTables {
   /**
    * @param list - the backends that take new flows, in the order of the list
    * @param seed - BANK_SEED
+   * @param decision - where the weights of the list come from
    * @returns position in `list` by slot; empty where the scheduler has none, or the list is empty
    */
-  tableOf(service: AssignedService, list: readonly Eligible[], seed: number): Uint16Array;
+  tableOf(
+    service: AssignedService,
+    list: readonly Eligible[],
+    seed: number,
+    decision?: PolicyDecision | null,
+  ): Uint16Array;
 }
 
 interface Kept {
@@ -42,9 +49,14 @@ export function createHashTables(views: RegionViews): HashTables {
     return table;
   }
 
-  function maglev(service: AssignedService, list: readonly Eligible[], seed: number): Uint16Array {
+  function maglev(
+    service: AssignedService,
+    list: readonly Eligible[],
+    seed: number,
+    decision: PolicyDecision | null,
+  ): Uint16Array {
     const { slot, definition } = service;
-    const all = allBackends(views, service);
+    const all = allBackends(views, service, decision);
     const present = new Map(list.map((backend, index) => [backend.slot, index]));
     const isPresent = all.map((backend) => present.has(backend.slot));
     const wholeKey = keyOf(`${definition.tableSize} ${seed}`, all);
@@ -58,10 +70,10 @@ export function createHashTables(views: RegionViews): HashTables {
   }
 
   return {
-    tableOf(service, list, seed) {
+    tableOf(service, list, seed, decision = null) {
       const { scheduler } = service.definition;
       if (list.length === 0) return EMPTY;
-      if (scheduler === "maglev") return maglev(service, list, seed);
+      if (scheduler === "maglev") return maglev(service, list, seed, decision);
       if (scheduler !== "source-hash") return EMPTY;
       return kept(inUse, service.slot, keyOf("source-hash", list), () => {
         const weights = list.map((backend) => backend.weight);
@@ -75,13 +87,15 @@ export function createHashTables(views: RegionViews): HashTables {
 function allBackends(
   views: RegionViews,
   { backends }: AssignedService,
+  decision: PolicyDecision | null,
 ): (MaglevBackend & { readonly slot: number })[] {
   return backends
     .map(({ slot, definition }) => ({
       slot,
       address: addressWord(definition.address),
       port: definition.port,
-      weight: backendState(views, slot).weight || definition.weight,
+      weight:
+        decidedWeight(decision, slot) ?? (backendState(views, slot).weight || definition.weight),
     }))
     .filter(({ weight }) => weight > 0);
 }

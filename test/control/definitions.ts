@@ -45,6 +45,7 @@ export function service(
     ports: [{ low: 80, high: 80 }],
     protocols: ["tcp"],
     mode: "nat",
+    policy: null,
     scheduler: "round-robin",
     tableSize: 251,
     timeouts: {

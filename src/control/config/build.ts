@@ -10,6 +10,7 @@ import type {
 } from "../../service/definition.ts";
 import { buildAccess } from "./access-lists.ts";
 import { whole } from "./fields.ts";
+import { buildPolicy, schedulerOf } from "./policy-sources.ts";
 import type { FileValues, ServiceValues } from "./schema.ts";
 
 /**
@@ -66,11 +67,11 @@ export function buildDefinition(values: FileValues, file: string): GatewayDefini
       sourceIpv6: tunnel.source.ipv6 ?? null,
       gue: { port: tunnel.gue.port, checksum: tunnel.gue.checksum ?? null },
     },
-    services: values.services.map(buildService),
+    services: values.services.map((service) => buildService(service, file)),
   };
 }
 
-function buildService(values: ServiceValues): ServiceDefinition {
+function buildService(values: ServiceValues, file: string): ServiceDefinition {
   const { existingFlows, noBackend } = values;
   const ports = whole(values.port ?? []).toSorted((a, b) => a.low - b.low);
   return {
@@ -79,7 +80,8 @@ function buildService(values: ServiceValues): ServiceDefinition {
     ports,
     protocols: whole(values.protocol ?? []),
     mode: values.mode,
-    scheduler: values.scheduler,
+    scheduler: schedulerOf(values),
+    policy: buildPolicy(values, file),
     tableSize: values.tableSize,
     timeouts: values.timeouts,
     mtu: { tooBig: values.mtu.tooBig },
@@ -158,7 +160,10 @@ function sorryServer(values: ServiceValues): ServiceDefinition["noBackend"]["sor
  * A segment without a flow can be adopted only where any node picks the same backend for it: hash
  * schedulers, and not where a SNAT port was chosen for the flow.
  */
-export function canAdopt(service: { readonly scheduler: string; readonly mode: string }): boolean {
+export function canAdopt(service: {
+  readonly scheduler: ServiceValues["scheduler"];
+  readonly mode: string;
+}): boolean {
   const isHash = service.scheduler === "source-hash" || service.scheduler === "maglev";
   return isHash && service.mode !== "full-nat";
 }

@@ -8,6 +8,8 @@ import { checkFamilies } from "./family-check.ts";
 import { checkLimits } from "./limits-check.ts";
 import { checkMode } from "./mode-check.ts";
 import { checkOverlaps } from "./overlap-check.ts";
+import { checkPolicy } from "./policy-check.ts";
+import { schedulerText } from "./policy-sources.ts";
 import { entryPath, type Reading } from "./reading.ts";
 import type { ServiceValues } from "./schema.ts";
 import type { KeyPath } from "./source.ts";
@@ -66,6 +68,7 @@ export function crossCheck(reading: Reading, problems: ConfigProblem[]): void {
     checkBackends(check, service);
     checkMode(check, service);
     checkUdp(check, service);
+    checkPolicy(check, service);
   }
   checkFamilies(check);
   checkOverlaps(check);
@@ -141,7 +144,7 @@ function checkNames({ reading, services, report }: CrossCheck): void {
 function checkService({ reading, report }: CrossCheck, service: CheckedService): void {
   const { path, values } = service;
   if (values.outOfState === "adopt" && !canAdopt(values)) {
-    const why = values.mode === "full-nat" ? "mode full-nat" : `scheduler ${values.scheduler}`;
+    const why = values.mode === "full-nat" ? "mode full-nat" : `scheduler ${schedulerText(values)}`;
     const other = values.mode === "full-nat" ? "mode" : "scheduler";
     const at = placeOf(reading, [...path, other]);
     const message = `expected reset or drop with ${why}${at}, got "adopt" (only source-hash and maglev, outside full-nat)`;

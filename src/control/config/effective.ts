@@ -111,7 +111,7 @@ function effectiveService(service: ServiceDefinition): Record<string, unknown> {
     port: service.ports.map(effectivePort),
     protocol: [...service.protocols],
     mode: service.mode,
-    scheduler: service.scheduler,
+    scheduler: effectiveScheduler(service),
     tableSize: service.tableSize,
     timeouts: {
       tcp: formatDurations({ ...service.timeouts.tcp }),
@@ -138,6 +138,17 @@ function effectiveService(service: ServiceDefinition): Record<string, unknown> {
       weight: it.weight,
       ...(it.serverId === null ? {} : { serverId: it.serverId }),
     })),
+  };
+}
+
+function effectiveScheduler({ policy, scheduler }: ServiceDefinition): unknown {
+  if (policy === null) return scheduler;
+  return {
+    module: policy.module,
+    fallback: scheduler,
+    shadow: policy.shadow,
+    timeout: formatDuration(policy.timeoutMs),
+    interval: formatDuration(policy.intervalMs),
   };
 }
 

@@ -5,6 +5,7 @@ import { bankSize, VIP_INTERVALS_PER_SERVICE } from "../../state/layout.ts";
 import { accessPrefixes } from "./access-lists.ts";
 import type { CheckedService, CrossCheck } from "./cross-check.ts";
 import { precisionOf } from "./overlap-check.ts";
+import { schedulerOf } from "./policy-sources.ts";
 
 /** Does everything fit in the room that `limits` takes at start? */
 export function checkLimits({ reading, services, report }: CrossCheck): void {
@@ -84,10 +85,13 @@ function backendSlots(service: CheckedService): number {
 function tableSlots(service: CheckedService): number {
   const { values } = service;
   const protocols = protocolCount(service);
-  if (values.scheduler === "maglev") return values.tableSize * protocols;
-  if (values.scheduler !== "source-hash") return 0;
+  const scheduler = schedulerOf(values);
+  // A policy's own table has at most as many slots.
+  const least = typeof values.scheduler === "object" ? values.tableSize * protocols : 0;
+  if (scheduler === "maglev") return values.tableSize * protocols;
+  if (scheduler !== "source-hash") return least;
   const weights = values.backends.map((backend) => Math.max(1, backend.weight));
-  return sourceHashSize(weights) * protocols;
+  return Math.max(least, sourceHashSize(weights) * protocols);
 }
 
 /** Port intervals that the VIPs become once an exact port is cut out of the range around it. */

@@ -1,6 +1,14 @@
 import { QUIC_ROTATION_MAX, QUIC_SERVER_ID_BYTES_MAX } from "../../base/limits.ts";
 import { prefix } from "./access-lists.ts";
-import { list, optional, section, sectionOrWord, type ValueKind, withDefault } from "./fields.ts";
+import {
+  list,
+  optional,
+  section,
+  sectionOrWord,
+  type ValueKind,
+  valueOrSection,
+  withDefault,
+} from "./fields.ts";
 import {
   absolutePath,
   boolean,
@@ -284,6 +292,48 @@ const affinity = sectionOrWord(
   "Not supported yet: new flows of a client go to the backend it had",
 );
 
+const schedulerWord = word(
+  {
+    "round-robin": "round-robin",
+    rr: "round-robin",
+    "weighted-round-robin": "weighted-round-robin",
+    wrr: "weighted-round-robin",
+    "least-connections": "least-connections",
+    lc: "least-connections",
+    "weighted-least-connections": "weighted-least-connections",
+    wlc: "weighted-least-connections",
+    "source-hash": "source-hash",
+    sh: "source-hash",
+    maglev: "maglev",
+    mh: "maglev",
+  },
+  "scheduler",
+  ["power-of-two", "twos", "random", "rendezvous", "failover", "fo"],
+);
+
+/** `scheduler` as a map. */
+function policyKeys() {
+  return {
+    module: optional(
+      text("a path of a TypeScript file that ends in .ts", /^[^\0]+\.ts$/, { max: 4000 }),
+      "The policy's module; relative to the folder of this file",
+      "required in the map",
+    ),
+    fallback: withDefault(
+      schedulerWord,
+      "maglev",
+      "Scheduler before the policy has answered, while it fails, and that its weights go to",
+    ),
+    shadow: withDefault(
+      boolean,
+      false,
+      "The fallback decides; the policy is only compared with it",
+    ),
+    timeout: withDefault(duration("10ms", "1s"), "500ms", "Longest that an answer may take"),
+    interval: withDefault(duration("100ms", "1h"), "1s", "Time between two calls without a change"),
+  };
+}
+
 /** Every key that a service has and `defaults` may give, in the order of the documentation. */
 export function serviceKeys() {
   return {
@@ -310,27 +360,11 @@ export function serviceKeys() {
       "off",
       "Lower the TCP segment size that SYN and SYN-ACK ask for; auto: to what both ways and the outer header leave",
     ),
-    scheduler: withDefault(
-      word(
-        {
-          "round-robin": "round-robin",
-          rr: "round-robin",
-          "weighted-round-robin": "weighted-round-robin",
-          wrr: "weighted-round-robin",
-          "least-connections": "least-connections",
-          lc: "least-connections",
-          "weighted-least-connections": "weighted-least-connections",
-          wlc: "weighted-least-connections",
-          "source-hash": "source-hash",
-          sh: "source-hash",
-          maglev: "maglev",
-          mh: "maglev",
-        },
-        "scheduler",
-        ["power-of-two", "twos", "random", "rendezvous", "failover", "fo"],
-      ),
+    scheduler: valueOrSection(
+      schedulerWord,
       "maglev",
-      "Which backend a new flow goes to",
+      policyKeys(),
+      "Which backend a new flow goes to; a map: a policy in TypeScript (docs/policy.md)",
     ),
     tableSize: withDefault(
       prime(TABLE_SLOTS_MIN, TABLE_SLOTS_MAX),

@@ -54,6 +54,7 @@ export const SERVICE: ServiceRow = {
   protocols: ["tcp"],
   mode: "nat",
   scheduler: "round-robin",
+  policies: [],
   backends: { total: 1, available: 1 },
   active: 3,
   inactive: 4,
