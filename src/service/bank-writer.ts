@@ -213,7 +213,7 @@ export function writeBank(
   const lists = new Map(
     assignment.services.map((service) => {
       const list = eligibleBackends(views, service);
-      return [service, decidedList(list, decisions.of(service.slot))];
+      return [service, decidedList(list, decisions.of(service))];
     }),
   );
   const isAlive = (service: AssignedService): boolean =>
@@ -334,7 +334,7 @@ function writeServices(
     if (entries + list.length > size.backendEntries) {
       throw tooSmall("limits.backends", entries + list.length, size.backendEntries);
     }
-    const decision = inForce(list, decisions.of(service.slot));
+    const decision = inForce(list, decisions.of(service));
     const decided = decidedTable(list, decision, seed);
     const table = decided ?? tables.tableOf(service, list, seed, decision);
     if (hashSlots + table.length > size.hashSlots) {

@@ -1,5 +1,6 @@
 import { handOverAbsent } from "../scheduler/policy-table.ts";
 import type { Eligible } from "./effective.ts";
+import type { AssignedService } from "./slots.ts";
 
 /**
  * What a policy has decided about a service, as banks are made from it. A policy speaks of all
@@ -22,10 +23,10 @@ export type PolicyDecision =
       readonly table: Uint16Array;
     };
 
-/** The decisions in force, by service slot. */
+/** The decisions in force. */
 export interface PolicyDecisions {
   /** Null: the fallback decides. */
-  of(serviceSlot: number): PolicyDecision | null;
+  of(service: AssignedService): PolicyDecision | null;
 }
 
 export const NO_DECISIONS: PolicyDecisions = { of: () => null };

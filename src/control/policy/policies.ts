@@ -178,7 +178,12 @@ export function createPolicies(
   }
 
   return {
-    of: (slot) => running.get(slot)?.runner.decision() ?? null,
+    of: ({ slot, definition: { name, policy } }) => {
+      // A bank is written before `follow` is told of its definition.
+      const own = running.get(slot);
+      if (policy === null || policy.shadow || own?.service.definition.name !== name) return null;
+      return own.runner.decision();
+    },
     follow,
     rowsOf: (name) =>
       [...running.values()].filter(({ service }) => service.definition.name === name).map(rowOf),
