@@ -34,6 +34,8 @@ struct SteeringSettings {
   uint32_t key[2];
   uint32_t port_mask;
   int workers;
+  // Bits at the end of a client's address that do not count: IPv4 | IPv6 << 8.
+  uint32_t host_bits;
 };
 
 // File descriptors.
@@ -156,12 +158,26 @@ class SteeringProgram : private PacketProgram {
 
   // Ends with the owner of the IPv6 client at stack[address], stack[port].
   void ReturnClient6(int address, int port) {
-    code_.Load(BPF_W, R0, R10, address);
-    for (int at = 4; at < 16; at += 4) {
-      code_.Load(BPF_W, R1, R10, address + at);
+    const int bits = 128 - static_cast<int>(settings_.host_bits >> 8);
+    code_.MoveValue(R0, 0);
+    for (int word = 0; word < 4; word += 1) {
+      const uint32_t mask = MaskOf(bits - 32 * word);
+      if (mask == 0) break;
+      code_.Load(BPF_W, R1, R10, address + 4 * word);
+      if (mask != kAllBits) {
+        code_.Calculate32(BPF_AND, R1, static_cast<int32_t>(__builtin_bswap32(mask)));
+      }
       code_.Combine32(BPF_XOR, R0, R1);
     }
     ReturnOwner(port);
+  }
+
+  static constexpr uint32_t kAllBits = 0xffffffff;
+
+  // The first bits of a word, in host order.
+  static uint32_t MaskOf(int bits) {
+    if (bits >= 32) return kAllBits;
+    return bits <= 0 ? 0 : kAllBits << (32 - bits);
   }
 
   // At kAt: an ICMP message. An error belongs to the flow of the packet that it quotes, which we
@@ -199,6 +215,8 @@ class SteeringProgram : private PacketProgram {
   // Ends with the owner of the client whose address, or sum of one, is r0, in network order.
   void ReturnOwner(int port) {
     code_.FromNetwork(R0, 32);
+    const uint32_t mask = kAllBits << (settings_.host_bits & 0xff);
+    if (mask != kAllBits) code_.Calculate32(BPF_AND, R0, static_cast<int32_t>(mask));
     code_.Calculate32(BPF_XOR, R0, static_cast<int32_t>(settings_.key[0]));
     code_.Calculate32(BPF_MUL, R0, static_cast<int32_t>(0x85ebca6b));
     ShiftIn(15);
@@ -348,14 +366,15 @@ napi_value CallClose(napi_env env, napi_callback_info info) {
   return nullptr;
 }
 
-// createSteering(key0, key1, portMask, workers, addressesMax): { programFd, set, close }
+// createSteering(key0, key1, portMask, workers, addressesMax, hostBits): { programFd, set, close }
 Napi::Value CreateSteering(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
   const auto number = [&info](size_t index) {
     return static_cast<uint32_t>(info[index].ToNumber().Int32Value());
   };
   auto* steering = new SteeringOwner();
-  const bpf::SteeringSettings settings{{number(0), number(1)}, number(2), static_cast<int>(number(3))};
+  const bpf::SteeringSettings settings{
+      {number(0), number(1)}, number(2), static_cast<int>(number(3)), number(5)};
   if (const Failure failure = steering->Open(settings, number(4))) {
     delete steering;
     Throw(env, failure);

@@ -242,6 +242,12 @@ export function figuresOf(results: Results): Figure[] {
     const what = `soak of ${minutes} minutes, ${one.device}: collections and deoptimisations`;
     figures.push(atMost(what, 0, pauses, "", 0));
   }
+  for (const one of results.health?.figures ?? []) {
+    if (one.type === "none") continue;
+    const what = `${one.backends} backends checked every second, ${one.type}`;
+    figures.push(atMost(`${what}: of a CPU`, 15, 100 * median(one.cpus), " %", 1));
+    figures.push(atMost(`${what}: checks late by over 10 %`, 0, one.late, "", 0));
+  }
   return figures;
 }
 

@@ -2,6 +2,7 @@ import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { type ConnsFigures, formatConns } from "./conns/suite.ts";
 import { figuresOf, formatFiguresTable } from "./figures.ts";
+import { formatHealth, type HealthCost } from "./health.ts";
 import { type Machine, machineLine } from "./machine.ts";
 import { formatMemory, type MemoryFigures } from "./memory/suite.ts";
 import { formatMicro, type MicroResult } from "./micro.ts";
@@ -21,6 +22,7 @@ export const SUITES = [
   "lab-conns",
   "tuning",
   "soak",
+  "health",
 ] as const;
 export type Suite = (typeof SUITES)[number];
 
@@ -32,6 +34,7 @@ export interface Figures {
   readonly "lab-conns": ConnsFigures;
   readonly tuning: PpsFigures;
   readonly soak: readonly SoakResult[];
+  readonly health: readonly HealthCost[];
 }
 
 /** One run of a suite. */
@@ -54,6 +57,7 @@ export const SUITE_TITLES: Readonly<Record<Suite, string>> = {
   "lab-conns": "how cost and memory grow, and what a reload costs",
   tuning: "one setting changed at a time",
   soak: "a gateway at half load",
+  health: "what health checks cost",
 };
 
 const NOTES: Readonly<Record<Suite, string>> = {
@@ -105,6 +109,9 @@ backends a service are the most that 1,000 services can have.`,
   tuning: `As lab-pps, first case. tuning.md says what the settings are.`,
   soak: `One gateway, 1,000 flows, half of the rate at which 0.5 % is lost. Collections and deoptimisations are V8's
 own traces, from the soak's begin on.`,
+  health: `One gateway (AF_PACKET, nat) with 1,000 backends that are addresses of one node. What counts is all CPU
+time of the control thread (/proc/PID/task/PID/schedstat), beside that of the same gateway without checks; a
+check is late when it begins more than a tenth of its interval after it was planned.`,
 };
 
 /** The table of a suite's figures. */
@@ -117,6 +124,7 @@ export function formatFigures<Name extends Suite>(suite: Name, figures: Figures[
     "lab-conns": formatConns,
     tuning: formatPps,
     soak: formatSoak,
+    health: formatHealth,
   };
   return format[suite](figures);
 }

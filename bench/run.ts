@@ -9,6 +9,7 @@ import {
   measureGatewayResident,
   RELOAD_CASES,
 } from "./conns/suite.ts";
+import { measureHealth } from "./health.ts";
 import { installPeers } from "./install.ts";
 import { describeMachine, machineLine } from "./machine.ts";
 import type { MemoryCase } from "./memory/fast-path.ts";
@@ -43,7 +44,7 @@ import { isWanted, spread } from "./statistics.ts";
 import { HAPROXY_BUFFERS, HAPROXY_SPLICE, nginxConfiguration, SYSCTLS } from "./tcp/contenders.ts";
 import { measureTcp } from "./tcp/suite.ts";
 
-const USAGE = `node dist/bench/run.js micro|memory|lab-pps|lab-tcp|lab-conns|tuning|soak|all [options]
+const USAGE = `node dist/bench/run.js micro|memory|lab-pps|lab-tcp|lab-conns|tuning|soak|health|all [options]
 
   micro     hot functions, each beside another way to do the same
   memory    the whole fast path on frames in memory
@@ -52,6 +53,7 @@ const USAGE = `node dist/bench/run.js micro|memory|lab-pps|lab-tcp|lab-conns|tun
   lab-conns cost and memory by flows and backends; reloads of 1,000 services
   tuning    lab-pps with one setting changed at a time; not part of all
   soak      a gateway at half load for --minutes; not part of all
+  health    1,000 backends checked every second
 
   --rounds N       paired rounds (5)
   --seconds N      seconds of one measurement (micro 0.8, lab-tcp 1, lab-pps 0.6)
@@ -172,6 +174,9 @@ async function labConns({ rounds, only }: Options): Promise<Figures["lab-conns"]
   return { byFlows, byBackends, resident, reloads };
 }
 
+/** Of one round. */
+const HEALTH_SECONDS = 5;
+
 const SOAK_DEVICES = ["xdp", "packet", "tun"] as const;
 
 /** AF_XDP unless `--only` names another device. */
@@ -192,6 +197,7 @@ const RUN: { readonly [Name in Suite]: (options: Options) => Promise<Figures[Nam
   "lab-conns": labConns,
   tuning,
   soak,
+  health: ({ rounds, seconds }) => measureHealth(rounds, seconds ?? HEALTH_SECONDS),
 };
 
 /** @returns the options, or the sentence that says what is wrong */

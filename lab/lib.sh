@@ -27,6 +27,8 @@ LAB_DEVICE=packet   # packet | tun | nftables (the kernel's DNAT in the gateway'
 LAB_MODE=nat        # nat | full-nat
 LAB_OFFLOADS=on     # on | off: checksum and segmentation offloads of every interface
 LAB_FORWARD=''      # ip_forward of the gateway; '': what the device needs (packet 0, others 1)
+LAB_TOP=''          # more lines at the top of the gateway's configuration
+LAB_WEB_ALSO=''     # an address that the web servers listen on too: a VIP that they hold
 LAB_RP_FILTER=0     # reverse path filter of the gateway
 LAB_CLIENT_PATH=''  # an MTU (two-arm): puts a router with that MTU to the client before the gateway
 LAB_BACKEND_MTU=1500 # MTU of the gateway's interface to the backends
@@ -419,6 +421,7 @@ http {
   scgi_temp_path $LAB_DIR/$node/scgi;
   server {
     listen $address:8080 backlog=4096; listen [$address6]:8080 backlog=4096; $tls
+    ${LAB_WEB_ALSO:+listen $LAB_WEB_ALSO:8080 backlog=4096;}
     add_header X-Backend $node always;
     location = / { return 200 "$node\n"; }
     location = /client { return 200 "\$remote_addr\n"; }
@@ -484,6 +487,7 @@ config_write() {
     printf 'flows: { capacity: 65536, stateFile: %s/state }\n' "$LAB_STATE"
     printf 'limits: { services: 64, backends: 256, hashSlots: 524288 }\n'
     printf 'admin: { socket: %s/admin.sock }\n' "$LAB_DIR"
+    [ -z "$LAB_TOP" ] || printf '%s\n' "$LAB_TOP"
     [ "$LAB_MODE" = nat ] || printf 'snat: { addresses: [%s-%s] }\n' $LAB_SNAT_FIRST $LAB_SNAT_LAST
     printf 'services:\n'
     printf '%s\n' "${LAB_SERVICES[@]}"

@@ -7,6 +7,7 @@
  *   GET  /api/v1/services                    -> ServiceRow[]
  *   GET  /api/v1/backends?service=           -> BackendRow[]
  *   GET  /api/v1/flows?limit=&service=&backend=&client=PREFIX -> FlowList
+ *   GET  /api/v1/affinity?limit=&service=&backend=&client=PREFIX -> AffinityList
  *   GET  /api/v1/drops                       -> DropList
  *   GET  /api/v1/workers                     -> WorkerRow[]
  *   GET  /api/v1/config                      -> the effective configuration (JSON)
@@ -127,6 +128,8 @@ export interface ServiceRow extends TrafficCounters {
   readonly scheduler: string;
   /** One a protocol; empty without a policy. */
   readonly policies: readonly PolicyRow[];
+  /** As `ipvsadm -L` has them: `persistent 300`, `mask 255.255.255.0`, `ops`. */
+  readonly flags: readonly string[];
   readonly backends: { readonly total: number; readonly available: number };
   readonly active: number;
   readonly inactive: number;
@@ -143,6 +146,8 @@ export interface BackendRow extends TrafficCounters {
   readonly mode: string;
   readonly weight: number;
   readonly weightOverride: number | null;
+  /** Share of that which the backend's agent asks for, in percent; null or left out: it says nothing. */
+  readonly agentPercent?: number | null;
   /** up | starting | draining | down | disabled | removed */
   readonly state: string;
   readonly health: string;
@@ -171,6 +176,30 @@ export interface FlowRow {
 
 export interface FlowList {
   readonly flows: readonly FlowRow[];
+  /** All that match, listed or not. */
+  readonly total: number;
+  readonly truncated: boolean;
+}
+
+/** Which backend a client has (`affinity`). */
+export interface AffinityRow {
+  /** An address, or a prefix where not all of its bits count. */
+  readonly client: string;
+  /** What remembers it: a group of services, or one service alone; both null: neither is there now. */
+  readonly group: string | null;
+  readonly service: string | null;
+  /** As the service that made the entry has it; others of its group have ports of their own. */
+  readonly backend: string;
+  /** Live flows of the client that count for it. */
+  readonly flows: number;
+  /** Null while it has flows. */
+  readonly expiresInMs: number | null;
+  /** One of its flows was answered: it outlasts its flows. */
+  readonly answered: boolean;
+}
+
+export interface AffinityList {
+  readonly entries: readonly AffinityRow[];
   /** All that match, listed or not. */
   readonly total: number;
   readonly truncated: boolean;

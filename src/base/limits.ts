@@ -32,6 +32,15 @@ export const ACCESS_PREFIXES_MAX = 1 << 24;
 /** Token buckets of sources (`limits.sources`). */
 export const SOURCES_MAX = 1 << 24;
 
+/**
+ * Clients that affinity remembers (`limits.affinity`): a flow's word names one of at most 2^22 entries
+ * (flow/affinity-table.ts).
+ */
+export const AFFINITY_MAX = 1 << 20;
+
+/** Sets of that table looked at by its sweep in one batch. */
+export const AFFINITY_SWEEP_SETS = 64;
+
 /** Flow index entries looked at before an insert gives up: two buckets of eight. */
 export const INDEX_BUCKET_ENTRIES = 8;
 

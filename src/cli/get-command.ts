@@ -1,5 +1,6 @@
 import { type Command, Option } from "commander";
 import type {
+  AffinityList,
   BackendRow,
   DropList,
   FlowList,
@@ -19,6 +20,7 @@ import {
 import type { CliIo } from "./io.ts";
 import { OUTPUT_FORMATS, type OutputFormat, renderData, show } from "./output.ts";
 import {
+  renderAffinity,
   renderBackends,
   renderDrops,
   renderFlows,
@@ -119,6 +121,13 @@ export function addGetCommands(program: Command, context: CommandContext): void 
     [limitOption, serviceOption, backendOption, clientOption],
     (client, options) => client.get<FlowList>(`/api/v1/flows?${flowQuery(options)}`),
     renderFlows,
+  );
+  add(
+    "affinity",
+    "clients and the backends that they have, as affinity of services remembers",
+    [limitOption, serviceOption, backendOption, clientOption],
+    (client, options) => client.get<AffinityList>(`/api/v1/affinity?${flowQuery(options)}`),
+    renderAffinity,
   );
   add(
     "drops",

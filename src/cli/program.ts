@@ -6,6 +6,7 @@ import { addBackendCommands, addDrainCommand, addReloadCommand } from "./change-
 import { addCheckCommand, addConfigCommands } from "./config-commands.ts";
 import { addDecapCommand } from "./decap-command.ts";
 import { addGetCommands, addStatusCommand, type CommandContext } from "./get-command.ts";
+import { addImportCommand } from "./import-command.ts";
 import { type CliIo, processIo } from "./io.ts";
 
 /** What needs more of the program than the command line has; main.ts brings it. */
@@ -90,6 +91,7 @@ function createProgram(actions: CliActions, io: CliIo, exitWith: (code: number) 
   run.action(async () => exitWith(await actions.run(run.opts<{ config: string }>().config)));
   addCheckCommand(program, io, exitWith);
   addConfigCommands(program, io);
+  addImportCommand(program, io, exitWith);
   addDecapCommand(program, io, actions.decap, exitWith);
 
   const context: CommandContext = {

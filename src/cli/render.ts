@@ -1,4 +1,6 @@
 import type {
+  AffinityList,
+  AffinityRow,
   BackendRow,
   DropList,
   FlowList,
@@ -14,7 +16,10 @@ import { type Column, formatAge, formatCount, renderTable } from "./table.ts";
 
 /** What the commands print: pure functions from the admin API's answers to text. */
 
-/** ipvsadm's words for forwarding modes: `-m` is masquerading, `-g` routing, `-i` a tunnel. */
+/**
+ * ipvsadm's words for forwarding modes: `-m` is masquerading, `-g` routing, `-i` a tunnel. It has none
+ * for full NAT, and calls GUE a tunnel too, which would hide which one it is.
+ */
 const FORWARD: Readonly<Record<string, string>> = {
   nat: "Masq",
   "full-nat": "FullNat",
@@ -47,6 +52,7 @@ const SERVICE_COLUMNS: readonly Column<ServiceRow>[] = [
   { title: "Prot", cell: (row) => row.protocols.join(",").toUpperCase() },
   { title: "LocalAddress:Port", cell: localAddress },
   { title: "Scheduler", cell: (row) => row.scheduler },
+  { title: "Flags", cell: (row) => row.flags.join(" ") || "-" },
   { title: "Forward", cell: (row) => forward(row.mode) },
   { title: "Backends", cell: (row) => `${row.backends.available}/${row.backends.total}` },
   number("ActiveConn", (row) => row.active),
@@ -73,32 +79,38 @@ function policyText({ state, reason, fallback, durationMs, differenceRatio }: Po
   return reason === "" ? `${state} (${fallback})` : `${state} (${fallback}): ${reason}`;
 }
 
-/** `203.0.113.10:80,443`; several addresses share the ports behind the last. */
+/** `203.0.113.10:80,443`; several addresses share the ports behind the last, IPv6 has brackets. */
 function localAddress(row: ServiceRow): string {
-  return `${row.vips.join(",")}:${row.ports.join(",")}`;
+  const hosts = row.vips.map((vip) => (vip.includes(":") ? `[${vip}]` : vip));
+  return `${hosts.join(",")}:${row.ports.join(",")}`;
 }
 
 export function renderServices(rows: readonly ServiceRow[], isWide = false): string {
   return renderTable(isWide ? SERVICE_COLUMNS_WIDE : SERVICE_COLUMNS, rows);
 }
 
-/** `10.20.0.11:8080`; a backend without a port of its own has `*`. */
+/** `-> 10.20.0.11:8080`; a backend without a port of its own has `*`. */
 function remoteAddress(row: BackendRow): string {
   const host = row.address.includes(":") ? `[${row.address}]` : row.address;
-  return `${host}:${row.port === 0 ? "*" : row.port}`;
+  return `-> ${host}:${row.port === 0 ? "*" : row.port}`;
 }
 
-/** `10`, or `10 (override 0)` (design section 3). */
-export function formatWeight(row: Pick<BackendRow, "weight" | "weightOverride">): string {
-  return row.weightOverride === null
-    ? String(row.weight)
-    : `${row.weight} (override ${row.weightOverride})`;
+/** `10`, `10 (override 0)` (design section 3), `10 (agent 50%)`. */
+export function formatWeight(
+  row: Pick<BackendRow, "weight" | "weightOverride" | "agentPercent">,
+): string {
+  const { weight, weightOverride, agentPercent = null } = row;
+  const notes = [
+    ...(weightOverride === null ? [] : [`override ${weightOverride}`]),
+    ...(agentPercent === null ? [] : [`agent ${agentPercent}%`]),
+  ];
+  return notes.length === 0 ? String(weight) : `${weight} (${notes.join(", ")})`;
 }
 
 const BACKEND_COLUMNS: readonly Column<BackendRow>[] = [
   { title: "Service", cell: (row) => row.service },
   { title: "Prot", cell: (row) => row.protocol.toUpperCase() },
-  { title: "RemoteAddress:Port", cell: remoteAddress },
+  { title: "-> RemoteAddress:Port", cell: remoteAddress },
   { title: "Forward", cell: (row) => forward(row.mode) },
   { title: "Weight", cell: formatWeight },
   number("ActiveConn", (row) => row.active),
@@ -142,6 +154,35 @@ export function renderFlows(list: FlowList, isWide = false): string {
   const table = renderTable(isWide ? FLOW_COLUMNS_WIDE : FLOW_COLUMNS, list.flows);
   if (!list.truncated) return table;
   return `${table}${list.flows.length} of ${list.total} flows; more with --limit\n`;
+}
+
+/** `ipvsadm -L -c` shows these as templates; here they have a table of their own. */
+const AFFINITY_COLUMNS: readonly Column<AffinityRow>[] = [
+  { title: "Client", cell: (row) => row.client },
+  { title: "Backend", cell: (row) => row.backend },
+  { title: "Of", cell: affinityOwner },
+  number("Flows", (row) => row.flows),
+  {
+    title: "Expire",
+    cell: (row) => (row.expiresInMs === null ? "-" : formatAge(row.expiresInMs)),
+    isNumber: true,
+  },
+];
+
+const AFFINITY_COLUMNS_WIDE: readonly Column<AffinityRow>[] = [
+  ...AFFINITY_COLUMNS,
+  { title: "Answered", cell: (row) => (row.answered ? "yes" : "no") },
+];
+
+function affinityOwner({ group, service }: AffinityRow): string {
+  if (group !== null) return `group ${group}`;
+  return service === null ? "-" : `service ${service}`;
+}
+
+export function renderAffinity(list: AffinityList, isWide = false): string {
+  const table = renderTable(isWide ? AFFINITY_COLUMNS_WIDE : AFFINITY_COLUMNS, list.entries);
+  if (!list.truncated) return table;
+  return `${table}${list.entries.length} of ${list.total} clients; more with --limit\n`;
 }
 
 /** Reasons that were counted, most first; wide: all of them, and the sampled headers. */

@@ -27,6 +27,7 @@ const SERVICE_KEYS = [
   "scheduler",
   "policy",
   "tableSize",
+  "affinity",
   "timeouts",
   "mtu",
   "mss",

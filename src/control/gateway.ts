@@ -18,7 +18,12 @@ import { B_CONFIGURED } from "../service/backend-slots.ts";
 import type { GatewayDefinition } from "../service/definition.ts";
 import { backendFlows } from "../service/runs.ts";
 import { backendSlotWord, usedBackendSlots } from "../service/slots.ts";
-import { H_CONFIG_GENERATION, H_OWNER_PORT_MASK, type RegionViews } from "../state/layout.ts";
+import {
+  H_CONFIG_GENERATION,
+  H_OWNER_HOST_BITS,
+  H_OWNER_PORT_MASK,
+  type RegionViews,
+} from "../state/layout.ts";
 import type { Region } from "../state/region.ts";
 import type { GatewayView } from "./admin/gateway-view.ts";
 import { type AdminServer, readToken, serveTcp } from "./admin/server.ts";
@@ -390,8 +395,16 @@ function logStart(definition: GatewayDefinition, view: GatewayView, log: Log): v
 function roomOf({ i32, layout }: RegionViews): Room {
   return {
     splices: layout.splices.bytes > 0,
-    clientsTogether: layout.workers === 1 || i32[H_OWNER_PORT_MASK] === OWNER_ADDRESS_ONLY,
+    affinity: layout.affinity.bytes > 0,
+    clientsTogether: clientsTogether(i32, layout.workers),
   };
+}
+
+function clientsTogether(i32: Int32Array, workers: number): Room["clientsTogether"] {
+  if (workers === 1) return { ipv4: 0, ipv6: 0 };
+  if (i32[H_OWNER_PORT_MASK] !== OWNER_ADDRESS_ONLY) return null;
+  const hostBits = i32[H_OWNER_HOST_BITS]!;
+  return { ipv4: 32 - (hostBits & 0xff), ipv6: 128 - (hostBits >>> 8) };
 }
 
 /** Version of the package that this file is part of (`dist/src/control` is three folders down). */

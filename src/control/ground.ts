@@ -6,6 +6,8 @@ import { monotonicMs } from "../base/clock.ts";
 import { ConfigError, type ConfigProblem, HostError } from "../base/errors.ts";
 import { type Log, reasonOf } from "../base/log.ts";
 import {
+  C_AFFINITY_TAKE_OVER_LOST,
+  C_AFFINITY_TAKEN_OVER,
   C_FLOWS_TAKE_OVER_DROPPED,
   C_FLOWS_TAKE_OVER_NO_ROOM,
   C_FLOWS_TAKEN_OVER,
@@ -13,12 +15,14 @@ import {
 import { receiveQueues } from "../device/xdp.ts";
 import { hostAddresses } from "../host/addresses.ts";
 import { findInterfaces } from "../host/interfaces.ts";
+import { createProbeDevice } from "../host/probe-device.ts";
 import { createSteering, type Steering } from "../host/steering.ts";
 import type { HostUser } from "../host/users.ts";
 import type { GatewayDefinition } from "../service/definition.ts";
 import {
   H_ANNOUNCE_REQUESTED,
   H_NODE_DRAINED,
+  H_OWNER_HOST_BITS,
   H_OWNER_PORT_MASK,
   H_SECRET,
   type RegionSize,
@@ -30,7 +34,7 @@ import { type AdminServer, claimAdminSocket } from "./admin/server.ts";
 import { checkHost } from "./config/host-check.ts";
 import { startCrew } from "./crew.ts";
 import { createHostParts, type HostParts } from "./host-side.ts";
-import { ownerPortMask, regionSizeOf } from "./region-size.ts";
+import { clientHostBits, ownerPortMask, regionSizeOf } from "./region-size.ts";
 import { startWorker, type WorkerHandle } from "./worker-host.ts";
 import type { WorkerOptions } from "./worker-protocol.ts";
 
@@ -82,7 +86,7 @@ export async function layGround(
   undo: Undo,
 ): Promise<Ground> {
   const startedMs = Date.now();
-  const { device } = definition;
+  const { announce: announces, interfaces, type, workers } = definition.device;
   const admin = await claimAdminSocket(
     definition.admin.socket,
     user === null ? undefined : { ...user, log },
@@ -102,21 +106,27 @@ export async function layGround(
   });
   await requireHost(definition);
 
-  const wakes = Array.from({ length: device.workers }, () => devices.createWake());
+  const wakes = Array.from({ length: workers }, () => devices.createWake());
   undo.push(() => {
     for (const each of wakes) each.close();
   });
   const wake = (): void => {
     for (const each of wakes) each.wake();
   };
-  const steering = device.workers > 1 ? steeringOf(views) : null;
+  const steering = workers > 1 ? steeringOf(views) : null;
   undo.push(() => steering?.close());
   const announce = (): void => {
-    if (device.type === "tun" || !device.announce || views.i32[H_NODE_DRAINED] !== 0) return;
+    if (type === "tun" || !announces || views.i32[H_NODE_DRAINED] !== 0) return;
     Atomics.add(views.i32, H_ANNOUNCE_REQUESTED, 1);
     wake();
   };
   const hosts = { addresses: await hostAddresses() };
+  const { probe: wanted } = definition;
+  const probe = wanted == null ? null : await createProbeDevice(wanted.interface, wanted.ipv4);
+  undo.push(() => probe?.close());
+  // The data plane's list: what the host sends as its own client comes in by the last one.
+  const probed = probe === null ? [] : [probe.gatewayEnd];
+  const device = { ...definition.device, interfaces: [...interfaces, ...probed] };
   const host = await createHostParts({
     device,
     views,
@@ -192,6 +202,7 @@ function steeringOf({ i32, layout }: RegionViews): Steering {
   return createSteering({
     key: [i32[H_SECRET]!, i32[H_SECRET + 1]!],
     portMask: i32[H_OWNER_PORT_MASK]!,
+    hostBits: i32[H_OWNER_HOST_BITS]!,
     workers: layout.workers,
   });
 }
@@ -229,6 +240,7 @@ function openState(
     tick: monotonicMs(),
     random: randomBytes,
     ownerPortMask: ownerPortMask(definition),
+    ownerHostBits: clientHostBits(definition),
   });
   const { report, views } = region;
   const counters = views.layout.counters.at >> 3;
@@ -238,6 +250,8 @@ function openState(
   add(C_FLOWS_TAKEN_OVER, report.flowsKept);
   add(C_FLOWS_TAKE_OVER_DROPPED, report.flowsDropped);
   add(C_FLOWS_TAKE_OVER_NO_ROOM, report.flowsNoRoom);
+  add(C_AFFINITY_TAKEN_OVER, report.affinityKept);
+  add(C_AFFINITY_TAKE_OVER_LOST, report.affinityDropped + report.affinityNoRoom);
   if (report.setAside !== null) log.warn("state_set_aside", { ...report.setAside });
   log.info("state_opened", {
     file,
@@ -247,6 +261,9 @@ function openState(
     flows_kept: report.flowsKept,
     flows_dropped: report.flowsDropped,
     flows_no_room: report.flowsNoRoom,
+    affinity_kept: report.affinityKept,
+    affinity_dropped: report.affinityDropped,
+    affinity_no_room: report.affinityNoRoom,
   });
   return region;
 }

@@ -1,20 +1,34 @@
 import type { Log } from "../base/log.ts";
-import { createHealthMonitor, type HealthTarget } from "../health/monitor.ts";
+import { createHealthMonitor } from "../health/monitor.ts";
+import { createRounds } from "../health/rounds.ts";
 import { B_HEALTH, HEALTH_NAMES } from "../service/backend-slots.ts";
+import { CHECKS_AT_ONCE } from "../service/definition.ts";
 import { backendSlotWord, readBackendKey } from "../service/slots.ts";
 import type { RegionViews } from "../state/layout.ts";
+import { createBackendAgents } from "./agents.ts";
+import { healthTargets } from "./health-targets.ts";
 import type { Applied } from "./reconcile.ts";
 
-/** The health monitor's results, kept where the rest of the control plane reads them. */
+/** What health checks and agents say, kept where the rest of the control plane reads it. */
 export interface Health {
   /** Check the backends of this definition from now on. */
   follow(applied: Applied): void;
-  /** What the check found that decided the backend's health last; "" before. */
+  /**
+   * What the agent said, where that decides; else what the check found that decided the backend's
+   * health last; "" before.
+   */
   reasonOf(slot: number): string;
   /** Failed checks since the process started. */
   failuresOf(slot: number): number;
+  /** Questions to the backend's agent without an answer, likewise. */
+  agentFailuresOf(slot: number): number;
+  /** Checks since the process started, and those that began late by more than a tenth. */
+  counts(): { readonly checks: number; readonly late: number };
   close(): Promise<void>;
 }
+
+/** A check that begins so much of its interval after the planned time is late. */
+const LATE_SHARE = 0.1;
 
 /** @param onChange - B_HEALTH of a slot is another one now */
 export function createHealth(views: RegionViews, log: Log, onChange: () => void): Health {
@@ -22,12 +36,20 @@ export function createHealth(views: RegionViews, log: Log, onChange: () => void)
   const failures = new Map<number, number>();
   /** The counts belong to a backend, not to the number that its slot has. */
   const keys = new Map<number, string>();
+  /** For the log, which would read them from the region a thousand times a second. */
+  const names = new Map<number, { service: string; backend: string }>();
+  const rounds = createRounds(CHECKS_AT_ONCE);
+  const agents = createBackendAgents(views, log, rounds, onChange);
+  const counts = { checks: 0, late: 0 };
   const monitor = createHealthMonitor({
+    rounds,
+    onStart(_slot, lateMs, intervalMs) {
+      counts.checks++;
+      if (lateMs > LATE_SHARE * intervalMs) counts.late++;
+    },
     onResult({ slot, ok, durationMs, reason }) {
       if (!ok) failures.set(slot, (failures.get(slot) ?? 0) + 1);
-      const key = readBackendKey(views, slot);
-      const { service, address, port } = key ?? { service: "", address: "", port: 0 };
-      log.trace("health_check", { service, backend: `${address}:${port}`, ok, durationMs, reason });
+      log.trace("health_check", { ...names.get(slot), ok, durationMs, reason });
     },
     onChange({ slot, health, reason }) {
       reasons.set(slot, reason);
@@ -44,34 +66,20 @@ export function createHealth(views: RegionViews, log: Log, onChange: () => void)
       const targets = healthTargets(views, applied);
       for (const { slot, serviceName, address, port } of targets) {
         const key = `${serviceName} ${address}:${port}`;
+        names.set(slot, { service: serviceName, backend: `${address}:${port}` });
         if (keys.get(slot) === key) continue;
         keys.set(slot, key);
         failures.delete(slot);
         reasons.delete(slot);
       }
+      rounds.setConcurrent(applied.definition.health?.concurrent ?? CHECKS_AT_ONCE);
       monitor.apply(targets);
+      if (agents.follow(applied)) onChange();
     },
-    reasonOf: (slot) => reasons.get(slot) ?? "",
+    reasonOf: (slot) => agents.reasonOf(slot) || (reasons.get(slot) ?? ""),
     failuresOf: (slot) => failures.get(slot) ?? 0,
+    agentFailuresOf: agents.failuresOf,
+    counts: () => ({ ...counts }),
     close: () => monitor.close(),
   };
-}
-
-/**
- * What to check: every backend of a service with `health`, one slot a protocol. A backend that
- * takes the packet's port is checked at the service's first one.
- */
-export function healthTargets(views: RegionViews, applied: Applied): HealthTarget[] {
-  return applied.assignment.services.flatMap(({ definition: service, backends }) => {
-    const { health } = service;
-    if (health === null) return [];
-    return backends.map(({ slot, definition }) => ({
-      slot,
-      address: definition.address.text,
-      port: definition.port === 0 ? (service.ports[0]?.low ?? 0) : definition.port,
-      definition: health,
-      serviceName: service.name,
-      health: views.i32[backendSlotWord(views, slot) + B_HEALTH]!,
-    }));
-  });
 }

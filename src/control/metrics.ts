@@ -1,6 +1,13 @@
 import { Counter, Gauge, Registry } from "prom-client";
 import type { BackendRow, ServiceRow, Status, WorkerRow } from "../base/admin-types.ts";
 import {
+  C_AFFINITY_CREATED,
+  C_AFFINITY_EVICTED,
+  C_AFFINITY_HITS,
+  C_AFFINITY_MOVED,
+  C_AFFINITY_NO_ROOM,
+  C_AFFINITY_TAKE_OVER_LOST,
+  C_AFFINITY_TAKEN_OVER,
   C_ARP_REPLIES,
   C_CONSUMED,
   C_DROPS,
@@ -58,6 +65,12 @@ export interface MetricsSource {
   reloads(): { readonly succeeded: number; readonly failed: number };
   /** Failed checks since the start, by backend slot. */
   healthCheckFailures(slot: number): number;
+  /** Clients that affinity remembers. */
+  affinityEntries(): number;
+  /** Health checks since the start, and those that began too late. */
+  healthChecks(): { readonly checks: number; readonly late: number };
+  /** Questions to agents without an answer, likewise. */
+  agentFailures(slot: number): number;
   /** Wall clock of the start of this process, milliseconds. */
   readonly processStartMs: number;
 }
@@ -75,8 +88,10 @@ export function createMetrics(source: MetricsSource): Registry {
   addProcess(declare, source);
   addFrames(declare, source);
   addFlows(declare, source);
+  addAffinity(declare, source);
   addServices(declare, source);
   addBackends(declare, source);
+  addChecks(declare, source);
   addConfiguration(declare, source);
   addPolicies(declare, source.services);
   return registry;
@@ -270,6 +285,24 @@ function addFlows({ counter, gauge }: Declarations, source: MetricsSource): void
   );
 }
 
+function addAffinity({ counter, gauge }: Declarations, source: MetricsSource): void {
+  gauge("affinity_entries", "Clients whose backend is remembered.", [], (add) =>
+    add(source.affinityEntries()),
+  );
+  const rows = [
+    ["hits", "New flows that went to the backend that their client has.", C_AFFINITY_HITS],
+    ["created", "Clients that got an entry.", C_AFFINITY_CREATED],
+    ["moved", "Clients that got another backend, as theirs takes no flows.", C_AFFINITY_MOVED],
+    ["evictions", "Entries given up for new clients in a full table.", C_AFFINITY_EVICTED],
+    ["no_room", "New flows whose client got no entry in a full table.", C_AFFINITY_NO_ROOM],
+    ["taken_over", "Entries taken over from an earlier process.", C_AFFINITY_TAKEN_OVER],
+    ["take_over_lost", "Entries that could not be taken over.", C_AFFINITY_TAKE_OVER_LOST],
+  ] as const;
+  for (const [name, help, index] of rows) {
+    counter(`affinity_${name}_total`, help, [], (add) => add(source.counter(index)));
+  }
+}
+
 interface Traffic {
   readonly connections: number;
   readonly packetsIn: number;
@@ -361,6 +394,11 @@ function addBackends(declare: Declarations, source: MetricsSource): void {
     "Weight in force, overrides included.",
     (row) => row.weightOverride ?? row.weight,
   );
+  each(
+    "backend_agent_weight_ratio",
+    "Share of the weight that the agent asks for; 1 without.",
+    (row) => (row.agentPercent ?? 100) / 100,
+  );
   each("backend_up", "1 unless the backend is down, disabled or removed.", (row) =>
     row.state === "up" || row.state === "starting" || row.state === "draining" ? 1 : 0,
   );
@@ -374,6 +412,21 @@ function addBackends(declare: Declarations, source: MetricsSource): void {
   counter("health_check_failures_total", "Failed health checks.", labelNames, (add) => {
     for (const row of rows()) add(source.healthCheckFailures(row.slot), labelsOf(row));
   });
+  counter("agent_failures_total", "Questions to agents without an answer.", labelNames, (add) => {
+    for (const row of rows()) add(source.agentFailures(row.slot), labelsOf(row));
+  });
+}
+
+function addChecks({ counter }: Declarations, source: MetricsSource): void {
+  counter("health_checks_total", "Health checks that began.", [], (add) =>
+    add(source.healthChecks().checks),
+  );
+  counter(
+    "health_checks_late_total",
+    "Health checks that began more than a tenth of their interval after the planned time.",
+    [],
+    (add) => add(source.healthChecks().late),
+  );
 }
 
 function addConfiguration({ counter, gauge }: Declarations, source: MetricsSource): void {

@@ -32,6 +32,7 @@ import {
   FLAG_BY_BACKEND,
   FLAG_FIN_ORIGINAL,
   FLAG_FIN_REPLY,
+  FLAG_PROBE,
   FLAG_REPLIED,
   MODE_FULL_NAT,
   PROTOCOL_UDP,
@@ -43,6 +44,7 @@ import {
 } from "../flow/flow-record.ts";
 import { addressIn, type FlowFilter, type FlowSnapshot, listFlows } from "../flow/read-flows.ts";
 import {
+  B_AGENT_WEIGHT,
   B_HEALTH,
   B_WEIGHT,
   B_WEIGHT_OVERRIDE,
@@ -76,6 +78,7 @@ import type { FlowQuery } from "./admin/gateway-view.ts";
 import { readDropSamples } from "./drop-samples.ts";
 import type { Totals } from "./rates.ts";
 import type { Applied } from "./reconcile.ts";
+import { serviceFlags } from "./service-flags.ts";
 
 /**
  * The data plane's state in the words of the admin API: read from the mapped region, never asked
@@ -142,6 +145,7 @@ export function createReadings(options: ReadingsOptions): Readings {
       mode: service.mode,
       scheduler: service.policy === null ? service.scheduler : "policy",
       policies: options.policiesOf?.(service.name) ?? [],
+      flags: serviceFlags(service),
       backends: {
         total: assigned.reduce((total, { backends }) => total + backends.length, 0),
         available: assigned.reduce((total, one) => total + eligibleBackends(views, one).length, 0),
@@ -186,6 +190,7 @@ export function createReadings(options: ReadingsOptions): Readings {
       mode: modes.get(key.service) ?? "",
       weight: i32[at + B_WEIGHT]!,
       weightOverride: override >= 0 ? override : null,
+      agentPercent: i32[at + B_AGENT_WEIGHT]! >= 0 ? i32[at + B_AGENT_WEIGHT]! : null,
       state,
       health: HEALTH_NAMES[i32[at + B_HEALTH]!] ?? "",
       reason: reason || story.reason,
@@ -354,6 +359,7 @@ const FLAG_TEXTS: readonly (readonly [number, string])[] = [
   [FLAG_FIN_ORIGINAL, "fin-original"],
   [FLAG_FIN_REPLY, "fin-reply"],
   [FLAG_ADOPTED, "adopted"],
+  [FLAG_PROBE, "probe"],
   [FLAG_BY_BACKEND, "by-backend"],
 ];
 

@@ -83,6 +83,16 @@ const TAKEN_POLL_MS = 2;
 /** The watchdog ends a worker that hangs well before; without one this is a defect. */
 const TAKEN_TIMEOUT_MS = 10_000;
 
+/** Flows that are there must be told of a limit on their packets (datapath/expiry.ts). */
+function hasNewPacketLimit(before: Applied | null, after: Applied): boolean {
+  const limitedSlots = (applied: Applied | null): number[] =>
+    (applied?.assignment.services ?? [])
+      .filter(({ definition }) => definition.limits.packetsPerSecond !== null)
+      .map(({ slot }) => slot);
+  const known = new Set(limitedSlots(before));
+  return limitedSlots(after).some((slot) => !known.has(slot));
+}
+
 /** Make a reconciler; nothing runs until the first `apply`. */
 export function createReconciler(parts: ReconcilerParts): Reconciler {
   const { views, host, log, tick } = parts;
@@ -122,7 +132,7 @@ export function createReconciler(parts: ReconcilerParts): Reconciler {
     const rules = applyExistingRules(views, definition, after.assignment, tick());
     await publish(number);
     applied = after;
-    if (rules.sweep) {
+    if (rules.sweep || hasNewPacketLimit(before, after)) {
       Atomics.add(i32, H_SWEEP_REQUESTED, 1);
       parts.wake();
     }

@@ -1,4 +1,5 @@
 import type { ReloadReport, Status } from "../base/admin-types.ts";
+import { monotonicMs } from "../base/clock.ts";
 import type { Log } from "../base/log.ts";
 import {
   C_CONSUMED,
@@ -23,6 +24,7 @@ import { backendState } from "../service/effective.ts";
 import type { RegionViews } from "../state/layout.ts";
 import { flowsUsed } from "../state/shards.ts";
 import type { GatewayView } from "./admin/gateway-view.ts";
+import { createAffinityReadings } from "./affinity-readings.ts";
 import { effectiveConfig } from "./config/load.ts";
 import type { Health } from "./health.ts";
 import type { HostParts } from "./host-side.ts";
@@ -45,7 +47,7 @@ export interface ViewParts {
   readonly reconciler: Reconciler;
   readonly reloader: Reloader;
   readonly readings: Readings;
-  readonly health: Pick<Health, "failuresOf">;
+  readonly health: Pick<Health, "failuresOf" | "agentFailuresOf" | "counts">;
   readonly rates: RateMeter;
   /** Whether packets go on without flows: stateless-watch.ts. */
   readonly isStateless: () => boolean;
@@ -61,6 +63,11 @@ export function createView(parts: ViewParts): GatewayView {
   const { views, reconciler, reloader, readings, log } = parts;
   const { counter } = readings;
   const current = () => reconciler.current()!;
+  const affinity = createAffinityReadings(
+    views,
+    monotonicMs,
+    () => reconciler.current()?.definition ?? null,
+  );
 
   function status(): Status {
     const { definition, assignment } = current();
@@ -136,7 +143,10 @@ export function createView(parts: ViewParts): GatewayView {
     counter,
     lastReloadSuccessMs: () => reloader.last().successMs,
     reloads: reloader.counts,
+    affinityEntries: affinity.entries,
     healthCheckFailures: (slot) => parts.health.failuresOf(slot),
+    healthChecks: parts.health.counts,
+    agentFailures: (slot) => parts.health.agentFailuresOf(slot),
     processStartMs: parts.startedMs,
   });
 
@@ -145,6 +155,7 @@ export function createView(parts: ViewParts): GatewayView {
     services: readings.services,
     backends: readings.backends,
     flows: readings.flows,
+    affinity: affinity.list,
     drops: readings.drops,
     workers: readings.workers,
     configuration: () => effectiveConfig(current().definition),

@@ -171,8 +171,7 @@ export function createAdmission(context: Context, reply: Reply, countersAt: numb
     const bits = isIpv6 ? allBits >>> 8 : allBits & 0xff;
     const prefix = sourceOf(client, bits);
     const owner = isIpv6 ? ~service : service + 1;
-    // A client's flows lie with one worker, those of a wider prefix with all.
-    const parts = bits < (isIpv6 ? 128 : 32) ? workers : 1;
+    // All flows of a source lie with one worker (flow/owner.ts), which has its whole rate.
     return takeSourceToken(
       i32,
       sources,
@@ -180,8 +179,8 @@ export function createAdmission(context: Context, reply: Reply, countersAt: numb
       flowHash(i32[H_SECRET]!, i32[H_SECRET + 1]!, owner, prefix, 0, 0),
       owner,
       prefix,
-      Math.ceil(i32[serviceWord + S_SOURCE_RATE]! / parts),
-      Math.ceil(i32[serviceWord + S_SOURCE_BURST]! / parts),
+      i32[serviceWord + S_SOURCE_RATE]!,
+      i32[serviceWord + S_SOURCE_BURST]!,
       registers[R_TICK]!,
     );
   }

@@ -19,6 +19,7 @@ import {
   F_VIP_ADDR,
   FLAG_ADOPTED,
   FLAG_BY_BACKEND,
+  FLAG_PROBE,
   KEY_IPV6,
   KEY_SLOW,
   MODE_DSR,
@@ -63,6 +64,7 @@ import {
   OUT_OF_STATE_ADOPT,
   OUT_OF_STATE_RESET,
   S_ADMISSION,
+  S_AFFINITY,
   S_BACKENDS_COUNT,
   S_BACKENDS_FIRST,
   S_MODE,
@@ -84,6 +86,7 @@ import { sourceMacHigh, sourceMacLow } from "../wire/ethernet.ts";
 import { ICMP_CODE_PORT_UNREACHABLE, ICMP_UNREACHABLE } from "../wire/icmp.ts";
 import { TCP_ACK, TCP_RST, TCP_SYN, tcpFlags } from "../wire/tcp.ts";
 import { ADMITTED, type Admission } from "./admit.ts";
+import { createAffinity } from "./affinity.ts";
 import {
   type Context,
   R_BANK,
@@ -96,6 +99,7 @@ import {
 import { C_FLOWS_CREATED, C_FLOWS_EVICTED } from "./counters.ts";
 import { createDraft6 } from "./draft6.ts";
 import type { Flows } from "./flows.ts";
+import { createProbes, NO_PROBE, PROBE_OF_NOBODY } from "./probes.ts";
 import type { Reply } from "./reply.ts";
 import type { Stateless } from "./stateless.ts";
 import type { SynProxy } from "./syn-proxy.ts";
@@ -159,6 +163,9 @@ export function createBalancer(
   const serviceRuns = layout.serviceRuns.at >> 3;
   const opened = new Int32Array(1);
   const draft6 = createDraft6(context);
+  const affinity = createAffinity(context, countersAt);
+  const remembers = context.affinity.exists;
+  const probes = createProbes(context);
 
   /** The IPv6 address at a register as the schedulers know it. */
   function schedulerWord(register: number): number {
@@ -244,16 +251,22 @@ export function createBalancer(
     const tcp = protocol === PROTOCOL_TCP;
     const start = tcp ? startOf(rxWord, ipAt, l4At, serviceWord, service) : START_BEGINS;
     if (start >= 0) return countDrop(service, start);
-    if (i32[H_NODE_DRAINED] !== 0) return countDrop(service, DROPPED | (DROP_NODE_DRAINING << 8));
     let flags = flag;
-    let slot = -1;
-    if (!tcp) {
+    let slot = probes.slotOf(rxWord, serviceWord, service, client);
+    if (slot === PROBE_OF_NOBODY) return countDrop(service, DROPPED | (DROP_NO_BACKEND << 8));
+    const isProbe = slot !== NO_PROBE;
+    if (isProbe) flags = FLAG_PROBE;
+    else if (i32[H_NODE_DRAINED] !== 0) {
+      return countDrop(service, DROPPED | (DROP_NODE_DRAINING << 8));
+    }
+    if (!tcp && !isProbe) {
       slot = udp.quicSlot(rxWord, l4At, serviceWord);
       if (i32[serviceWord + S_UDP_PER_PACKET] !== 0) flags = FLAG_BY_BACKEND;
       // Whatever its connection ID may change is not for the fast lane.
       if (flags !== 0 || i32[serviceWord + S_QUIC] !== 0) flags |= KEY_SLOW << 8;
     }
-    const asks = i32[serviceWord + S_ADMISSION]!;
+    // Who may come is said of clients: a health check comes in any case, and takes nobody's share.
+    const asks = isProbe ? 0 : i32[serviceWord + S_ADMISSION]!;
     if (asks !== 0) {
       const admitted = admission.admit(rxWord, ipAt, protocol, client, vip, serviceWord);
       if (admitted !== ADMITTED) return countDrop(service, admitted);
@@ -268,18 +281,21 @@ export function createBalancer(
     }
 
     const isIpv6 = registers[R_IS_IPV6] !== 0;
-    let entry = NO_BACKEND;
+    const sticks = remembers && slot < 0 && i32[serviceWord + S_AFFINITY] !== 0;
+    let entry = sticks ? affinity.find(serviceWord, client) : NO_BACKEND;
     if (slot < 0) {
-      entry = scheduler.pick(
-        registers[R_BANK]!,
-        serviceWord,
-        service,
-        isIpv6 ? schedulerWord(R_SOURCE6) : client,
-        ports >>> 16,
-        isIpv6 ? schedulerWord(R_DESTINATION6) : vip,
-        ports & 0xffff,
-        protocol,
-      );
+      if (entry === NO_BACKEND) {
+        entry = scheduler.pick(
+          registers[R_BANK]!,
+          serviceWord,
+          service,
+          isIpv6 ? schedulerWord(R_SOURCE6) : client,
+          ports >>> 16,
+          isIpv6 ? schedulerWord(R_DESTINATION6) : vip,
+          ports & 0xffff,
+          protocol,
+        );
+      }
       if (entry !== NO_BACKEND) slot = i32[entry + E_SLOT]!;
       if ((asks & ADMIT_BACKENDS) !== 0 && slot >= 0 && admission.isFull(serviceWord, slot)) {
         entry = roomElsewhere(entry, serviceWord);
@@ -309,9 +325,10 @@ export function createBalancer(
     // An adopted flow is not established before the client has sent once more: a flood of stray
     // segments then fills the table with flows that go soon, and that may be evicted.
     const firstState = oneWay ? ONE_WAY_FIRST_STATE : STATE_SYN_SENT;
-    let word = STATE_UDP_ONE_WAY | flags;
+    let word = STATE_UDP_ONE_WAY;
     if (tcp) word = start === START_ADOPTS ? STATE_SYN_RECV | FLAG_ADOPTED : firstState;
     if (start === START_ENDS) word = STATE_CLOSE;
+    word |= flags;
     const isSlow = oneWay || start === START_BRINGS_COOKIE || (asks & ADMIT_PACKETS) !== 0;
     if (isSlow) word |= KEY_SLOW << 8;
     draft[F_STATE] = word | (protocol << 8) | (mode << 16);
@@ -321,6 +338,8 @@ export function createBalancer(
       failure = insertElsewhere(entry, serviceWord, service, client, ports, protocol);
     }
     if (failure >= 0) {
+      // A sorry server is no client's backend.
+      if (sticks && entry !== NO_BACKEND) affinity.keep(serviceWord, client, failure);
       return start === START_BRINGS_COOKIE ? synProxy.begin(l4At, opened[0]!) : OPENED;
     }
     if (failure === WITHOUT_FLOW) return STATELESS;
@@ -473,18 +492,23 @@ export function createBalancer(
   /** Insert the draft, which is whole. Returns the row, an INSERT_ code, or WITHOUT_FLOW. */
   function insertDraft(slot: number, service: number): number {
     const isOver = (draft[F_STATE]! & 0xff) === STATE_CLOSE;
-    if (isOver || !stateless.makesFlow(registers[R_SERVICES]! + service * SERVICE_WORDS)) {
+    // Without a flow the next packet of a health check would be nobody's.
+    const isProbe = (draft[F_STATE]! & FLAG_PROBE) !== 0;
+    const serviceWord = registers[R_SERVICES]! + service * SERVICE_WORDS;
+    if (isOver || (!isProbe && !stateless.makesFlow(serviceWord))) {
       stateless.hold();
       return WITHOUT_FLOW;
     }
+    const evicts = table.isFull() && i32[registers[R_BANK]! + BANK_EVICT] !== 0;
+    if (evicts) table.prepareEviction(registers[R_TICK]!);
     let row = table.insert();
     if (row === INSERT_REPLY_TAKEN && freeClosing()) row = table.insert();
-    if (row === INSERT_TABLE_FULL && i32[registers[R_BANK]! + BANK_EVICT] !== 0) {
+    if (row === INSERT_TABLE_FULL && evicts) {
       const victim = table.evict(registers[R_TICK]!);
       if (victim >= 0) {
         flows.close(victim);
         f64[countersAt + C_FLOWS_EVICTED] = f64[countersAt + C_FLOWS_EVICTED]! + 1;
-        row = table.insert();
+        row = table.insertChosen();
       }
     }
     if (row < 0) return row;

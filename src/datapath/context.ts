@@ -1,4 +1,5 @@
 import type { FrameDevice } from "../device/device.ts";
+import { type AffinityTable, createAffinityTable } from "../flow/affinity-table.ts";
 import { createFlowTable, type FlowTable } from "../flow/flow-table.ts";
 import { createSnatPorts, type SnatPorts } from "../flow/snat-ports.ts";
 import { createScheduler, type Scheduler } from "../scheduler/schedule.ts";
@@ -22,6 +23,7 @@ export interface Context {
   /** Its flows, runs, counters and samples are those of this worker. */
   readonly layout: WorkerLayout;
   readonly table: FlowTable;
+  readonly affinity: AffinityTable;
   readonly snatPorts: SnatPorts;
   readonly scheduler: Scheduler;
   /** 14 on Ethernet, 0 on TUN. */
@@ -90,6 +92,8 @@ export const R_ANNOUNCE_WITHIN = 39;
 export const R_REFUSED = 44;
 /** Tick of the last look through the backend slots for a path MTU. */
 export const R_PATH_MTU_TICK = 45;
+/** Set of the affinity table that its sweep looks at next. */
+export const R_AFFINITY_SWEEP = 46;
 /** The flow that process.ts has sent a frame on by: row << 1 | direction. */
 export const R_FLOW = 50;
 /** Tick at which fragments that are held were last looked at. */
@@ -123,6 +127,7 @@ export function createContext(device: FrameDevice, views: RegionViews): Context 
     f64: views.f64,
     layout: views.layout,
     table,
+    affinity: createAffinityTable(views),
     snatPorts: createSnatPorts(views, table),
     scheduler: createScheduler(views),
     link: device.linkHeaderBytes,

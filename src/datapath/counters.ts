@@ -52,4 +52,16 @@ export const C_STATELESS_PACKETS = 60;
 /** Drops by reason: C_DROPS + DROP_…. */
 export const C_DROPS = 64;
 
-assert((C_DROPS + DROP_REASON_COUNT) * 8 <= COUNTERS_BYTES, "every counter has its place");
+/** Affinity (affinity.ts): new flows that went where their client's entry said; entries made; */
+export const C_AFFINITY_HITS = 232;
+export const C_AFFINITY_CREATED = 233;
+/** entries that got another backend, since theirs takes no flows; entries that gave way to another; */
+export const C_AFFINITY_MOVED = 234;
+export const C_AFFINITY_EVICTED = 235;
+/** flows whose client got no entry for want of room; entries taken over, or left behind then. */
+export const C_AFFINITY_NO_ROOM = 236;
+export const C_AFFINITY_TAKEN_OVER = 237;
+export const C_AFFINITY_TAKE_OVER_LOST = 238;
+
+assert(C_DROPS + DROP_REASON_COUNT <= C_AFFINITY_HITS, "drops end before the next counters");
+assert((C_AFFINITY_TAKE_OVER_LOST + 1) * 8 <= COUNTERS_BYTES, "every counter has its place");

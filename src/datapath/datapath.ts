@@ -90,6 +90,7 @@ import { createTranslator } from "./translate.ts";
 import { createTranslator6 } from "./translate6.ts";
 import { createTranslator46 } from "./translate46.ts";
 import { createTunnelErrors } from "./tunnel-errors.ts";
+import { createTunnelRelay } from "./tunnel-relay.ts";
 import { createUdpFlows } from "./udp.ts";
 import {
   CONSUMED,
@@ -184,7 +185,9 @@ export function createDatapath(options: DatapathOptions): Datapath {
   );
   const ndp = createNdp(context, addresses, output, counters);
   const arp = createArp(context, addresses, output, ndp, counters);
-  const tunnelErrors = createTunnelErrors(context, hops, output, reply, bucket, encapsulator);
+  const keys6 = createKeys6(context);
+  const relay = createTunnelRelay(context, hops, output, reply, bucket, encapsulator, keys6);
+  const tunnelErrors = createTunnelErrors(context, relay);
   const icmp46 = createIcmp46(context, output, reply, counters);
   const icmp = createIcmp(
     context,
@@ -199,7 +202,6 @@ export function createDatapath(options: DatapathOptions): Datapath {
     counters,
   );
   const mss = createMssClamp(context, flows, encapsulator);
-  const keys6 = createKeys6(context);
   const icmp6 = createIcmp6(
     context,
     addresses,
@@ -407,7 +409,10 @@ export function createDatapath(options: DatapathOptions): Datapath {
       // The length changes when the frame is sent on; what came in is counted.
       bytes += rx[word + D_BYTES]!;
       let verdict = fast ? fastLane.forward(index) : NOT_FAST;
-      if (verdict === NOT_FAST) verdict = processor.process(word);
+      if (verdict === NOT_FAST) {
+        if (fast) fastLane.remember(index);
+        verdict = processor.process(word);
+      }
       rx[word + D_USER] = verdict;
       others |= verdict;
     }

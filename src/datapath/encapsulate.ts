@@ -79,6 +79,12 @@ export interface Encapsulator {
   forward(rxWord: number, ipAt: number, l4At: number, flowWord: number): number;
   /** Bytes that the flow's mode puts before a packet: 0 but in ipip and gue. */
   overhead(flowWord: number): number;
+  /**
+   * Whether a packet that is too large for its flow's way is answered, not sent in fragments.
+   *
+   * @param length - bytes of the packet at `ipAt`, of which only the header has to be there
+   */
+  mustRefuse(ipAt: number, length: number, flowWord: number): boolean;
   /** MTU towards the backend of the flow, or what a path has told: 0 where nothing is known. */
   pathMtu(flowWord: number): number;
   /**
@@ -362,5 +368,5 @@ export function createEncapsulator(
     return FORWARDED;
   }
 
-  return { forward, overhead, pathMtu, wrap };
+  return { forward, mustRefuse, overhead, pathMtu, wrap };
 }

@@ -2,6 +2,7 @@ import { SWEEP_ROWS_MAX } from "../base/limits.ts";
 import {
   F_EXPIRES,
   F_STATE,
+  KEY_SLOW,
   PROTOCOL_TCP,
   PROTOCOL_UDP,
   protocolOf,
@@ -10,8 +11,15 @@ import {
 } from "../flow/flow-record.ts";
 import { WALK_DONE, WALK_PAUSE } from "../flow/flow-table.ts";
 import { B_SERVICE } from "../service/backend-slots.ts";
-import { BANK_UDP_SWEEP, S_ON_IDLE, SERVICE_WORDS } from "../service/bank.ts";
+import {
+  ADMIT_PACKETS,
+  BANK_UDP_SWEEP,
+  S_ADMISSION,
+  S_ON_IDLE,
+  SERVICE_WORDS,
+} from "../service/bank.ts";
 import { H_SWEEP_REQUESTED, W_FLOWS_HIGH_WATER, W_SWEEP_DONE } from "../state/layout.ts";
+import { createAffinitySweep } from "./affinity.ts";
 import {
   type Context,
   R_BANK,
@@ -36,7 +44,7 @@ const SPARES_PER_RESET = 2;
 /**
  * The end of flows that no packet ends: a sweep for expired ones, a share of the table per
  * millisecond that passed; and a walk over all, when control asks for it, for flows whose backend
- * gives them up.
+ * gives them up, or whose packets have to be counted from now on.
  */
 export interface Expiry {
   run(): void;
@@ -53,6 +61,7 @@ export function createExpiry(
   const { f64, i32, layout, registers, table } = context;
   const highWater = layout.workerWord + W_FLOWS_HIGH_WATER;
   const sweepDone = layout.workerWord + W_SWEEP_DONE;
+  const sweepAffinity = createAffinitySweep(context);
 
   function rowsDue(): number {
     const tick = registers[R_TICK]!;
@@ -120,6 +129,13 @@ export function createExpiry(
     return i32[registers[R_SERVICES]! + service * SERVICE_WORDS + S_ON_IDLE] !== 0;
   }
 
+  /** A flow from before its service had a limit of packets: the fast lane would not count them. */
+  function limitPackets(flowWord: number, backend: number): void {
+    const service = registers[R_SERVICES]! + i32[backend + B_SERVICE]! * SERVICE_WORDS;
+    if ((i32[service + S_ADMISSION]! & ADMIT_PACKETS) === 0) return;
+    i32[flowWord + F_STATE] = i32[flowWord + F_STATE]! | (KEY_SLOW << 8);
+  }
+
   function walk(): void {
     const wanted = i32[H_SWEEP_REQUESTED]!;
     if (registers[R_WALK] !== wanted) {
@@ -137,7 +153,11 @@ export function createExpiry(
       const flowWord = table.word(row);
       // A row that had to wait can have become free, or another flow's, since.
       if ((i32[flowWord + F_STATE]! & 0xff) === STATE_FREE) continue;
-      if (!flows.mustEnd(flowWord, flows.backendWord(flowWord))) continue;
+      const backend = flows.backendWord(flowWord);
+      if (!flows.mustEnd(flowWord, backend)) {
+        limitPackets(flowWord, backend);
+        continue;
+      }
       if (!flows.reset(flowWord)) {
         registers[R_WALK_PENDING] = row + 1;
         return;
@@ -150,6 +170,7 @@ export function createExpiry(
 
   function run(): void {
     sweep();
+    sweepAffinity();
     walk();
   }
 

@@ -11,7 +11,7 @@ import {
   VNET_F_NEEDS_CSUM,
 } from "../device/device.ts";
 import { flowHash } from "../flow/flow-hash.ts";
-import { firstPlace } from "../flow/flow-index.ts";
+import { firstPlace, secondBucketOf, secondShiftOf } from "../flow/flow-index.ts";
 import {
   backendSlotOf,
   F_ACK_ORIGINAL,
@@ -112,6 +112,9 @@ import { FORWARDED } from "./verdict.ts";
  * Only `forward` changes anything, and it trusts nothing that an earlier frame of the batch may have
  * changed: the record is compared with the whole key, and what does not match goes to process.ts,
  * which looks again. So frames take effect in the order in which they came.
+ *
+ * TCP segments that are not for this lane (SYN, FIN, RST) are noted too: their lines come with the
+ * others, both buckets for a key that no flow has, and process.ts need not hash it again.
  */
 export interface FastLane {
   /** Parse the batch's frames and find the rows that may be their flows. Changes nothing. */
@@ -122,18 +125,25 @@ export interface FastLane {
    * @returns FORWARDED, or NOT_FAST: nothing was changed, process.ts has to look at it
    */
   forward(index: number): number;
+  /** Tell the flow table the hash of a frame that was NOT_FAST, if there is one. */
+  remember(index: number): void;
 }
 
 export const NOT_FAST = -1;
+/** N_ROW of a frame whose key is noted, and which no row in its first bucket may have. */
+const NOT_FOUND = -2;
+/** N_ROW of a frame that is not for this lane and has a reference is this less the reference. */
+const SLOW = -3;
 
 /** Words of a frame's notes between the passes (8). */
-const N_ROW = 0; // row << 1 | direction, or NOT_FAST
+const N_ROW = 0; // row << 1 | direction; NOT_FAST, NOT_FOUND, SLOW - it
 const N_HASH = 1;
 const N_SOURCE = 2;
 const N_DESTINATION = 3;
 const N_PORTS = 4;
 const N_PROTOCOL = 5;
 const N_TOTAL = 6; // bytes of the IP packet
+const N_SLOW = 7; // 1: noted, but not for this lane
 const NOTE_WORDS = 8;
 
 /** Version 4, IHL 5: no options. */
@@ -182,11 +192,12 @@ export function createFastLane(
   output: Output,
   partial: PartialChecksums,
 ): FastLane {
-  const { device, f64, i32, layout, registers, rx, view } = context;
+  const { device, f64, i32, layout, registers, rx, table, view } = context;
   const isXdp = device.type === "xdp";
   const flowsWord = layout.flows.at >> 2;
   const indexWord = layout.flowIndex.at >> 2;
   const bucketMask = layout.flowBuckets - 1;
+  const secondShift = secondShiftOf(layout.flowBuckets);
   const slots = layout.backendSlots.at >> 2;
   const backendRuns = layout.backendRuns.at >> 3;
   const serviceRuns = layout.serviceRuns.at >> 3;
@@ -246,24 +257,20 @@ export function createFastLane(
       }
       const l4At = ipAt + IPV4_HEADER_BYTES;
       const l4Bytes = total - IPV4_HEADER_BYTES;
+      let slow = 0;
       if (protocol === PROTOCOL_TCP) {
         if (l4Bytes < TCP_HEADER_BYTES) continue;
         const offsetAndFlags = view.getUint16(l4At + 12);
         const headerBytes = (offsetAndFlags >>> 10) & 0x3c;
-        if (
-          (offsetAndFlags & (TCP_FIN | TCP_SYN | TCP_RST | TCP_ACK)) !== TCP_ACK ||
-          headerBytes < TCP_HEADER_BYTES ||
-          headerBytes > l4Bytes
-        ) {
-          continue;
-        }
+        if (headerBytes < TCP_HEADER_BYTES || headerBytes > l4Bytes) continue;
+        if ((offsetAndFlags & (TCP_FIN | TCP_SYN | TCP_RST | TCP_ACK)) !== TCP_ACK) slow = 1;
       } else if (protocol === PROTOCOL_UDP) {
         const length = view.getUint16(l4At + 4);
         if (length < UDP_HEADER_BYTES || length > l4Bytes) continue;
       } else {
         continue;
       }
-      if (isXdp) partial.mark(word, ipAt, l4At, l4Bytes, protocol);
+      if (isXdp && slow === 0) partial.mark(word, ipAt, l4At, l4Bytes, protocol);
       const ports = view.getInt32(l4At);
       notes[note + N_ROW] = 0;
       notes[note + N_HASH] = flowHash(k0, k1, protocol, source, destination, ports);
@@ -272,6 +279,7 @@ export function createFastLane(
       notes[note + N_PORTS] = ports;
       notes[note + N_PROTOCOL] = protocol;
       notes[note + N_TOTAL] = total;
+      notes[note + N_SLOW] = slow;
     }
   }
 
@@ -291,8 +299,9 @@ export function createFastLane(
       const hash = notes[note + N_HASH]!;
       const bucket = indexWord + (hash & bucketMask) * BUCKET_WORDS;
       const first = bucket + firstPlace(hash);
-      notes[note + N_ROW] =
+      const ref =
         (i32[first] === hash ? i32[first + INDEX_BUCKET_ENTRIES]! : search(bucket, hash)) - 1;
+      notes[note + N_ROW] = notes[note + N_SLOW] === 0 || ref < 0 ? ref : SLOW - ref;
     }
   }
 
@@ -300,16 +309,37 @@ export function createFastLane(
     for (let entry = bucket; entry < bucket + INDEX_BUCKET_ENTRIES; entry++) {
       if (i32[entry] === hash) return i32[entry + INDEX_BUCKET_ENTRIES]!;
     }
-    return 0;
+    return NOT_FOUND + 1;
+  }
+
+  /** The line that process.ts, or `forward`, reads first: a record, or the other bucket. */
+  function lineOf(note: number): number {
+    const ref = notes[note + N_ROW]!;
+    if (ref >= 0) return flowsWord + (ref >> 1) * FLOW_WORDS;
+    if (ref <= SLOW) return flowsWord + ((SLOW - ref) >> 1) * FLOW_WORDS;
+    if (ref === NOT_FAST) return flowsWord;
+    const other = secondBucketOf(notes[note + N_HASH]!, bucketMask, secondShift);
+    return indexWord + other * BUCKET_WORDS;
   }
 
   function touchRecords(count: number): void {
     let sum = 0;
     for (let note = 0; note < count * NOTE_WORDS; note += NOTE_WORDS) {
-      const ref = notes[note + N_ROW]!;
-      sum ^= i32[flowsWord + (ref < 0 ? 0 : ref >> 1) * FLOW_WORDS]!;
+      sum ^= i32[lineOf(note)]!;
     }
     sink[0] = sum;
+  }
+
+  function remember(index: number): void {
+    const note = index * NOTE_WORDS;
+    if (notes[note + N_ROW] === NOT_FAST) return;
+    table.remember(
+      notes[note + N_HASH]!,
+      notes[note + N_PROTOCOL]!,
+      notes[note + N_SOURCE]!,
+      notes[note + N_DESTINATION]!,
+      notes[note + N_PORTS]!,
+    );
   }
 
   function prepare(count: number): void {
@@ -477,5 +507,5 @@ export function createFastLane(
     output.sendReceived(rxWord, egress);
   }
 
-  return { prepare, forward };
+  return { prepare, forward, remember };
 }

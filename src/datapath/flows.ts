@@ -14,6 +14,8 @@ import {
   F_STATE,
   F_VIP_ADDR,
   FLAG_ACTIVE,
+  FLAG_PROBE,
+  FLOW_WORDS,
   GENERATION_MASK,
   generationOf,
   isOneWay,
@@ -22,12 +24,14 @@ import {
   PROTOCOL_TCP,
   protocolOf,
   replyKeyOf,
+  STATE_CLOSE,
   STATE_CLOSE_WAIT,
   STATE_ESTABLISHED,
   STATE_FIN_WAIT,
   STATE_LAST_ACK,
   STATE_SYN_RECV,
   STATE_SYN_SENT,
+  STATE_TIME_WAIT,
   STATE_UDP_REPLIED,
   X_BACKEND,
   X_CLIENT,
@@ -110,9 +114,10 @@ export function createFlows(
   encapsulator: Encapsulator,
   countersAt: number,
 ): Flows {
-  const { i32, f64, layout, registers, table } = context;
+  const { affinity, i32, f64, layout, registers, table } = context;
   const slots = layout.backendSlots.at >> 2;
   const runs = layout.backendRuns.at >> 2;
+  const rows = layout.flows.at >> 2;
   const admissionRuns = layout.admissionRuns.at >> 2;
   const splices = createSplices(context);
   const { sequenceDelta } = splices;
@@ -139,6 +144,8 @@ export function createFlows(
       return true;
     const existing = i32[backend + B_EXISTING]!;
     if (existing === 0) return false;
+    // Whether its backend is well again is what it is there to find out.
+    if ((i32[flowWord + F_STATE]! & FLAG_PROBE) !== 0) return false;
     if (existing === EXISTING_RESET) return true;
     return (
       existing === EXISTING_DEADLINE && ((registers[R_TICK]! - i32[backend + B_DEADLINE]!) | 0) >= 0
@@ -158,6 +165,7 @@ export function createFlows(
       if ((word & FLAG_ACTIVE) === 0) {
         next |= FLAG_ACTIVE;
         i32[run + R_ACTIVE] = i32[run + R_ACTIVE]! + 1;
+        if (affinity.exists) affinity.answered(((flowWord - rows) / FLOW_WORDS) | 0);
       }
     } else if ((word & FLAG_ACTIVE) !== 0) {
       next &= ~FLAG_ACTIVE;
@@ -168,7 +176,10 @@ export function createFlows(
       i32[admission + N_HALF_OPEN] = i32[admission + N_HALF_OPEN]! + (isHalfOpen(state) ? 1 : -1);
     }
     i32[flowWord + F_STATE] = next;
-    i32[flowWord + F_EXPIRES] = (registers[R_TICK]! + timeoutMs(backend, state)) | 0;
+    // A backend that is checked every second would always have a hundred health checks that are over.
+    const isOver = state === STATE_TIME_WAIT && (word & FLAG_PROBE) !== 0;
+    const time = timeoutMs(backend, isOver ? STATE_CLOSE : state);
+    i32[flowWord + F_EXPIRES] = (registers[R_TICK]! + time) | 0;
   }
 
   function opened(flowWord: number): void {
@@ -203,6 +214,7 @@ export function createFlows(
         i32[admission + N_HALF_OPEN] = i32[admission + N_HALF_OPEN]! - 1;
       }
     }
+    if (affinity.exists) affinity.detach(row, registers[R_TICK]!);
     // The next flow of this row has none, whatever its process lives to write.
     if (splices.exist) i32[splices.wordOf(flowWord) + X_PHASE] = 0;
     table.remove(row);

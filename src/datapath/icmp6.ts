@@ -149,7 +149,7 @@ export function createIcmp6(
     }
     const type = icmp6Type(view, icmpAt);
     if ((flags & A_IS_TUNNEL) !== 0 && tunnelErrors.isAboutTunnel6(icmpAt, icmpBytes)) {
-      return tunnelErrors.process6(icmpAt);
+      return tunnelErrors.process6(icmpAt, icmpBytes);
     }
     if (isIcmp6Error(type)) return processError(rxWord, ipAt, icmpAt, icmpBytes, ours);
     if (!ours) return PASSED;

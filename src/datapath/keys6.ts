@@ -1,7 +1,7 @@
 import { foldAddress6 } from "../flow/flow-hash.ts";
 import { KEY_IPV6, ORIGINAL, X_BACKEND, X_CLIENT } from "../flow/flow-record.ts";
 import { ownerWord6 } from "../flow/owner.ts";
-import { H_SECRET } from "../state/layout.ts";
+import { H_OWNER_HOST_BITS, H_SECRET } from "../state/layout.ts";
 import { IPV6_SOURCE_AT } from "../wire/ipv6.ts";
 import {
   type Context,
@@ -86,6 +86,7 @@ export function createKeys6(context: Context): Keys6 {
       registers[register + 1]!,
       registers[register + 2]!,
       registers[register + 3]!,
+      i32[H_OWNER_HOST_BITS]!,
     );
   }
 

@@ -1,7 +1,12 @@
 import { D_RESULT } from "../device/device.ts";
 import { ownerOfClient, ownerOfSnatPort } from "../flow/owner.ts";
 import { A_FLAGS, A_IS_SNAT, A_IS_VIP } from "../service/bank.ts";
-import { H_FLOWS_SCATTERED, H_OWNER_PORT_MASK, H_SECRET } from "../state/layout.ts";
+import {
+  H_FLOWS_SCATTERED,
+  H_OWNER_HOST_BITS,
+  H_OWNER_PORT_MASK,
+  H_SECRET,
+} from "../state/layout.ts";
 import type { Addresses } from "./addresses.ts";
 import type { Context } from "./context.ts";
 
@@ -94,7 +99,9 @@ export function createOwners(context: Context, addresses: Addresses): Owners {
 
   function byClient(address: number, port: number): number {
     const mask = i32[H_OWNER_PORT_MASK]!;
-    return ownerOfClient(i32[H_SECRET]!, i32[H_SECRET + 1]!, address, port, mask, workers);
+    const hostBits = i32[H_OWNER_HOST_BITS]!;
+    const k1 = i32[H_SECRET + 1]!;
+    return ownerOfClient(i32[H_SECRET]!, k1, address, port, mask, workers, hostBits);
   }
 
   function ofFirst(flags: number, source: number, destination: number, ports: number): number {

@@ -82,6 +82,17 @@ export interface Reply6 {
     sequence: number,
     acknowledgement: number,
   ): number;
+  /** An error whose quote lies behind its place for both headers already; quotes have `quoteBytes` at most. */
+  writeError(
+    ipAt: number,
+    sourceWord: number,
+    destinationWord: number,
+    type: number,
+    code: number,
+    parameter: number,
+    quoted: number,
+  ): number;
+  readonly quoteBytes: number;
   /** Port unreachable about a datagram that `destination` once sent to `source`. */
   writePortUnreachable(
     ipAt: number,
@@ -221,6 +232,21 @@ export function createReply6(
     return REPLIED;
   }
 
+  function writeError(
+    ipAt: number,
+    sourceWord: number,
+    destinationWord: number,
+    type: number,
+    code: number,
+    parameter: number,
+    quoted: number,
+  ): number {
+    setType(ipAt);
+    setIpv6Address(view, ipAt + IPV6_SOURCE_AT, i32, sourceWord);
+    setIpv6Address(view, ipAt + IPV6_DESTINATION_AT, i32, destinationWord);
+    return writeIcmp(ipAt, type, code, parameter, quoted);
+  }
+
   /** Addresses and quote lie in place already. */
   function writeIcmp(
     ipAt: number,
@@ -265,5 +291,12 @@ export function createReply6(
     return writeIcmp(ipAt, ICMP6_UNREACHABLE, ICMP6_CODE_PORT_UNREACHABLE, 0, quoted);
   }
 
-  return { answerReset, answerError, writeReset, writePortUnreachable };
+  return {
+    answerReset,
+    answerError,
+    writeReset,
+    writeError,
+    writePortUnreachable,
+    quoteBytes: quoteRoom,
+  };
 }

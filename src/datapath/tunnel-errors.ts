@@ -1,14 +1,5 @@
 import { PATH_MTU_LIFETIME_MS } from "../base/limits.ts";
-import {
-  F_BACKEND_ADDR,
-  F_CLIENT_ADDR,
-  F_STATE,
-  F_VIP_ADDR,
-  isOneWay,
-  ORIGINAL,
-  PROTOCOL_TCP,
-  PROTOCOL_UDP,
-} from "../flow/flow-record.ts";
+import { backendSlotOf, F_BACKEND, PROTOCOL_UDP } from "../flow/flow-record.ts";
 import {
   B_ADDRESS,
   B_ADDRESS6,
@@ -30,8 +21,6 @@ import {
 } from "../wire/icmp.ts";
 import { ICMP6_PACKET_TOO_BIG, icmp6Type, isIcmp6Error } from "../wire/icmpv6.ts";
 import {
-  hasDontFragment,
-  IPV4_HEADER_BYTES,
   ipv4Destination,
   ipv4HeaderBytes,
   ipv4Protocol,
@@ -39,7 +28,6 @@ import {
   ipv4TotalBytes,
 } from "../wire/ipv4.ts";
 import { IPV6_MTU_MIN } from "../wire/ipv6.ts";
-import { tcpPorts } from "../wire/tcp.ts";
 import {
   IPV6_FRAGMENT_HEADER_BYTES,
   ipVersion,
@@ -49,20 +37,8 @@ import {
   PROTOCOL_IPV4,
   PROTOCOL_IPV6,
 } from "../wire/tunnel.ts";
-import {
-  type Context,
-  R_BANK,
-  R_OUT_INTERFACE,
-  R_OUT_MAC_HIGH,
-  R_OUT_MAC_LOW,
-  R_PATH_MTU_TICK,
-  R_TICK,
-} from "./context.ts";
-import type { Encapsulator } from "./encapsulate.ts";
-import { HOP_FOUND, type Hops } from "./hops.ts";
-import { ORIGINATED, type Output } from "./output.ts";
-import type { Reply } from "./reply.ts";
-import type { TokenBucket } from "./token-bucket.ts";
+import { type Context, R_BANK, R_PATH_MTU_TICK, R_TICK } from "./context.ts";
+import type { TunnelRelay } from "./tunnel-relay.ts";
 import {
   CONSUMED,
   DROP_ICMP_NO_FLOW,
@@ -70,6 +46,9 @@ import {
   DROP_REPLY_RATE_LIMITED,
   DROPPED,
 } from "./verdict.ts";
+
+/** Where a quoted outer IPv6 header has the backend. */
+const OUTER_DESTINATION6_AT = 24;
 
 const BACKEND_SLOT_WORDS = BACKEND_SLOT_BYTES >> 2;
 
@@ -84,9 +63,10 @@ const PLATEAUS = Uint16Array.of(32_000, 17_914, 8166, 4352, 2002, 1492, 1006, PA
  * ICMP errors that come to the tunnel source, about outer packets (RFC 2003 sections 4 and 5).
  *
  * Fragmentation needed lowers what is known of the path to the backend, for ten minutes (RFC 1191
- * section 6.3), in its slots: the next packet that is too large is answered with the right MTU, or
- * fragmented. Where the error quotes enough of the inner packet, its sender hears of it at once. Other
- * errors say that a backend is not reached or takes no tunnels: they are drops with a sample.
+ * section 6.3, RFC 8201 section 4), in its slots: the next packet that is too large is answered with the
+ * right MTU, or fragmented. Where the error quotes enough of the inner packet, its sender hears of it at
+ * once (tunnel-relay.ts). Other errors say that a backend is not reached or takes no tunnels: they are
+ * drops with a sample.
  */
 export interface TunnelErrors {
   /** Whether the ICMP message is an error that quotes an outer packet of ours. */
@@ -94,21 +74,13 @@ export interface TunnelErrors {
   /** The same of ICMPv6. */
   isAboutTunnel6(icmpAt: number, icmpBytes: number): boolean;
   /** Packet too big of ICMPv6. @returns its verdict */
-  process6(icmpAt: number): number;
+  process6(icmpAt: number, icmpBytes: number): number;
   /** @returns its verdict */
   process(ipAt: number, icmpAt: number, icmpBytes: number): number;
 }
 
-export function createTunnelErrors(
-  context: Context,
-  hops: Hops,
-  output: Output,
-  reply: Reply,
-  bucket: TokenBucket,
-  encapsulator: Encapsulator,
-): TunnelErrors {
-  const { i32, layout, registers, table, view } = context;
-  const bytes = new Uint8Array(view.buffer);
+export function createTunnelErrors(context: Context, relay: TunnelRelay): TunnelErrors {
+  const { i32, layout, registers, view } = context;
   const slots = layout.backendSlots.at >> 2;
   const drop = (reason: number): number => DROPPED | (reason << 8);
 
@@ -164,7 +136,7 @@ export function createTunnelErrors(
     return protocol === PROTOCOL_UDP && port === i32[registers[R_BANK]! + BANK_GUE_PORT];
   }
 
-  function process6(icmpAt: number): number {
+  function process6(icmpAt: number, icmpBytes: number): number {
     if (icmp6Type(view, icmpAt) !== ICMP6_PACKET_TOO_BIG) return drop(DROP_ICMP_TYPE_NOT_HANDLED);
     const quoteAt = icmpAt + ICMP_HEADER_BYTES;
     const told = view.getInt32(icmpAt + 4);
@@ -174,7 +146,28 @@ export function createTunnelErrors(
     registers[R_PATH_MTU_TICK] = registers[R_TICK]!;
     // No link of IPv6 is narrower (RFC 8200 section 5; RFC 8201 section 4).
     const mtu = Math.max(told, IPV6_MTU_MIN);
-    return learn(0, quoteAt + 24, mtu) === 0 ? drop(DROP_ICMP_NO_FLOW) : CONSUMED;
+    const backendAt = quoteAt + OUTER_DESTINATION6_AT;
+    if (learn(0, backendAt, mtu) === 0) return drop(DROP_ICMP_NO_FLOW);
+    // What already left in fragments goes on so.
+    const next = view.getUint8(quoteAt + 6);
+    if (next === NEXT_HEADER_FRAGMENT) return CONSUMED;
+    const innerAt = quoteAt + OUTER_IPV6_BYTES + (next === PROTOCOL_UDP ? OUTER_UDP_BYTES : 0);
+    tell(innerAt, icmpAt + icmpBytes, 0, backendAt, mtu);
+    return CONSUMED;
+  }
+
+  /** Tell the client whose packet is quoted, if it is of a flow that goes to this backend. */
+  function tell(
+    innerAt: number,
+    endAt: number,
+    backend: number,
+    backendAt: number,
+    mtu: number,
+  ): void {
+    const flowWord = relay.flowOf(innerAt, endAt);
+    if (flowWord < 0) return;
+    const slot = slots + backendSlotOf(i32[flowWord + F_BACKEND]!) * BACKEND_SLOT_WORDS;
+    if (isSlotOf(slot, backend, backendAt)) relay.tell(innerAt, endAt, flowWord, mtu);
   }
 
   /** Whether the slot at `at` is of the backend with this IPv4 address, or, for 0, IPv6 address. */
@@ -214,47 +207,10 @@ export function createTunnelErrors(
     registers[R_PATH_MTU_TICK] = registers[R_TICK]!;
     const backend = ipv4Destination(view, quoteAt);
     if (learn(backend, 0, mtu) === 0) return drop(DROP_ICMP_NO_FLOW);
-    relay(icmpAt, icmpBytes, backend, mtu);
-    return CONSUMED;
-  }
-
-  /** Tell the client, where the quote shows whose packet was refused. */
-  function relay(icmpAt: number, icmpBytes: number, backend: number, mtu: number): void {
-    const quoteAt = icmpAt + ICMP_HEADER_BYTES;
     const gueBytes = ipv4Protocol(view, quoteAt) === PROTOCOL_UDP ? OUTER_UDP_BYTES : 0;
     const innerAt = quoteAt + ipv4HeaderBytes(view, quoteAt) + gueBytes;
-    const available = icmpAt + icmpBytes - innerAt;
-    if (checkQuote(view, innerAt, available) !== ICMP_OK) return;
-    if (!hasDontFragment(view, innerAt)) return;
-    const protocol = ipv4Protocol(view, innerAt);
-    if (protocol !== PROTOCOL_TCP && protocol !== PROTOCOL_UDP) return;
-    const reference = table.find(
-      protocol,
-      ipv4Source(view, innerAt),
-      ipv4Destination(view, innerAt),
-      tcpPorts(view, innerAt + ipv4HeaderBytes(view, innerAt)),
-    );
-    if (reference < 0 || (reference & 1) !== ORIGINAL) return;
-    const flowWord = table.word(reference >> 1);
-    if (!isOneWay(i32[flowWord + F_STATE]!) || i32[flowWord + F_BACKEND_ADDR] !== backend) return;
-    if (hops.toClient(flowWord) !== HOP_FOUND || !bucket.take()) return;
-    const spare = output.takeSpare();
-    if (spare < 0) return;
-    const toAt = spare + IPV4_HEADER_BYTES + ICMP_HEADER_BYTES;
-    const quoted = Math.min(available, ipv4TotalBytes(view, innerAt), reply.quoteBytes);
-    bytes.copyWithin(toAt, innerAt, innerAt + quoted);
-    const length = reply.writeIcmpError(
-      spare,
-      i32[flowWord + F_VIP_ADDR]!,
-      i32[flowWord + F_CLIENT_ADDR]!,
-      ICMP_UNREACHABLE,
-      ICMP_CODE_FRAGMENTATION_NEEDED,
-      mtu - encapsulator.overhead(flowWord),
-      quoted,
-    );
-    const egress = registers[R_OUT_INTERFACE]!;
-    output.setLink(spare, egress, registers[R_OUT_MAC_HIGH]!, registers[R_OUT_MAC_LOW]!);
-    output.sendSpare(spare, length, egress, ORIGINATED);
+    tell(innerAt, icmpAt + icmpBytes, backend, 0, mtu);
+    return CONSUMED;
   }
 
   return { isAboutTunnel, isAboutTunnel6, process, process6 };

@@ -5,6 +5,7 @@ import {
   F_CREATED,
   F_STATE,
   FLAG_BY_BACKEND,
+  FLAG_PROBE,
   GENERATION_MASK,
   generationOf,
   STATE_UDP_ONE_WAY,
@@ -96,6 +97,7 @@ export function createUdpFlows(context: Context): UdpFlows {
     if (isOver(flowWord, backend)) return true;
     const existing = i32[backend + B_EXISTING]!;
     if (existing === EXISTING_KEEP || !canOpen(serviceOf(backend))) return false;
+    if ((i32[flowWord + F_STATE]! & FLAG_PROBE) !== 0) return false;
     if (existing !== EXISTING_DEADLINE && existing !== EXISTING_MOVE_LATER) return true;
     if ((i32[flowWord + F_STATE]! & 0xff) === STATE_UDP_ONE_WAY) return true;
     return ((registers[R_TICK]! - i32[backend + B_DEADLINE]!) | 0) >= 0;

@@ -32,6 +32,8 @@ export interface SteeringOptions {
   readonly key: readonly [number, number];
   /** Bits of the client's port that count. */
   readonly portMask: number;
+  /** Bits at the end of the client's address that do not: ownerHostBits() of flow/owner.ts. */
+  readonly hostBits: number;
   readonly workers: number;
   /** Addresses that fit. */
   readonly addressesMax: number;
@@ -44,6 +46,7 @@ interface SteeringAddon {
     portMask: number,
     workers: number,
     addressesMax: number,
+    hostBits: number,
   ): {
     readonly programFd: number;
     set(...wordsBitsFlags: number[]): void;
@@ -78,10 +81,12 @@ function advice(name: string): string {
  * @throws DeviceError - no privilege, or the kernel has no such BPF
  */
 export function createSteering(options: SteeringOptions): Steering {
-  const { key, portMask, workers, addressesMax } = options;
+  const { key, portMask, hostBits, workers, addressesMax } = options;
   assert(workers >= 1 && addressesMax >= 1, "steering has workers, and room for addresses");
   const addon = nativeAddon() as unknown as SteeringAddon;
-  const native = call(() => addon.createSteering(key[0], key[1], portMask, workers, addressesMax));
+  const native = call(() =>
+    addon.createSteering(key[0], key[1], portMask, workers, addressesMax, hostBits),
+  );
   return {
     programFd: native.programFd,
     set: (address, bits, flags) => call(() => native.set(...address, bits, flags)),

@@ -16,6 +16,7 @@ import {
   FLAG_BY_BACKEND,
   FLAG_FIN_ORIGINAL,
   FLAG_FIN_REPLY,
+  FLAG_PROBE,
   FLAG_REPLIED,
   hasExtension,
   isOneWay,
@@ -50,7 +51,13 @@ import {
 
 /** Every flag that a record of this layout can have. */
 const FLAGS_KNOWN =
-  FLAG_REPLIED | FLAG_FIN_ORIGINAL | FLAG_FIN_REPLY | FLAG_ACTIVE | FLAG_ADOPTED | FLAG_BY_BACKEND;
+  FLAG_REPLIED |
+  FLAG_FIN_ORIGINAL |
+  FLAG_FIN_REPLY |
+  FLAG_ACTIVE |
+  FLAG_ADOPTED |
+  FLAG_PROBE |
+  FLAG_BY_BACKEND;
 
 /**
  * A record without IPv6 addresses.

@@ -57,6 +57,17 @@ export function firstPlace(hash: number): number {
   return hash >>> PLACE_SHIFT;
 }
 
+/** What secondBucketOf() shifts by in an index of so many buckets. */
+export function secondShiftOf(buckets: number): number {
+  return 32 - Math.log2(buckets);
+}
+
+/** Number of the other bucket of `hash`; never that of the first one, the hash's low bits. */
+export function secondBucketOf(hash: number, bucketMask: number, secondShift: number): number {
+  const bucket = Math.imul(hash, GOLDEN) >>> secondShift;
+  return bucket === (hash & bucketMask) ? bucket ^ 1 : bucket;
+}
+
 /** Keys are (protocol, source, destination, source port << 16 | destination port). */
 export interface FlowIndex {
   /** Hash of a key, with the secret of the region. */
@@ -85,6 +96,10 @@ export interface FlowIndex {
    * @returns the entry (int32 index of its hash), or -1 when both buckets are full
    */
   choose(hash: number, avoid: number): number;
+  /** Have both buckets of `hash` on their way into the cache before they are needed. */
+  touch(hash: number): void;
+  /** The same for the bucket that it prefers, where an entry that is there most likely lies. */
+  touchFirst(hash: number): void;
   /** Fill an entry that choose() gave, for row << 1 | direction. */
   write(entry: number, hash: number, ref: number): void;
   /**
@@ -104,11 +119,13 @@ export function createFlowIndex(views: RegionViews): FlowIndex {
   const flowsWord = views.layout.flows.at >> 2;
   const indexWord = views.layout.flowIndex.at >> 2;
   const bucketMask = buckets - 1;
-  const secondShift = 32 - Math.log2(buckets);
+  const secondShift = secondShiftOf(buckets);
   assert((buckets & bucketMask) === 0, "buckets are a power of two");
   assert(buckets >= 2, "there are two buckets to choose from");
   /** Result of freeEntries(): the first empty entry. In an array, so that it is never boxed. */
   const emptyAt = new Int32Array(1);
+  /** What touching loads read goes here, so that the compiler keeps them. */
+  const sink = new Int32Array(1);
 
   function hashOf(protocol: number, source: number, destination: number, ports: number): number {
     return flowHash(i32[H_SECRET]!, i32[H_SECRET + 1]!, protocol, source, destination, ports);
@@ -121,9 +138,15 @@ export function createFlowIndex(views: RegionViews): FlowIndex {
 
   /** First word of the other bucket of `hash`; never the same one. */
   function secondBucket(hash: number): number {
-    const bucket = Math.imul(hash, GOLDEN) >>> secondShift;
-    const other = bucket === (hash & bucketMask) ? bucket ^ 1 : bucket;
-    return indexWord + other * BUCKET_WORDS;
+    return indexWord + secondBucketOf(hash, bucketMask, secondShift) * BUCKET_WORDS;
+  }
+
+  function touch(hash: number): void {
+    sink[0] = i32[firstBucket(hash)]! ^ i32[secondBucket(hash)]!;
+  }
+
+  function touchFirst(hash: number): void {
+    sink[0] = i32[firstBucket(hash)]!;
   }
 
   /** Whether the record of a reference is live and has this key in that direction. */
@@ -270,5 +293,17 @@ export function createFlowIndex(views: RegionViews): FlowIndex {
     i32.fill(0, indexWord, indexWord + buckets * BUCKET_WORDS);
   }
 
-  return { hashOf, hashByBackend, originalHash, replyHash, find, choose, write, clear, clearAll };
+  return {
+    hashOf,
+    hashByBackend,
+    originalHash,
+    replyHash,
+    find,
+    choose,
+    touch,
+    touchFirst,
+    write,
+    clear,
+    clearAll,
+  };
 }

@@ -105,6 +105,8 @@ export const FLAG_IPV6 = 1 << 27;
 export const FLAG_ACTIVE = 1 << 28;
 /** Out-of-state segment made this flow (`outOfState: adopt`). */
 export const FLAG_ADOPTED = 1 << 29;
+/** A health check made it: it goes on whatever becomes of its backend's flows. */
+export const FLAG_PROBE = 1 << 30;
 
 /**
  * One of several flows of a client's tuple, each to another backend (`udp.perPacket`, and QUIC

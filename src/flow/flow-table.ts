@@ -104,6 +104,18 @@ export interface FlowTable {
    */
   find(protocol: number, source: number, destination: number, ports: number): number;
   /**
+   * Say the hash of a key that will be looked for, or opened, next: it is not computed again then.
+   *
+   * @param hash - flowHash() of the key with the secret of the region
+   */
+  remember(
+    hash: number,
+    protocol: number,
+    source: number,
+    destination: number,
+    ports: number,
+  ): void;
+  /**
    * Find the one of a client's flows (FLAG_BY_BACKEND) that leads to a backend.
    *
    * @param protocol - with KEY_IPV6 where the addresses are IPv6
@@ -125,6 +137,13 @@ export interface FlowTable {
    */
   insert(): number;
   /**
+   * Make the flow of the draft live after insert() has said INSERT_TABLE_FULL and rows were removed:
+   * its place in the index has been found already.
+   *
+   * @returns its row, or INSERT_TABLE_FULL
+   */
+  insertChosen(): number;
+  /**
    * Free a live row.
    *
    * @throws AssertionError when the row is not live: freeing it twice would hand it out twice
@@ -144,6 +163,14 @@ export interface FlowTable {
    * @returns a row, still live (the caller removes it), or -1
    */
   evict(tick: number): number;
+  /**
+   * The same look in advance, before insert() says that the table is full: evict() answers with what
+   * was found. What it takes to remove the flow is then on its way into the cache with what insert()
+   * reads.
+   */
+  prepareEviction(tick: number): void;
+  /** Whether every row is used. */
+  isFull(): boolean;
   /** Begin the batch's share of the sweep: at most `rows` rows, SWEEP_ROWS_MAX and one round. */
   sweepBegin(rows: number): void;
   /** @returns the next live row whose time is over, or -1 when the share of the batch is done */
@@ -178,6 +205,14 @@ export interface FlowTable {
 
 assert(EXTENSION_WORDS === FLOW_WORDS, "a record and its extension lie equally far into sections");
 
+function isHalfOpen(state: number): boolean {
+  return state === STATE_SYN_SENT || state === STATE_SYN_RECV || state === STATE_UDP_ONE_WAY;
+}
+
+function isClosed(state: number): boolean {
+  return state === STATE_TIME_WAIT || state === STATE_CLOSE;
+}
+
 /** The REPLY entry of a flow that has none. */
 const NO_ENTRY = -2;
 
@@ -187,7 +222,20 @@ const CELL_SWEEP_LEFT = 1;
 const CELL_WALK_CURSOR = 2;
 const CELL_WALK_LEFT = 3;
 const CELL_EVICT_CURSOR = 4;
-const CELLS = 8;
+/** What prepareEviction() found, or -1. */
+const CELL_VICTIM = 5;
+/** The key that was hashed last, and its hash. */
+const CELL_KEY_PROTOCOL = 6;
+const CELL_KEY_SOURCE = 7;
+const CELL_KEY_DESTINATION = 8;
+const CELL_KEY_PORTS = 9;
+const CELL_KEY_HASH = 10;
+/** Where insert() would have put the draft: hashes and entries. */
+const CELL_ORIGINAL = 11;
+const CELL_REPLY = 12;
+const CELL_ORIGINAL_ENTRY = 13;
+const CELL_REPLY_ENTRY = 14;
+const CELLS = 16;
 
 /**
  * @param views - a region whose H_SECRET is set; the table is used as it is, so a region of
@@ -206,10 +254,56 @@ export function createFlowTable(views: RegionViews): FlowTable {
   const draft = new Int32Array(FLOW_WORDS);
   const draftExtension = new Int32Array(EXTENSION_WORDS);
   const cells = new Int32Array(CELLS);
+  cells[CELL_VICTIM] = -1;
+  // No key has this protocol.
+  cells[CELL_KEY_PROTOCOL] = -1;
+
+  function remember(
+    hash: number,
+    protocol: number,
+    source: number,
+    destination: number,
+    ports: number,
+  ): void {
+    cells[CELL_KEY_PROTOCOL] = protocol;
+    cells[CELL_KEY_SOURCE] = source;
+    cells[CELL_KEY_DESTINATION] = destination;
+    cells[CELL_KEY_PORTS] = ports;
+    cells[CELL_KEY_HASH] = hash;
+  }
+
+  function isRemembered(
+    protocol: number,
+    source: number,
+    destination: number,
+    ports: number,
+  ): boolean {
+    return (
+      cells[CELL_KEY_PORTS] === ports &&
+      cells[CELL_KEY_SOURCE] === source &&
+      cells[CELL_KEY_DESTINATION] === destination &&
+      cells[CELL_KEY_PROTOCOL] === protocol
+    );
+  }
 
   function find(protocol: number, source: number, destination: number, ports: number): number {
-    const hash = index.hashOf(protocol, source, destination, ports);
-    return index.find(hash, protocol, source, destination, ports);
+    if (!isRemembered(protocol, source, destination, ports)) {
+      const hash = index.hashOf(protocol, source, destination, ports);
+      remember(hash, protocol, source, destination, ports);
+    }
+    return index.find(cells[CELL_KEY_HASH]!, protocol, source, destination, ports);
+  }
+
+  /** Hash of the draft's ORIGINAL key: that of the packet which opens the flow, and was looked for. */
+  function draftHash(): number {
+    return isRemembered(
+      originalKeyOf(draft[F_STATE]!),
+      draft[F_CLIENT_ADDR]!,
+      draft[F_VIP_ADDR]!,
+      draft[F_CLIENT_VIP_PORTS]!,
+    )
+      ? cells[CELL_KEY_HASH]!
+      : index.originalHash(draft, 0);
   }
 
   function findByBackend(
@@ -267,17 +361,28 @@ export function createFlowTable(views: RegionViews): FlowTable {
   }
 
   function insert(): number {
-    const original = index.originalHash(draft, 0);
     const reply = index.replyHash(draft, 0);
+    // Nobody has looked at these before: they come while the ORIGINAL key is sought.
+    if (!isOneWay(draft[F_STATE]!)) index.touch(reply);
+    const original = draftHash();
     const taken = takenBy(draft, 0, original, reply);
     if (taken !== 0) return taken;
     const originalEntry = index.choose(original, -1);
     if (originalEntry < 0) return INSERT_INDEX_FULL;
-    const extended = hasExtension(draft[F_STATE]!);
-    assert(!extended || layout.ipv6, "only a region with room for IPv6 has IPv6 flows");
     const oneWay = isOneWay(draft[F_STATE]!);
     const replyEntry = oneWay ? NO_ENTRY : index.choose(reply, originalEntry);
     if (replyEntry === -1) return INSERT_INDEX_FULL;
+    cells[CELL_ORIGINAL] = original;
+    cells[CELL_REPLY] = reply;
+    cells[CELL_ORIGINAL_ENTRY] = originalEntry;
+    cells[CELL_REPLY_ENTRY] = replyEntry;
+    return insertChosen();
+  }
+
+  function insertChosen(): number {
+    const extended = hasExtension(draft[F_STATE]!);
+    assert(!extended || layout.ipv6, "only a region with room for IPv6 has IPv6 flows");
+    const replyEntry = cells[CELL_REPLY_ENTRY]!;
     const row = takeRow();
     if (row < 0) return INSERT_TABLE_FULL;
     const at = flowsWord + row * FLOW_WORDS;
@@ -291,8 +396,8 @@ export function createFlowTable(views: RegionViews): FlowTable {
       }
     }
     Atomics.store(i32, at + F_VERSION, nextVersion(odd));
-    index.write(originalEntry, original, (row << 1) | ORIGINAL);
-    if (!oneWay) index.write(replyEntry, reply, (row << 1) | REPLY);
+    index.write(cells[CELL_ORIGINAL_ENTRY]!, cells[CELL_ORIGINAL]!, (row << 1) | ORIGINAL);
+    if (replyEntry !== NO_ENTRY) index.write(replyEntry, cells[CELL_REPLY]!, (row << 1) | REPLY);
     return row;
   }
 
@@ -324,7 +429,28 @@ export function createFlowTable(views: RegionViews): FlowTable {
     return extensionsWord + flowWord - flowsWord;
   }
 
+  function isFull(): boolean {
+    return i32[usedWord] === capacity;
+  }
+
+  function prepareEviction(tick: number): void {
+    const victim = seekVictim(tick);
+    cells[CELL_VICTIM] = victim;
+    if (victim < 0) return;
+    const at = flowsWord + victim * FLOW_WORDS;
+    index.touchFirst(index.originalHash(i32, at));
+    index.touchFirst(index.replyHash(i32, at));
+  }
+
   function evict(tick: number): number {
+    const prepared = cells[CELL_VICTIM]!;
+    cells[CELL_VICTIM] = -1;
+    if (prepared < 0) return seekVictim(tick);
+    const state = i32[flowsWord + prepared * FLOW_WORDS + F_STATE]! & 0xff;
+    return isHalfOpen(state) || isClosed(state) ? prepared : seekVictim(tick);
+  }
+
+  function seekVictim(tick: number): number {
     const highWater = i32[highWaterWord]!;
     let cursor = cells[CELL_EVICT_CURSOR]!;
     let halfOpen = -1;
@@ -338,12 +464,12 @@ export function createFlowTable(views: RegionViews): FlowTable {
       const at = flowsWord + row * FLOW_WORDS;
       const state = i32[at + F_STATE]! & 0xff;
       const left = (i32[at + F_EXPIRES]! - tick) | 0;
-      if (state === STATE_SYN_SENT || state === STATE_SYN_RECV || state === STATE_UDP_ONE_WAY) {
+      if (isHalfOpen(state)) {
         if (halfOpen < 0 || left < halfOpenLeft) {
           halfOpen = row;
           halfOpenLeft = left;
         }
-      } else if (state === STATE_TIME_WAIT || state === STATE_CLOSE) {
+      } else if (isClosed(state)) {
         if (closed < 0 || left < closedLeft) {
           closed = row;
           closedLeft = left;
@@ -501,12 +627,16 @@ export function createFlowTable(views: RegionViews): FlowTable {
     draftExtension,
     extensionWord,
     extensionOf,
+    remember,
     find,
     findByBackend,
     insert,
+    insertChosen,
     remove,
     word,
     evict,
+    prepareEviction,
+    isFull,
     sweepBegin,
     sweepNext,
     sweepNextLive,

@@ -1,10 +1,10 @@
 import { isDeepStrictEqual } from "node:util";
-import { createRandom, type Random } from "../base/random.ts";
-import type { HealthDefinition } from "../service/definition.ts";
+import { HEALTH_DOWN } from "../service/backend-slots.ts";
+import { CHECKS_AT_ONCE, type HealthDefinition } from "../service/definition.ts";
 import type { CheckEndpoint, CheckResult } from "./check.ts";
-import { checkHttp } from "./http-check.ts";
+import { checkBackend } from "./checkers.ts";
 import { createRiseFall, type RiseFall } from "./rise-fall.ts";
-import { checkTcpConnect } from "./tcp-check.ts";
+import { createRounds, type RoundHandle, type Rounds } from "./rounds.ts";
 
 /** A backend to check, at the number of its slot. */
 export interface HealthTarget {
@@ -17,7 +17,12 @@ export interface HealthTarget {
   readonly serviceName: string;
   /** HEALTH_… that the backend has now. */
   readonly health: number;
+  /** Where this one is checked, where that is not what the above say; null or left out: it is. */
+  readonly place?: CheckPlace | null;
 }
+
+/** Where a check goes, and from where. */
+export type CheckPlace = Pick<CheckEndpoint, "address" | "port" | "source">;
 
 export interface HealthChange {
   readonly slot: number;
@@ -39,9 +44,13 @@ export interface HealthMonitorOptions {
   readonly onChange: (change: HealthChange) => void;
   /** Every check that came to an end; called before `onChange`. */
   readonly onResult?: (result: HealthResult) => void;
+  /** Told of the start of every check: how long after the planned time, and its interval. */
+  readonly onStart?: (slot: number, lateMs: number, intervalMs: number) => void;
+  /** Whose rounds the checks are; left out: its own. */
+  readonly rounds?: Rounds;
 }
 
-/** Checks backends from the host's own stack, each in its interval. */
+/** Checks backends, each in its interval. */
 export interface HealthMonitor {
   /**
    * Check these from now on. A target that is the same as before goes on, one that has changed
@@ -52,92 +61,49 @@ export interface HealthMonitor {
   close(): Promise<void>;
 }
 
-/** Checks that run at once; the rest wait their turn. Bounds sockets, and the load of a reload. */
-export const CHECKS_AT_ONCE_MAX = 256;
 /** A backend's first check begins within this time, or its interval where that is shorter. */
 export const FIRST_CHECK_MS = 500;
 
 interface Probe {
   readonly target: HealthTarget;
-  readonly random: Random;
   riseFall: RiseFall;
-  /** Until its next check; null while that waits or runs. */
-  timer: NodeJS.Timeout | null;
-  /** Of the check that runs. */
-  running: AbortController | null;
+  handle: RoundHandle | null;
   ended: boolean;
 }
 
 /**
  * Make a monitor; it checks nothing until `apply`.
  *
- * Checks are spread: the first of a target by a random part of FIRST_CHECK_MS, each later one by
- * up to `spread` of the interval to either side. The numbers follow from the slot.
+ * The interval is `fastInterval` while a backend is starting or results speak against its health, and
+ * `downInterval` while it is down (HAProxy's fastinter and downinter).
  */
 export function createHealthMonitor(options: HealthMonitorOptions): HealthMonitor {
+  const rounds = options.rounds ?? createRounds(CHECKS_AT_ONCE);
   const probes = new Map<number, Probe>();
-  const waiting = new Set<Probe>();
-  const running = new Set<Promise<void>>();
   let closed = false;
 
   function startProbe(target: HealthTarget): Probe {
     const { definition, health, slot } = target;
-    const probe: Probe = {
-      target,
-      random: createRandom(slot),
-      riseFall: createRiseFall(health, definition.rise, definition.fall),
-      timer: null,
-      running: null,
-      ended: false,
-    };
-    const withinMs = Math.min(definition.intervalMs, FIRST_CHECK_MS);
-    schedule(probe, fraction(probe.random) * withinMs);
+    const { rise, fall, fastIntervalMs, spread } = definition;
+    const riseFall = createRiseFall(health, rise, fall);
+    const probe: Probe = { target, riseFall, handle: null, ended: false };
+    probe.handle = rounds.add({
+      seed: slot,
+      firstWithinMs: Math.min(fastIntervalMs, FIRST_CHECK_MS),
+      spread,
+      intervalMs: () => intervalOf(definition, probe.riseFall),
+      run: async (signal, lateMs) => {
+        options.onStart?.(slot, lateMs, intervalOf(definition, probe.riseFall));
+        const result = await check(target, signal);
+        if (!probe.ended) report(probe, result);
+      },
+    });
     return probe;
   }
 
   function endProbe(probe: Probe): void {
     probe.ended = true;
-    if (probe.timer !== null) clearTimeout(probe.timer);
-    probe.timer = null;
-    waiting.delete(probe);
-    probe.running?.abort();
-  }
-
-  function schedule(probe: Probe, delayMs: number): void {
-    probe.timer = setTimeout(() => {
-      probe.timer = null;
-      waiting.add(probe);
-      startWaiting();
-    }, delayMs);
-  }
-
-  /** In the order in which they became due. */
-  function startWaiting(): void {
-    for (const probe of waiting) {
-      if (running.size >= CHECKS_AT_ONCE_MAX) return;
-      waiting.delete(probe);
-      const check = runProbe(probe).then(() => {
-        running.delete(check);
-        startWaiting();
-      });
-      running.add(check);
-    }
-  }
-
-  async function runProbe(probe: Probe): Promise<void> {
-    const { definition } = probe.target;
-    const startedMs = performance.now();
-    const controller = new AbortController();
-    probe.running = controller;
-    const result = await check(probe.target, controller.signal);
-    probe.running = null;
-    if (probe.ended) return;
-    report(probe, result);
-    // What was told may have ended it.
-    if (probe.ended) return;
-    const swing = definition.spread * (2 * fraction(probe.random) - 1);
-    const dueMs = startedMs + definition.intervalMs * (1 + swing);
-    schedule(probe, Math.max(0, dueMs - performance.now()));
+    probe.handle?.end();
   }
 
   function report(probe: Probe, { ok, durationMs, reason }: CheckResult): void {
@@ -145,6 +111,7 @@ export function createHealthMonitor(options: HealthMonitorOptions): HealthMonito
     const hasChanged = probe.riseFall.record(ok);
     const { health } = probe.riseFall;
     options.onResult?.({ slot, ok, durationMs, reason });
+    // What was told may have ended it.
     if (hasChanged && !probe.ended) options.onChange({ slot, health, reason });
   }
 
@@ -173,23 +140,26 @@ export function createHealthMonitor(options: HealthMonitorOptions): HealthMonito
     closed = true;
     for (const probe of probes.values()) endProbe(probe);
     probes.clear();
-    await Promise.all(running);
+    await rounds.close();
   }
 
   return { apply, close };
 }
 
+function intervalOf(definition: HealthDefinition, { health, isChanging }: RiseFall): number {
+  if (isChanging) return definition.fastIntervalMs;
+  return health === HEALTH_DOWN ? definition.downIntervalMs : definition.intervalMs;
+}
+
 function check(target: HealthTarget, signal: AbortSignal): Promise<CheckResult> {
-  const { address, definition } = target;
-  const endpoint: CheckEndpoint = {
+  const { address, definition, place } = target;
+  const own: CheckPlace = {
     address,
     port: definition.port === 0 ? target.port : definition.port,
     source: definition.source,
-    timeoutMs: definition.timeoutMs,
   };
-  return definition.type === "http"
-    ? checkHttp(endpoint, definition, signal)
-    : checkTcpConnect(endpoint, signal);
+  const endpoint: CheckEndpoint = { ...(place ?? own), timeoutMs: definition.timeoutMs };
+  return checkBackend(endpoint, definition, signal);
 }
 
 /** The same checks: `health` is what they find, not what they are. */
@@ -198,11 +168,7 @@ function isSame(a: HealthTarget, b: HealthTarget): boolean {
     a.address === b.address &&
     a.port === b.port &&
     a.serviceName === b.serviceName &&
+    isDeepStrictEqual(a.place, b.place) &&
     isDeepStrictEqual(a.definition, b.definition)
   );
-}
-
-/** 0 to less than 1. */
-function fraction(random: Random): number {
-  return random.below(2 ** 32) / 2 ** 32;
 }

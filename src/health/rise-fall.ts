@@ -9,6 +9,8 @@ import { HEALTH_DOWN, HEALTH_STARTING, HEALTH_UP } from "../service/backend-slot
 export interface RiseFall {
   /** HEALTH_… */
   readonly health: number;
+  /** It is starting, or results speak against its health that have not decided yet. */
+  readonly isChanging: boolean;
   /**
    * Take in one result.
    *
@@ -45,6 +47,9 @@ export function createRiseFall(health: number, rise: number, fall: number): Rise
   return {
     get health() {
       return current;
+    },
+    get isChanging() {
+      return contrary !== 0 || current === HEALTH_STARTING;
     },
     record,
   };

@@ -1,10 +1,11 @@
 import { removeNftablesGuards } from "./guard-nftables.ts";
 import { BPF_FOLDER, removePinnedGuards } from "./guard-pins.ts";
+import { removeProbeDevices } from "./probe-device.ts";
 import { removeTunRoutes } from "./tun-leftovers.ts";
 
 /**
  * Remove what a crashed gateway may have left in this network namespace: routing rules, routes and
- * tables, pinned guards, nftables tables. Doing it twice is fine.
+ * tables, the device of health checks, pinned guards, nftables tables. Doing it twice is fine.
  *
  * Not beside a running gateway, whose routes and guard would go too: the caller checks that nobody
  * holds the state file.
@@ -15,6 +16,7 @@ import { removeTunRoutes } from "./tun-leftovers.ts";
  */
 export async function cleanUp(bpfFolder: string = BPF_FOLDER): Promise<string[]> {
   return [
+    ...(await removeProbeDevices()),
     ...(await removeTunRoutes()),
     ...removePinnedGuards(bpfFolder),
     ...(await removeNftablesGuards()),

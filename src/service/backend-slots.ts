@@ -71,6 +71,10 @@ export const B_AGENT_WEIGHT = 40;
 export const B_AGENT = 41;
 /** Microseconds from SYN to SYN-ACK, a mean over all workers; 0: none was measured. */
 export const B_LATENCY_US = 48;
+/** 1: every service of its affinity group has a backend at this address. */
+export const B_AFFINITY_SHARED = 56;
+/** All that it has said and not taken back, of which B_AGENT is the strongest: service/agent-state.ts. */
+export const B_AGENT_SAID = 42;
 export const BACKEND_WORDS = 64;
 assert(BACKEND_WORDS * 4 === BACKEND_SLOT_BYTES, "a backend slot is one section record");
 

@@ -36,6 +36,7 @@ import {
 } from "../state/layout.ts";
 import { type AccessBuffers, createAccessBuffers, type PlacedAccess } from "./access-buffers.ts";
 import { writeAdmission } from "./admission-words.ts";
+import { createAffinityWriter } from "./affinity-words.ts";
 import { V_USED } from "./backend-slots.ts";
 import {
   A_ADDRESS,
@@ -108,6 +109,7 @@ import {
   S_NO_BACKEND,
   S_ON_IDLE,
   S_OUT_OF_STATE,
+  S_PROBE,
   S_QUIC,
   S_SCHEDULER,
   S_SORRY_SLOT,
@@ -223,7 +225,7 @@ export function writeBank(
   keepRemoved(views, place, assignment);
   const access = keptAccess(views).place(assignment);
   if (access === null) throw tooManyPrefixes(views, assignment);
-  const services = writeServices(views, place, lists, seed, access, decisions);
+  const services = writeServices(views, place, lists, seed, access, definition, decisions);
   const known = knownAddresses(definition, assignment, isAlive, hostAddresses);
   const intervals = writeAddresses(views.i32, place, known);
   writeHeader(views, place, definition, assignment.services.length, seed);
@@ -322,11 +324,13 @@ function writeServices(
   lists: ReadonlyMap<AssignedService, readonly Eligible[]>,
   seed: number,
   access: PlacedAccess,
+  definition: GatewayDefinition,
   decisions: PolicyDecisions,
 ): { listed: number; hashSlots: number } {
   const { i32, u16 } = views;
   const { bank, size } = place;
   const tables = keptTables(views);
+  const writeAffinity = createAffinityWriter(views, [...lists.keys()]);
   let entries = 0;
   let listed = 0;
   let hashSlots = 0;
@@ -344,6 +348,8 @@ function writeServices(
     writeService(i32, word, service, list);
     if (decided !== null) i32[word + S_SCHEDULER] = SCHEDULER_POLICY;
     writeAdmission(i32, word, service, access.tables.get(service.slot), views.layout.workers);
+    writeAffinity(word, service);
+    i32[word + S_PROBE] = probedBy(definition, service);
     i32[word + S_BACKENDS_FIRST] = entries;
     i32[word + S_HASH_FIRST] = hashSlots;
     i32[word + S_HASH_SIZE] = table.length;
@@ -366,6 +372,12 @@ function writeServices(
     entries += writeServerIds(i32, word, service, backends, entries);
   }
   return { listed, hashSlots };
+}
+
+/** S_PROBE: the probe's interface follows those that the configuration names. */
+function probedBy({ device, probe }: GatewayDefinition, { definition }: AssignedService): number {
+  const isProbed = probe != null && definition.health?.through === "path";
+  return isProbed ? device.interfaces.length + 1 : 0;
 }
 
 /** @returns intervals written */

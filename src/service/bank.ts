@@ -132,6 +132,13 @@ export const S_SORRY_SLOT = 10; // backend slot of the sorry server, or -1
 export const S_WEIGHT_MAX = 11; // largest weight in the list
 export const S_WEIGHT_GCD = 12; // greatest common divisor of the weights
 export const S_WEIGHT_SUM = 13;
+/** Affinity: what its entries belong to, group or service (service/affinity-words.ts); 0: none. */
+export const S_AFFINITY = 34;
+/** The service alone, where it has backends that others of its group lack; 0: it has none. */
+export const S_AFFINITY_OWN = 35;
+/** Bits of a client's address that count: IPv4 | IPv6 << 8. */
+export const S_AFFINITY_BITS = 36;
+export const S_AFFINITY_TIMEOUT_MS = 37;
 /** 1: `udp.perPacket`, every datagram of a client is scheduled by itself. */
 export const S_UDP_PER_PACKET = 40;
 /** `udp.maxAge` in ms; 0: off. */
@@ -170,6 +177,8 @@ export const S_SYN_OPTIONS = 60; // SYN_OPTION_…
 export const S_SYN_HALF_OPEN = 61;
 /** 1: above BANK_STATELESS_ABOVE its packets go on without flows. */
 export const S_STATELESS = 62;
+/** Health checks come in through the data path, on interface S_PROBE - 1; 0: they do not. */
+export const S_PROBE = 63;
 export const SERVICE_WORDS = 64;
 
 export const MSS_AUTO = -1;

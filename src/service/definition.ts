@@ -1,6 +1,12 @@
 import type { Address } from "../base/address.ts";
 import type { AccessRules } from "./access-rules.ts";
 import type { SchedulerName } from "./bank.ts";
+import type {
+  AgentDefinition,
+  BackendCheck,
+  HealthDefinition,
+  ProbeDefinition,
+} from "./health-definition.ts";
 
 /**
  * A configuration after parsing, validation and defaults: what the rest of the program reads.
@@ -8,6 +14,7 @@ import type { SchedulerName } from "./bank.ts";
  */
 
 export type { Address } from "../base/address.ts";
+export type { HealthDefinition } from "./health-definition.ts";
 
 /** A VIP address: one address, or every address of a prefix. */
 export interface VipAddress extends Address {
@@ -42,23 +49,6 @@ export interface UdpTimeouts {
 export interface Timeouts {
   readonly tcp: TcpTimeouts;
   readonly udp: UdpTimeouts;
-}
-
-export interface HealthDefinition {
-  readonly type: "tcp" | "http";
-  readonly intervalMs: number;
-  readonly timeoutMs: number;
-  readonly rise: number;
-  readonly fall: number;
-  /** Share of the interval by which checks are spread, 0..1 (HAProxy's spread-checks). */
-  readonly spread: number;
-  /** Port to check; 0: the backend's. */
-  readonly port: number;
-  /** Source address of the check, or null. */
-  readonly source: string | null;
-  readonly path: string;
-  readonly host: string | null;
-  readonly status: readonly PortRange[];
 }
 
 /** A file of a policy as it was when the configuration was read. */
@@ -118,6 +108,17 @@ export interface LimitsDefinition {
   readonly refuse: "drop" | "reset";
 }
 
+/** `affinity`: what a client is, and how long it keeps its backend. */
+export interface AffinityDefinition {
+  /** Bits of a client's address that count. */
+  readonly ipv4: number;
+  readonly ipv6: number;
+  /** From the begin of its last flow, and from the end of the last that lives. */
+  readonly timeoutMs: number;
+  /** Services of one group share a client's backend; null: the service alone. */
+  readonly group: string | null;
+}
+
 export interface BackendDefinition {
   readonly address: Address;
   /** 0: the packet's own port. */
@@ -125,6 +126,8 @@ export interface BackendDefinition {
   readonly weight: number;
   /** QUIC server ID in hex; null: none. */
   readonly serverId: string | null;
+  /** Where it is checked; left out: as the service says. */
+  readonly check?: BackendCheck;
 }
 
 export interface ServiceDefinition {
@@ -138,6 +141,8 @@ export interface ServiceDefinition {
   /** Weights or a table come from here, while it answers; null: none. */
   readonly policy: PolicyDefinition | null;
   readonly tableSize: number;
+  /** Null: off. */
+  readonly affinity: AffinityDefinition | null;
   readonly timeouts: Timeouts;
   /** What happens to packets that are too large once they have an outer header. */
   readonly mtu: { readonly tooBig: "icmp" | "fragment" };
@@ -169,8 +174,13 @@ export interface ServiceDefinition {
   readonly synProxy: SynProxyDefinition;
   readonly limits: LimitsDefinition;
   readonly health: HealthDefinition | null;
+  /** Agents of its backends; null or left out: none. */
+  readonly agent?: AgentDefinition | null;
   readonly backends: readonly BackendDefinition[];
 }
+
+/** Checks of all services that run at once, unless the configuration says otherwise. */
+export const CHECKS_AT_ONCE = 256;
 
 export interface GatewayDefinition {
   /** The file it came from, for messages. */
@@ -218,8 +228,14 @@ export interface GatewayDefinition {
     readonly hashSlots: number;
     readonly accessPrefixes: number;
     readonly sources: number;
+    /** Clients that affinity remembers. */
+    readonly affinity: number;
   };
   readonly hash: { readonly seed: string };
+  /** Health checks and agents of all services together; left out: CHECKS_AT_ONCE. */
+  readonly health?: { readonly concurrent: number };
+  /** For checks through the data path; null or left out: none. */
+  readonly probe?: ProbeDefinition | null;
   readonly shutdown: { readonly mode: "keep" | "drain"; readonly timeoutMs: number };
   readonly admin: {
     readonly socket: string;

@@ -1,6 +1,7 @@
 import { PROTOCOL_UDP } from "../flow/flow-record.ts";
 import { addressWord } from "../scheduler/mix.ts";
 import type { RegionViews } from "../state/layout.ts";
+import { agentState, agentWeight } from "./agent-state.ts";
 import {
   ADMIN_DISABLED,
   ADMIN_DRAINED,
@@ -54,7 +55,7 @@ export interface BackendState {
   readonly takesNewFlows: boolean;
   /** The override, or the configuration's. */
   readonly weight: number;
-  /** Why, for people; "" where health alone decides: the monitor knows what its checks found. */
+  /** Why, for people; "" where health or the agent decides: who asks them knows what they said. */
   readonly reason: string;
 }
 
@@ -63,7 +64,7 @@ export function backendState(views: RegionViews, slot: number): BackendState {
   const { i32 } = views;
   const at = backendSlotWord(views, slot);
   const override = i32[at + B_WEIGHT_OVERRIDE]!;
-  const weight = override >= 0 ? override : i32[at + B_WEIGHT]!;
+  const weight = agentWeight(i32, at, override >= 0 ? override : i32[at + B_WEIGHT]!);
   const is = (state: BackendStateName, reason: string): BackendState => ({
     state,
     takesNewFlows: state === "up",
@@ -73,6 +74,8 @@ export function backendState(views: RegionViews, slot: number): BackendState {
   if (i32[at + B_CONFIGURED] === 0) return is("removed", "not in the configuration");
   if (i32[at + B_ADMIN] === ADMIN_DISABLED) return is("disabled", "disabled by operator");
   if (i32[at + B_ADMIN] === ADMIN_DRAINED) return is("draining", "drained by operator");
+  const agent = agentState(i32, at);
+  if (agent !== null) return is(agent, "");
   if (weight === 0) return is("draining", override === 0 ? "weight 0 (override)" : "weight 0");
   if (i32[at + B_HEALTH] === HEALTH_DOWN) return is("down", "");
   if (i32[at + B_EJECTED] === EJECTED_YES) return is("ejected", "");

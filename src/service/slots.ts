@@ -3,11 +3,11 @@ import { assert } from "../base/assert.ts";
 import { EXIT, HeadgateError } from "../base/errors.ts";
 import { PROTOCOL_TCP, PROTOCOL_UDP } from "../flow/flow-record.ts";
 import { KEY_BYTES, type RegionViews, type Section } from "../state/layout.ts";
+import { forgetAgent } from "./agent-state.ts";
 import {
   B_ADDRESS,
   B_ADDRESS6,
   B_ADMIN_DEADLINE_MS,
-  B_AGENT_WEIGHT,
   B_CONFIGURED,
   B_GENERATION,
   B_HEALTH,
@@ -380,7 +380,7 @@ function takeBackendSlot(views: RegionViews, slot: number, key: string, now: num
   clearBackendRuns(views, slot);
   i32[at + B_WEIGHT_OVERRIDE] = -1;
   i32[at + B_ADMIN_DEADLINE_MS] = -1;
-  i32[at + B_AGENT_WEIGHT] = -1;
+  forgetAgent(i32, at);
   i32[at + B_HEALTH] = HEALTH_STARTING;
   i32[at + B_STATE_SINCE] = now;
   writeKey(views, views.layout.backendKeys, slot, key);

@@ -8,12 +8,14 @@ import type { ServiceDefinition } from "./definition.ts";
  * by flow.
  */
 export function needsFlows(service: ServiceDefinition, protocol: "tcp" | "udp"): string | null {
-  const { limits, mode, outOfState, scheduler } = service;
+  const { affinity, limits, mode, outOfState, scheduler } = service;
   if (service.policy !== null) return "a policy as scheduler";
   if (!hasHash(service)) return `scheduler ${scheduler}`;
   if (!isOneWayMode(service)) return `mode ${mode}`;
   // The second segment of a connection that has no flow must not be refused.
   if (protocol === "tcp" && outOfState !== "adopt") return `outOfState: ${outOfState}`;
+  // An entry is made with a flow.
+  if (affinity !== null) return "affinity";
   if (limits.connections !== null) return "limits.connections";
   if (limits.newPerSource !== null) return "limits.newPerSource";
   if (limits.backendConnections !== null) return "limits.perBackend";

@@ -1,8 +1,9 @@
 import { StateError } from "../base/errors.ts";
-import { ACCESS_PREFIXES_MAX, SOURCES_MAX, WORKERS_MAX } from "../base/limits.ts";
+import { ACCESS_PREFIXES_MAX, AFFINITY_MAX, SOURCES_MAX, WORKERS_MAX } from "../base/limits.ts";
 import {
   ACCESS_PREFIX_BYTES,
   ADMISSION_RUN_BYTES,
+  AFFINITY_SET_BYTES,
   BACKEND_RUN_BYTES,
   BACKEND_SLOT_BYTES,
   BANK_ADDRESS_BYTES,
@@ -13,6 +14,7 @@ import {
   EXTENSION_BYTES,
   FLOW_BYTES,
   H_ACCESS_PREFIXES,
+  H_AFFINITY,
   H_BACKENDS,
   H_BYTES_HIGH,
   H_BYTES_LOW,
@@ -76,6 +78,7 @@ export function writeHeader(words: Int32Array, layout: RegionLayout): void {
   words[H_ACCESS_PREFIXES] = layout.size.accessPrefixes ?? 0;
   words[H_SOURCES] = layout.size.sources ?? 0;
   words[H_SPLICES] = layout.size.splices ?? 0;
+  words[H_AFFINITY] = layout.size.affinity ?? 0;
 }
 
 /** What a file holds. */
@@ -128,6 +131,7 @@ export function readSize(words: Int32Array): Required<RegionSize> {
     accessPrefixes: words[H_ACCESS_PREFIXES]!,
     sources: words[H_SOURCES]!,
     splices: words[H_SPLICES]!,
+    affinity: words[H_AFFINITY]!,
   };
 }
 
@@ -146,6 +150,8 @@ function checkHeader(words: Int32Array, bytes: number): Found {
     size.sources >= 0 &&
     size.sources <= SOURCES_MAX &&
     (size.splices === 0 || size.splices === 1) &&
+    size.affinity >= 0 &&
+    size.affinity <= AFFINITY_MAX &&
     (words[H_IPV6] === 0 || words[H_IPV6] === 1);
   if (!isPossible) return { kind: "damaged", reason: "its header names impossible sizes" };
   const layout = planRegion(size);
@@ -186,6 +192,8 @@ export function layoutHash(layout: RegionLayout): number {
       shard.admissionRuns,
       shard.sources,
       shard.splices,
+      shard.affinity,
+      shard.affinityFlows,
       shard.samples,
       shard.flowExtensions,
     ]),
@@ -204,6 +212,7 @@ export function layoutHash(layout: RegionLayout): number {
     ADMISSION_RUN_BYTES,
     SOURCE_SET_BYTES,
     SPLICE_BYTES,
+    AFFINITY_SET_BYTES,
     ACCESS_PREFIX_BYTES,
     KEY_BYTES,
     SAMPLE_BYTES,
@@ -216,7 +225,7 @@ export function layoutHash(layout: RegionLayout): number {
     HEADER_WORDS,
     WORKER_WORDS,
     layout.handoverBytes,
-    ...layout.shards.flatMap(({ flowBuckets, sourceSets }) => [flowBuckets, sourceSets]),
+    ...layout.shards.flatMap((shard) => [shard.flowBuckets, shard.sourceSets, shard.affinitySets]),
     ...sections.flatMap(({ at, bytes }) => [at, bytes]),
   ];
   let hash = 0x811c9dc5 | 0;

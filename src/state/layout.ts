@@ -19,7 +19,7 @@ import {
  *   header | backendSlots | backendKeys | serviceSlots | serviceKeys | hops x 2 | bank x 2
  *          | access lists x 2 | handover rings | shard of worker 0 | shard of worker 1 | ...
  *   shard: workerHeader | flows | flowIndex | flowFree | backendRuns | serviceRuns | counters
- *          | admissionRuns | sources | splices | flowExtensions | samples
+ *          | admissionRuns | sources | splices | flowExtensions | affinity | affinityFlows | samples
  *
  * Who writes what:
  *   worker    its own shard (but the OTHERS words of backendRuns), and the handover rings that it
@@ -59,6 +59,8 @@ export const ADMISSION_RUN_BYTES = 128;
 export const SOURCE_SET_BYTES = 64;
 /** Splice of one flow. See admission/splice.ts. */
 export const SPLICE_BYTES = 32;
+/** Sixteen entries of the affinity table and their tags. See flow/affinity-record.ts. */
+export const AFFINITY_SET_BYTES = 17 * 64;
 /** Words of the access lists: a prefix, and a service. See admission/access-table.ts. */
 export const ACCESS_PREFIX_BYTES = 32;
 export const ACCESS_SERVICE_BYTES = 64;
@@ -90,6 +92,8 @@ export interface RegionSize {
   readonly sources?: number;
   /** 1: flows have room for a splice (`synProxy`). */
   readonly splices?: number;
+  /** Clients that affinity remembers, of all workers together; left out: none. */
+  readonly affinity?: number;
 }
 
 export interface Section {
@@ -125,6 +129,11 @@ export interface Shard {
   /** A row of SPLICE_BYTES a flow, or nothing. */
   readonly splices: Section;
   readonly samples: Section;
+  /** Sets of AFFINITY_SET_BYTES; affinitySets of them, a power of two, or none. */
+  readonly affinity: Section;
+  readonly affinitySets: number;
+  /** A word a flow: the entry of the table that it counts for. Empty where there is no table. */
+  readonly affinityFlows: Section;
   /** A row of EXTENSION_BYTES a flow; empty where the region has no room for IPv6. */
   readonly flowExtensions: Section;
 }
@@ -220,6 +229,13 @@ export const H_SOURCES = 58;
 export const H_SPLICES = 59;
 /** 1: flows can have IPv6 addresses (RegionSize.ipv6). */
 export const H_IPV6 = 60;
+/** Clients that affinity remembers (RegionSize.affinity). */
+export const H_AFFINITY = 61;
+/**
+ * Bits at the end of a client's address that do not decide which worker has its flows: of IPv4, and
+ * << 8 of IPv6 (flow/owner.ts).
+ */
+export const H_OWNER_HOST_BITS = 62;
 export const HEADER_WORDS = 64;
 
 /** Words of a worker's header page, relative to Shard.workerWord. */
@@ -333,6 +349,7 @@ function planShard(size: RegionSize, worker: number, take: Take): Shard {
   const workerHeader = take(WORKER_WORDS * 4);
   const sources = Math.ceil((size.sources ?? 0) / size.workers);
   const sourceSets = sources === 0 ? 0 : powerOfTwoAtLeast(Math.ceil(sources / 4));
+  const affinitySets = affinitySetsOf(Math.ceil((size.affinity ?? 0) / size.workers));
   return {
     worker,
     workerWord: workerHeader.at >> 2,
@@ -350,9 +367,20 @@ function planShard(size: RegionSize, worker: number, take: Take): Shard {
     sources: take(sourceSets * SOURCE_SET_BYTES),
     splices: take((size.splices ?? 0) === 0 ? 0 : flowCapacity * SPLICE_BYTES),
     flowExtensions: take(size.ipv6 === true ? flowCapacity * EXTENSION_BYTES : 0),
+    affinitySets,
+    affinity: take(affinitySets * AFFINITY_SET_BYTES),
+    affinityFlows: take(affinitySets === 0 ? 0 : flowCapacity * 4),
     // The last one: a worker maps its shard up to the end of it.
     samples: take(DROP_SAMPLES * SAMPLE_BYTES),
   };
+}
+
+/**
+ * Sets of sixteen entries that hold so many clients: thirteen a set on average, at which none of them
+ * finds both of its sets full (test/flow/affinity-table.test.ts).
+ */
+export function affinitySetsOf(clients: number): number {
+  return clients === 0 ? 0 : powerOfTwoAtLeast(Math.max(2, Math.ceil(clients / 13)));
 }
 
 /**
@@ -365,6 +393,7 @@ export function planRegion(size: RegionSize): RegionLayout {
   const accessPrefixes = size.accessPrefixes ?? 0;
   const sources = size.sources ?? 0;
   const splices = size.splices ?? 0;
+  const affinity = size.affinity ?? 0;
   assert(size.flowCapacity >= 1 && size.flowCapacity <= 1 << 24, "flow capacity is 1..2^24");
   assert(backends >= 1 && backends <= BACKENDS_MAX, "a flow's word holds every slot number");
   assert(workers >= 1 && workers <= WORKERS_MAX, "there are 1..WORKERS_MAX workers");
@@ -388,6 +417,7 @@ export function planRegion(size: RegionSize): RegionLayout {
       accessPrefixes,
       sources,
       splices,
+      affinity,
     },
     services,
     backends,

@@ -1,11 +1,18 @@
 import { StateError } from "../base/errors.ts";
 import { OWNER_PORT_COUNTS } from "../flow/owner.ts";
+import {
+  type AffinityCounts,
+  moveAffinity,
+  NO_AFFINITY,
+  takeOverAffinity,
+} from "./affinity-take-over.ts";
 import { examineHeader, layoutHash, writeHeader } from "./header.ts";
 import {
   H_DEATHS,
   H_FLOWS_SCATTERED,
   H_LAYOUT_HASH,
   H_MAGIC,
+  H_OWNER_HOST_BITS,
   H_OWNER_PID,
   H_OWNER_PORT_MASK,
   H_READY,
@@ -62,6 +69,8 @@ export interface RegionOptions {
   readonly tick: number;
   /** Bits of the client's port that decide which worker has a flow; default: all. */
   readonly ownerPortMask?: number;
+  /** Bits at the end of a client's address that do not (flow/owner.ts); default: none. */
+  readonly ownerHostBits?: number;
   /** Random bytes for the secret of the flow hash. */
   readonly random: (bytes: number) => Uint8Array;
   /** Owner written into the header; default: this process. */
@@ -72,7 +81,7 @@ export interface RegionOptions {
   readonly deathWindowMs?: number;
 }
 
-export interface TakeOverReport extends TakeOverCounts {
+export interface TakeOverReport extends TakeOverCounts, AffinityCounts {
   /** `new`: there was nothing to take over; `resized`: taken over into other capacities. */
   readonly kind: "new" | "taken-over" | "resized";
   /** Process that had the file before; 0: none. */
@@ -201,10 +210,12 @@ function openExisting(mapper: RegionMapper, held: Held, options: RegionOptions):
   }
   const previous = { previousProcessId, previousClean, setAside: null };
   const isSameOwner =
-    found.layout.workers === 1 || old.i32[H_OWNER_PORT_MASK] === portMaskOf(options);
+    found.layout.workers === 1 ||
+    (old.i32[H_OWNER_PORT_MASK] === portMaskOf(options) &&
+      old.i32[H_OWNER_HOST_BITS] === (options.ownerHostBits ?? 0));
   if (isSameSize(found.layout.size, options.size) && isSameOwner) {
     clearRunWords(old);
-    const counts = takeOverFlows(old);
+    const counts = { ...takeOverFlows(old), ...takeOverAffinity(old, options.tick) };
     old.i32[H_FLOWS_SCATTERED] = hasScatteredFlows(old) ? 1 : 0;
     writeOwner(old, options);
     return region(held, old, path, { kind: "taken-over", ...counts, ...previous });
@@ -222,6 +233,7 @@ function isSameSize(a: RegionSize, b: RegionSize): boolean {
     (a.accessPrefixes ?? 0) === (b.accessPrefixes ?? 0) &&
     (a.sources ?? 0) === (b.sources ?? 0) &&
     (a.splices ?? 0) === (b.splices ?? 0) &&
+    (a.affinity ?? 0) === (b.affinity ?? 0) &&
     (a.ipv6 ?? false) === (b.ipv6 ?? false)
   );
 }
@@ -271,6 +283,7 @@ function makeNew(held: Held, options: RegionOptions, setAside: TakeOverReport["s
     flowsDropped: 0,
     flowsNoRoom: 0,
     slotsDropped: 0,
+    ...NO_AFFINITY,
     previousProcessId: 0,
     previousClean: true,
     setAside,
@@ -287,7 +300,9 @@ function resize(
   const next: Held = { file: mapper.open(`${options.path}.new`), mapped: null };
   try {
     const views = makeRegion(next, options, old);
-    const counts = moveFlows(old, views);
+    const affinity = moveAffinity(old, views, options.tick);
+    const counts = { ...moveFlows(old, views, affinity.carry), ...affinity.counts };
+    affinity.finish();
     views.i32[H_FLOWS_SCATTERED] = hasScatteredFlows(views) ? 1 : 0;
     writeOwner(views, options);
     Atomics.store(views.i32, H_READY, 1);
@@ -313,6 +328,7 @@ function makeRegion(held: Held, options: RegionOptions, old: RegionViews | null)
   }
   writeHeader(i32, layout);
   i32[H_OWNER_PORT_MASK] = portMaskOf(options);
+  i32[H_OWNER_HOST_BITS] = options.ownerHostBits ?? 0;
   if (old === null) {
     views.u8.set(options.random(8).subarray(0, 8), H_SECRET * 4);
   } else {
@@ -337,6 +353,7 @@ function writeOwner(views: RegionViews, options: RegionOptions): void {
   views.i32[H_STARTED_TICK] = options.tick;
   views.i32[H_RUN] = RUN_BEGUN;
   views.i32[H_OWNER_PORT_MASK] = portMaskOf(options);
+  views.i32[H_OWNER_HOST_BITS] = options.ownerHostBits ?? 0;
 }
 
 function region(held: Held, views: RegionViews, path: string, report: TakeOverReport): Region {

@@ -63,8 +63,10 @@ import {
   VF_CONNECTIONS,
   VF_DROPS,
 } from "../service/backend-slots.ts";
+import type { AffinityMove } from "./affinity-take-over.ts";
 import {
   BACKEND_RUN_BYTES,
+  H_OWNER_HOST_BITS,
   H_OWNER_PORT_MASK,
   H_SECRET,
   KEY_BYTES,
@@ -156,8 +158,13 @@ function spliceWord({ layout }: RegionViews, worker: number, at: number): number
  *
  * @param from - a region whose header has been checked; only read
  * @param to - a new region, all zero but for its header
+ * @param carry - told of each flow that is kept: rows and workers
  */
-export function moveFlows(from: RegionViews, to: RegionViews): TakeOverCounts {
+export function moveFlows(
+  from: RegionViews,
+  to: RegionViews,
+  carry: AffinityMove["carry"] = () => undefined,
+): TakeOverCounts {
   const slotsLeft = moveSlots(from, to);
   moveRuns(from, to);
   const slotsDropped = slotsLeft + dropUnsoundSlots(to);
@@ -166,12 +173,13 @@ export function moveFlows(from: RegionViews, to: RegionViews): TakeOverCounts {
   for (const table of tables) table.rebuild();
   const counts = { kept: 0, dropped: 0, noRoom: 0 };
   forEachRow(from, (at, worker) => {
-    if (!isExpendable(from.i32[at + F_STATE]!)) counts[moveFlow(from, to, tables, at, worker)]++;
+    if (isExpendable(from.i32[at + F_STATE]!)) return;
+    counts[moveFlow(from, to, tables, at, worker, carry)]++;
   });
   forEachRow(from, (at, worker) => {
     const isUsed = from.i32[at + F_STATE] !== STATE_FREE || (from.i32[at + F_VERSION]! & 1) !== 0;
     if (isUsed && isExpendable(from.i32[at + F_STATE]!)) {
-      counts[moveFlow(from, to, tables, at, worker)]++;
+      counts[moveFlow(from, to, tables, at, worker, carry)]++;
     }
   });
   recount(to);
@@ -225,6 +233,7 @@ function moveFlow(
   tables: readonly FlowTable[],
   at: number,
   worker: number,
+  carry: AffinityMove["carry"],
 ): "kept" | "dropped" | "noRoom" {
   const extension = extensionOf(from.layout, at);
   if (!flowIsSound(from, at, extension)) return "dropped";
@@ -237,10 +246,11 @@ function moveFlow(
   const owner = ownerOfClient(
     to.i32[H_SECRET]!,
     to.i32[H_SECRET + 1]!,
-    clientWord(from.i32, at, extension),
+    clientWord(from.i32, at, extension, to.i32[H_OWNER_HOST_BITS]!),
     from.i32[at + F_CLIENT_VIP_PORTS]! >>> 16,
     to.i32[H_OWNER_PORT_MASK]!,
     tables.length,
+    to.i32[H_OWNER_HOST_BITS]!,
   );
   const splice = spliceWord(from, worker, at);
   const isSpliced = splice >= 0 && from.i32[splice + X_PHASE] !== PHASE_NONE;
@@ -257,6 +267,9 @@ function moveFlow(
     const words = from.i32.subarray(splice, splice + SPLICE_WORDS);
     to.i32.set(words, spliceWord(to, owner, table.word(row)));
   }
+  if (row >= 0) {
+    carry(worker, (at - (from.layout.shards[worker]!.flows.at >> 2)) / FLOW_WORDS, owner, row);
+  }
   // What is left are keys that another flow has: one of the two is damaged.
   return row >= 0 ? "kept" : "dropped";
 }
@@ -271,10 +284,10 @@ function extensionOf({ shards }: RegionLayout, at: number): number {
 }
 
 /** The client of a sound record as ownerOfClient() takes it. */
-function clientWord(i32: Int32Array, at: number, extension: number): number {
+function clientWord(i32: Int32Array, at: number, extension: number, hostBits: number): number {
   if ((originalKeyOf(i32[at + F_STATE]!) & KEY_IPV6) === 0) return i32[at + F_CLIENT_ADDR]!;
   const from = extension + X_CLIENT;
-  return ownerWord6(i32[from]!, i32[from + 1]!, i32[from + 2]!, i32[from + 3]!);
+  return ownerWord6(i32[from]!, i32[from + 1]!, i32[from + 2]!, i32[from + 3]!, hostBits);
 }
 
 /** @returns used slots whose number does not fit */

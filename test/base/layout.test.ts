@@ -21,6 +21,7 @@ test("sections of a region follow one another without a gap or an overlap", () =
           accessPrefixes: hashSlots & 0xffff,
           sources: backends,
           splices: workers & 1,
+          affinity: hashSlots & 0xfffff,
         });
         const sections = [
           layout.header,
@@ -43,6 +44,8 @@ test("sections of a region follow one another without a gap or an overlap", () =
             shard.admissionRuns,
             shard.sources,
             shard.splices,
+            shard.affinity,
+            shard.affinityFlows,
             shard.samples,
           ]),
         ];

@@ -77,7 +77,9 @@ for (const argv of [["--help"], ["help"], ["get", "--help"], ["help", "reload"]]
 
 test("help names every command and exit code", async () => {
   const { out } = await headgate(["--help"]);
-  for (const command of "run check config status get backend reload drain cleanup".split(" ")) {
+  for (const command of "run check config import status get backend reload drain cleanup".split(
+    " ",
+  )) {
     assert.match(out, new RegExp(`^  ${command} `, "m"));
   }
   for (const code of Object.values(EXIT)) assert.match(out, new RegExp(`\\b${code}\\b`));

@@ -21,9 +21,9 @@ test("services stand in ipvsadm's columns", () => {
   assert.equal(
     renderServices(SERVICES),
     lines(
-      "Service  Prot     LocalAddress:Port                 Scheduler    Forward  Backends  ActiveConn  InActConn",
-      "web      TCP      203.0.113.10,203.0.113.11:80,443  maglev       Masq     2/3               12          3",
-      "dns      TCP,UDP  203.0.113.12:any                  round-robin  FullNat  0/0                0          0",
+      "Service  Prot     LocalAddress:Port                   Scheduler    Flags                              Forward  Backends  ActiveConn  InActConn",
+      "web      TCP      203.0.113.10,203.0.113.11:80,443    maglev       persistent 300 mask 255.255.255.0  Masq     2/3               12          3",
+      "dns      TCP,UDP  203.0.113.12,[2001:db8:ff::12]:any  round-robin  -                                  FullNat  0/0                0          0",
     ),
   );
 });
@@ -51,13 +51,17 @@ test("backends: weight with its override, state and reason", () => {
   assert.equal(
     renderBackends(BACKENDS),
     lines(
-      "Service  Prot  RemoteAddress:Port  Forward  Weight           ActiveConn  InActConn  State     Reason",
-      "web      TCP   10.20.0.11:8080     Masq     10                       12          3  up",
-      "web      TCP   10.20.0.12:*        Masq     10 (override 0)          12          3  draining  weight 0",
-      "web      TCP   10.20.0.13:8080     Masq     1                        12          3  down      connect ECONNREFUSED",
+      "Service  Prot  -> RemoteAddress:Port  Forward  Weight           ActiveConn  InActConn  State     Reason",
+      "web      TCP   -> 10.20.0.11:8080     Masq     10                       12          3  up",
+      "web      TCP   -> 10.20.0.12:*        Masq     10 (override 0)          12          3  draining  weight 0",
+      "web      TCP   -> 10.20.0.13:8080     Masq     1                        12          3  down      connect ECONNREFUSED",
     ),
   );
   assert.equal(formatWeight({ weight: 10, weightOverride: 0 }), "10 (override 0)");
+  assert.equal(
+    formatWeight({ weight: 10, weightOverride: null, agentPercent: 50 }),
+    "10 (agent 50%)",
+  );
   const wide = renderBackends(BACKENDS, true);
   assert.match(wide, /^Service .* Conns +InPkts .* Health +Since +Slot +Reason$/m);
   assert.match(wide, /2025-01-02T03:04:05\.000Z +0$/m);

@@ -24,15 +24,15 @@ export function backend(endpoint: string, weight = 1): BackendDefinition {
 export const TCP_HEALTH: HealthDefinition = {
   type: "tcp",
   intervalMs: 2000,
+  fastIntervalMs: 2000,
+  downIntervalMs: 2000,
   timeoutMs: 1000,
   rise: 2,
   fall: 3,
   spread: 0,
   port: 0,
   source: null,
-  path: "/",
-  host: null,
-  status: [{ low: 200, high: 399 }],
+  through: "direct",
 };
 
 export function service(
@@ -48,6 +48,7 @@ export function service(
     policy: null,
     scheduler: "round-robin",
     tableSize: 251,
+    affinity: null,
     timeouts: {
       tcp: {
         synSent: 30_000,
@@ -133,7 +134,14 @@ export function gateway(
       ipv6: "auto",
       statelessAbove: null,
     },
-    limits: { services: 8, backends: 32, hashSlots: 4096, accessPrefixes: 64, sources: 64 },
+    limits: {
+      services: 8,
+      backends: 32,
+      hashSlots: 4096,
+      accessPrefixes: 64,
+      sources: 64,
+      affinity: 64,
+    },
     hash: { seed: "" },
     shutdown: { mode: "keep", timeoutMs: 30_000 },
     admin: { socket: "/run/headgate/admin.sock", http: null, tokenFile: null },

@@ -35,6 +35,9 @@ function source(): MetricsSource {
     lastReloadSuccessMs: () => 1_700_000_000_000,
     reloads: () => ({ succeeded: 2, failed: 1 }),
     healthCheckFailures: () => 4,
+    affinityEntries: () => 5,
+    agentFailures: () => 0,
+    healthChecks: () => ({ checks: 9, late: 1 }),
     processStartMs: 1_600_000_000_000,
   };
 }
@@ -73,6 +76,8 @@ test("values of the gateway are found under their names and labels", async () =>
     ['headgate_frames_missed_total{worker="0"}', 2],
     ['headgate_native_calls_total{worker="0"}', 12],
     ["headgate_flows", 7],
+    ["headgate_affinity_entries", 5],
+    ["headgate_affinity_hits_total", 0],
     ["headgate_flow_table_capacity", 1024],
     ['headgate_service_connections_total{service="web"}', 9],
     ['headgate_service_bytes_total{service="web",direction="out"}', 5000],

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { createLog } from "../../src/base/log.ts";
 import { createBackendStories } from "../../src/control/backend-stories.ts";
-import { healthTargets } from "../../src/control/health.ts";
+import { healthTargets } from "../../src/control/health-targets.ts";
 import { setOverride, slotsOfTarget } from "../../src/control/overrides.ts";
 import { NO_RATES } from "../../src/control/rates.ts";
 import { createReadings, GATEWAY_SUBJECT, type Readings } from "../../src/control/readings.ts";

@@ -290,6 +290,20 @@ test("a removed backend keeps its slot while it has flows, and is swept when the
   assert.equal(worker.sweeps, 1);
 });
 
+test("a new limit on packets is a sweep, so that flows learn of it; an old one is none", async () => {
+  const limited = service("web", {
+    limits: { ...service("web").limits, packetsPerSecond: 100 },
+  });
+  const before = gateway([service("web")]);
+  const { reconciler, worker } = bench(before);
+  await reconciler.apply(before);
+  assert.equal(worker.sweeps, 0);
+  await reconciler.apply(gateway([limited]));
+  assert.equal(worker.sweeps, 1);
+  await reconciler.refresh();
+  assert.equal(worker.sweeps, 1);
+});
+
 test("a deadline that passes is a sweep without anybody's doing", async () => {
   const rules = { ...service("web").existingFlows, drained: "drain" as const, deadlineMs: 40 };
   const definition = gateway([service("web", { existingFlows: rules })]);

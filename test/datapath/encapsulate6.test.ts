@@ -8,6 +8,7 @@ import { VNET_F_NEEDS_CSUM, VNET_GSO_TCPV6 } from "../../src/device/device.ts";
 import { LINK_ETHERNET, writePcap } from "../../src/device/pcap.ts";
 import {
   ACK,
+  checksumFault,
   ethernetFrame,
   icmpError,
   ipv4Packet,
@@ -17,7 +18,13 @@ import {
   tcpPacket,
   udpPacket,
 } from "../support/frames.ts";
-import { addressBytes6, icmpPacket6, tcpPacket6, udpPacket6 } from "../support/frames6.ts";
+import {
+  addressBytes6,
+  icmpPacket6,
+  pseudoHeader6,
+  tcpPacket6,
+  udpPacket6,
+} from "../support/frames6.ts";
 import {
   CLIENT_MAC,
   createMemoryGateway,
@@ -160,6 +167,48 @@ function randomPacket(random: Random, family: Family): Uint8Array {
   return tcp(family, { ...fields, flags: random.below(2) === 0 ? SYN : ACK });
 }
 
+/** What a router says that could not send an outer packet on. */
+function tooBig(kind: Kind, mtu: number, quote: Uint8Array): Uint8Array {
+  if (kind.outer === 6) {
+    const ends = { source: "2001:db8:2::fe", destination: SOURCE[6] };
+    return icmpPacket6({ ...ends, type: 2, code: 0, rest: mtu, data: quote });
+  }
+  const payload = icmpError({ type: 3, code: 4, rest: mtu, quote });
+  return ipv4Packet({ source: "10.20.0.254", destination: SOURCE[4], protocol: 1, payload });
+}
+
+/** The client is told, by the VIP, what of its packet fits. */
+function assertHeard(
+  family: Family,
+  frame: { readonly bytes: Uint8Array; readonly interface: number },
+  fits: number,
+  packet: Uint8Array,
+): void {
+  assert.equal(frame.interface, 0);
+  assert.equal(checksumFault(frame.bytes, { linkHeaderBytes: 14 }), null);
+  const ip = frame.bytes.subarray(14);
+  if (family === 4) {
+    assert.deepEqual(
+      [...ip.subarray(12, 20)].join(),
+      `${VIP[4]}.${CLIENT[4]}`.replaceAll(".", ","),
+    );
+    assert.deepEqual([ip[20], ip[21], two(ip, 26)], [3, 4, fits]);
+  } else {
+    assert.equal(two(frame.bytes, 12), 0x86dd);
+    assert.deepEqual(
+      [...ip.subarray(8, 40)],
+      [...addressBytes6(VIP[6]), ...addressBytes6(CLIENT[6])],
+    );
+    assert.deepEqual([ip[40], ip[41], two(ip, 44), two(ip, 46)], [2, 0, 0, fits]);
+    const pseudo = pseudoHeader6(VIP[6], CLIENT[6], 58, ip.length - 40);
+    assert.equal(slowSum([...pseudo, ...ip.subarray(40)]), 0xffff, "ICMPv6 checksum");
+  }
+  const quoteAt = family === 4 ? 28 : 48;
+  const quoted = ip.subarray(quoteAt);
+  assert.ok(quoted.length >= 60, `${quoted.length} bytes are quoted`);
+  assert.deepEqual(quoted, packet.subarray(0, quoted.length));
+}
+
 const SCAPY = `
 import sys
 from scapy.layers.inet import UDP
@@ -289,22 +338,28 @@ for (const kind of KINDS) {
     const quote = went!.bytes.slice(14, 14 + 128);
     gateway.device.setTick(2000);
     const told = 1400;
-    if (kind.outer === 6) {
-      const ends = { source: "2001:db8:2::fe", destination: SOURCE[6] };
-      send(gateway, icmpPacket6({ ...ends, type: 2, code: 0, rest: told, data: quote }));
-    } else {
-      const payload = icmpError({ type: 3, code: 4, rest: told, quote });
-      send(
-        gateway,
-        ipv4Packet({ source: "10.20.0.254", destination: SOURCE[4], protocol: 1, payload }),
-      );
-    }
+    const fits = Math.max(1280 * Number(kind.inner === 6), told - before(kind));
+    const [heard, nothing] = send(gateway, tooBig(kind, told, quote));
+    assert.equal(nothing, undefined);
+    assertHeard(kind.inner, heard!, fits, large);
     assert.equal(gateway.counters()["consumed"], 1);
     const ip = send(gateway, large)[0]!.bytes.subarray(14);
-    assert.equal(
-      two(ip, kind.inner === 4 ? 26 : 46),
-      Math.max(1280 * Number(kind.inner === 6), told - before(kind)),
-    );
+    assert.equal(two(ip, kind.inner === 4 ? 26 : 46), fits);
+    // Too little of a quote, and one about a flow that goes elsewhere: nobody is told.
+    gateway.device.setTick(3000);
+    assert.deepEqual(send(gateway, tooBig(kind, 1390, quote.subarray(0, before(kind) + 24))), []);
+    gateway.device.setTick(4000);
+    const strange = quote.slice();
+    strange[before(kind) + IP_BYTES[kind.inner] + 1]! ^= 1;
+    assert.deepEqual(send(gateway, tooBig(kind, 1380, strange)), []);
+    assert.equal(gateway.counters()["consumed"], 3);
+    // The tunnel carries in fragments what a client may not be asked to make smaller.
+    if (kind.inner === 6) {
+      gateway.device.setTick(5000);
+      const [small] = send(gateway, udp(6, { data: new Uint8Array(1270 - 48) }));
+      const about = small!.bytes.slice(14, 14 + 128);
+      assert.deepEqual(send(gateway, tooBig(kind, before(kind) + 1269, about)), []);
+    }
 
     const turned = { sourcePort: 80, destinationPort: 40_000, flags: ACK };
     const ends = { source: VIP[kind.inner], destination: CLIENT[kind.inner] };

@@ -1,15 +1,16 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { parseConfig } from "../../src/control/config/load.ts";
-import { roomProblems } from "../../src/control/config/room-keys.ts";
-import { ownerPortMask } from "../../src/control/region-size.ts";
+import { type Room, roomProblems } from "../../src/control/config/room-keys.ts";
+import { clientHostBits, ownerPortMask } from "../../src/control/region-size.ts";
 import { C_REFUSED } from "../../src/datapath/counters.ts";
 import {
   REFUSED_BACKENDS,
   REFUSED_CONNECTIONS,
   REFUSED_SOURCE_RATE,
 } from "../../src/datapath/verdict.ts";
-import { OWNER_ADDRESS_ONLY, OWNER_PORT_COUNTS } from "../../src/flow/owner.ts";
+import { OWNER_ADDRESS_ONLY, OWNER_PORT_COUNTS, ownerHostBits } from "../../src/flow/owner.ts";
+import { H_SWEEP_REQUESTED } from "../../src/state/layout.ts";
 import { ACK, RST, SYN, tcpPacket, udpPacket } from "../support/frames.ts";
 import { tcpPacket6 } from "../support/frames6.ts";
 import {
@@ -120,6 +121,29 @@ test("packets: those of clients above the rate are dropped, those of backends ar
   assert.equal(passed, 5);
 });
 
+test("packets: a reload that brings the limit has the flows counted that were there", () => {
+  const bench = new AdmissionBench({ yaml: configOf({}) });
+  establish(bench, 1);
+  const segment = tcpPacket({ ...TCP, sourcePort: 1, flags: ACK, sequence: 11 });
+  for (let index = 0; index < 50; index++) assert.equal(bench.client(segment).length, 1);
+  bench.gateway.configure(configOf({ more: "limits: { packetsPerSecond: 100 }," }));
+  bench.gateway.views.i32[H_SWEEP_REQUESTED] = 1;
+  bench.pause(1001);
+  let passed = 0;
+  for (let index = 0; index < 50; index++) passed += bench.client(segment).length;
+  assert.equal(passed, 10);
+  assert.equal(bench.count("packets_limited"), 40);
+});
+
+function establish(bench: AdmissionBench, port: number): void {
+  const reply = { source: BACKEND, sourcePort: 8080, destination: CLIENT, destinationPort: port };
+  bench.client(tcpPacket({ ...TCP, sourcePort: port, flags: SYN, sequence: 10 }));
+  const answer = { ...reply, flags: SYN | ACK, sequence: 20, acknowledgement: 11 };
+  bench.backend(tcpPacket(answer));
+  const last = { ...TCP, sourcePort: port, flags: ACK, sequence: 11, acknowledgement: 21 };
+  bench.client(tcpPacket(last));
+}
+
 test("perBackend: a full backend gets new flows again at three quarters, and meanwhile the next has them", () => {
   const yaml = `
 version: 1
@@ -164,15 +188,31 @@ test("with workers a client's flows lie together where sources are counted; a re
   const withSources = parseConfig(two("limits: { newPerSource: { rate: 5 } },"), "gw.yaml");
   assert.equal(ownerPortMask(without), OWNER_PORT_COUNTS);
   assert.equal(ownerPortMask(withSources), OWNER_ADDRESS_ONLY);
-  const room = { splices: true, clientsTogether: false };
+  const room: Room = { splices: true, affinity: true, clientsTogether: null };
+  const together = { ipv4: 32, ipv6: 64 };
   const [problem] = roomProblems(room, withSources);
   assert.equal(problem!.path, "services[0].limits.newPerSource");
   assert.match(problem!.message, /a restart is needed/);
   assert.deepEqual(roomProblems(room, without), []);
-  assert.deepEqual(roomProblems({ ...room, clientsTogether: true }, withSources), []);
+  assert.deepEqual(roomProblems({ ...room, clientsTogether: together }, withSources), []);
+  const shorter = parseConfig(two("affinity: { prefix: { ipv4: 24 } },"), "gw.yaml");
+  assert.equal(ownerPortMask(shorter), OWNER_ADDRESS_ONLY);
+  assert.equal(clientHostBits(shorter), ownerHostBits(24, 128));
+  assert.equal(clientHostBits(withSources), ownerHostBits(32, 64));
+  const paths = (given: Partial<Room>): string[] =>
+    roomProblems({ ...room, ...given }, shorter).map(({ path }) => path);
+  assert.deepEqual(paths({ clientsTogether: { ipv4: 24, ipv6: 128 } }), []);
+  assert.deepEqual(paths({ clientsTogether: together }).slice(0, 1), [
+    "services[0].affinity.prefix.ipv4",
+  ]);
+  assert.deepEqual(paths({ clientsTogether: null }).slice(0, 1), ["services[0].affinity"]);
+  const noTable = roomProblems({ ...room, affinity: false, clientsTogether: null }, shorter);
+  assert.match(noTable[0]!.message, /a restart is needed to make room for its clients/);
   const proxied = parseConfig(configOf({ web: "synProxy: { mode: auto }," }), "gw.yaml");
   assert.deepEqual(
-    roomProblems({ splices: false, clientsTogether: true }, proxied).map(({ path }) => path),
+    roomProblems({ ...room, splices: false, clientsTogether: together }, proxied).map(
+      ({ path }) => path,
+    ),
     ["services[0].synProxy.mode"],
   );
 });

@@ -17,10 +17,11 @@ const SCENARIOS: readonly (readonly [name: string, ...more: string[]])[] = [
   ["full-nat-one-arm"],
   ["path-mtu"],
   ["path-mtu", "--mode", "full-nat"],
+  ["tunnels"],
 ];
 
-/** They are about changes that control makes, and long: two devices are enough. */
-const WITHOUT_XDP = ["drain", "reload-under-load"];
+/** They are about changes that control makes, and long, or have a test of their own on every device. */
+const WITHOUT_XDP = ["drain", "reload-under-load", "tunnels"];
 
 /** Runs a script of the lab to its end; on failure the whole of what it printed is the message. */
 async function script(argv: readonly string[]): Promise<string> {

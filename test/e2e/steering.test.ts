@@ -14,7 +14,7 @@ import type { NativeFrameDevice } from "../../src/device/frame-device.ts";
 import { openPacket } from "../../src/device/packet.ts";
 import { openTun } from "../../src/device/tun.ts";
 import { createWake } from "../../src/device/wake.ts";
-import { ownerOfClient, ownerOfSnatPort } from "../../src/flow/owner.ts";
+import { ownerHostBits, ownerOfClient, ownerOfSnatPort, ownerWord6 } from "../../src/flow/owner.ts";
 import { createSteering, type Steering } from "../../src/host/steering.ts";
 import { withFragmentWord } from "../support/fragments.ts";
 import {
@@ -58,16 +58,22 @@ interface Numbered {
 }
 
 /** A packet of a random kind, and its owner by owner.ts. `number` is its IPv4 identification. */
-function randomPacket(random: Random, number: number, workers: number, portMask: number): Numbered {
+function randomPacket(
+  random: Random,
+  number: number,
+  workers: number,
+  portMask: number,
+  hostBits = 0,
+): Numbered {
   const client = (0xc6336400 + 1 + random.below(250)) | 0;
   const [clientPort, snatPort] = [1024 + random.below(60_000), 1024 + random.below(60_000)];
   const make = random.below(2) === 0 ? tcpPacket : udpPacket;
   const ipFields = { id: number, ...(random.below(4) === 0 ? { options: [1, 1, 1, 1] } : {}) };
   const l4 = (source: string | number, sourcePort: number, to: string | number, toPort: number) =>
     make({ source, sourcePort, destination: to, destinationPort: toPort, ip: ipFields });
-  const byClient = ownerOfClient(KEY[0], KEY[1], client, clientPort, portMask, workers);
+  const byClient = ownerOfClient(KEY[0], KEY[1], client, clientPort, portMask, workers, hostBits);
   // Fragments go by their addresses alone: as if the port were 0.
-  const byAddress = ownerOfClient(KEY[0], KEY[1], client, 0, portMask, workers);
+  const byAddress = ownerOfClient(KEY[0], KEY[1], client, 0, portMask, workers, hostBits);
   const fragmentOf = withFragmentWord;
   const bySnat = ownerOfSnatPort(snatPort, workers);
   const quoted = (source: string | number, quote: Uint8Array): Uint8Array =>
@@ -117,6 +123,7 @@ function randomPacket6(
   number: number,
   workers: number,
   portMask: number,
+  hostBits = 0,
 ): Numbered {
   const words: Words6 = [0x20010db8, random.next32(), random.next32(), random.next32()];
   const client = formatIpv6(words);
@@ -133,9 +140,11 @@ function randomPacket6(
   const ipFields = { flowLabel: number, extensions };
   const l4 = (source: string, sourcePort: number, to: string, toPort: number): Uint8Array =>
     make({ source, sourcePort, destination: to, destinationPort: toPort, ip: ipFields });
-  const folded = words.reduce((sum, word) => sum ^ word, 0);
-  const byClient = ownerOfClient(KEY[0], KEY[1], folded, clientPort, portMask, workers);
-  const byAddress = ownerOfClient(KEY[0], KEY[1], folded, 0, portMask, workers);
+  const folded = ownerWord6(...words, hostBits);
+  const byPort = (word: number, port: number): number =>
+    ownerOfClient(KEY[0], KEY[1], word, port, portMask, workers, hostBits);
+  const byClient = byPort(folded, clientPort);
+  const byAddress = byPort(folded, 0);
   const bySnat = ownerOfSnatPort(snatPort, workers);
   const quoted = (destination: string, quote: Uint8Array): Uint8Array =>
     icmpPacket6({ source: BACKEND6, destination, type: 1, data: quote, ip: ipFields });
@@ -149,7 +158,7 @@ function randomPacket6(
       flowLabel: number,
     });
   const four = (0xc6336400 + 1 + random.below(250)) | 0;
-  const byFour = ownerOfClient(KEY[0], KEY[1], four, clientPort, portMask, workers);
+  const byFour = byPort(four, clientPort);
   const toPrefix4 = (): Uint8Array =>
     tcpPacket({
       source: four,
@@ -198,8 +207,8 @@ function insideTests(): void {
     return each;
   };
 
-  function steeringOf(workers: number, portMask: number): Steering {
-    const steering = keep(createSteering({ key: [...KEY], portMask, workers }));
+  function steeringOf(workers: number, portMask: number, hostBits = 0): Steering {
+    const steering = keep(createSteering({ key: [...KEY], portMask, hostBits, workers }));
     const prefix = ({ address, length }: typeof PREFIX6) => ({
       address: addressOf(address),
       prefixLength: length,
@@ -273,6 +282,7 @@ function insideTests(): void {
     portMask: number,
     rounds: number,
     make = randomPacket,
+    hostBits = 0,
   ): void {
     const sender = openSender();
     const random = createRandom(1 + devices.length);
@@ -280,7 +290,7 @@ function insideTests(): void {
     const shares = new Array<number>(workers).fill(0);
     for (let round = 0; round < rounds; round++) {
       const sent = Array.from({ length: 64 }, (_, index) =>
-        make(random, round * 64 + index + 1, workers, portMask),
+        make(random, round * 64 + index + 1, workers, portMask, hostBits),
       );
       send(
         sender,
@@ -308,7 +318,9 @@ function insideTests(): void {
         shares[owner]!++;
       });
     }
-    for (const share of shares) assert.ok(share > (rounds * 64) / workers / 6, `${shares}`);
+    // Of prefixes there are few.
+    const least = hostBits === 0 ? (rounds * 64) / workers / 6 : 0;
+    for (const share of shares) assert.ok(share > least, `${shares}`);
     sender.close();
   }
 
@@ -322,6 +334,15 @@ function insideTests(): void {
       });
     }
   }
+
+  test("packet: clients that count by their prefix come to one worker, whatever their last bits", () => {
+    for (const hostBits of [ownerHostBits(28, 48), ownerHostBits(32, 64), ownerHostBits(29, 100)]) {
+      const devices = openCrew("packet", 3, steeringOf(3, 0, hostBits));
+      checkSteering(devices, 14, 0, 6, randomPacket, hostBits);
+      checkSteering(devices, 14, 0, 6, randomPacket6, hostBits);
+      for (const device of devices) device.close();
+    }
+  });
 
   test("packet: the order of the workers outlasts the interface going down and up", () => {
     const devices = openCrew("packet", 3, steeringOf(3, 0xffff));

@@ -9,6 +9,7 @@ import {
   createLab,
   type GatewayProcess,
   LAB_VIP,
+  LAB_VIP6,
   type Lab,
   labProgram,
   PROJECT_ROOT,
@@ -59,18 +60,15 @@ async function metric(gateway: GatewayProcess, name: string): Promise<number> {
   return lines.reduce((sum, line) => sum + Number(line.slice(line.lastIndexOf(" "))), 0);
 }
 
-async function hold(lab: Lab): Promise<{ stop(): Promise<HoldReport> }> {
+async function hold(
+  lab: Lab,
+  target = `${LAB_VIP}:7000`,
+  connections = CONNECTIONS,
+): Promise<{ stop(): Promise<HoldReport> }> {
   const holder = lab.spawn("client", [
     process.execPath,
     labProgram("tools/tcp-hold.js"),
-    ...[
-      "--target",
-      `${LAB_VIP}:7000`,
-      "--connections",
-      String(CONNECTIONS),
-      "--every",
-      String(EVERY_MS),
-    ],
+    ...["--target", target, "--connections", String(connections), "--every", String(EVERY_MS)],
   ]);
   await holder.waitLine(/^holding/, 60_000);
   return {
@@ -147,6 +145,54 @@ for (const { device, mode } of CASES) {
     t.diagnostic(
       `${sent} SYNs sent; ${share} % of the lines of ${CONNECTIONS} connections came back`,
     );
+  });
+}
+
+/** Of a VIP of IPv6; the backends of `mixed` are reached over IPv4. */
+const SIX = [
+  { ...SERVICES[0], family: 6 },
+  { ...SERVICES[1], family: 6 },
+] as const;
+const MIXED = [
+  { ...SERVICES[0], name: "mixed", port: 81, family: 6, backendFamily: 4 },
+  { ...SERVICES[1], name: "mixed-echo", port: 7002, family: 6, backendFamily: 4 },
+] as const;
+const CASES_6 = [
+  { device: "packet", mode: "full-nat", services: [...SIX, ...MIXED], ports: [80, 81], echo: 7002 },
+  { device: "xdp", mode: "nat", services: SIX, ports: [80], echo: 7000 },
+] as const;
+const CONNECTIONS_6 = 50;
+
+for (const { device, mode, services, ports, echo } of CASES_6) {
+  test(`synProxy over IPv6, ${mode} ${device}: requests, files, and connections across a kill`, {
+    skip: SKIP_UNLESS_ROOT,
+    timeout: 240_000,
+  }, async (t) => {
+    const lab = createLab({ device });
+    t.after(() => lab.stop());
+    const hash = writeContent(path.join(lab.memory, "some"), FILE_BYTES);
+    await startWeb(lab);
+    await startTcpEcho(lab);
+    const config = lab.config({ mode, services });
+    let gateway = await lab.startGateway(config);
+    for (const port of ports) {
+      const web = await httpLoad(lab, { requests: REQUESTS, family: 6, port });
+      assert.deepEqual(web.failures, {}, `port ${port}`);
+      const get = `curl -sS --fail -m 60 'http://[${LAB_VIP6}]:${port}/files/some' | sha256sum`;
+      const { stdout } = await lab.exec("client", ["bash", "-c", get]);
+      assert.equal(stdout.split(" ")[0], hash, `${FILE_BYTES} bytes through port ${port}`);
+    }
+    const holder = await hold(lab, `[${LAB_VIP6}]:${echo}`, CONNECTIONS_6);
+    const accepted = await metric(gateway, "headgate_syn_cookies_received_total");
+    const least = ports.length * (REQUESTS + 1) + CONNECTIONS_6;
+    assert.ok(accepted >= least, `${accepted} ACKs had a cookie, of ${least} connections`);
+    gateway.kill("SIGKILL");
+    await gateway.exited;
+    gateway = await lab.startGateway(config);
+    await sleep(500);
+    const report = await holder.stop();
+    assert.deepEqual([report.whole, report.ended, report.wrong], [CONNECTIONS_6, {}, 0]);
+    assert.deepEqual(lab.checksumErrors(), {});
   });
 }
 

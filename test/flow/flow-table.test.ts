@@ -156,6 +156,29 @@ function sweepAll(model: Model, table: FlowTable, rows: number, tick: number): n
   return found;
 }
 
+function live(model: Model, row: number, flow: SampleFlow): void {
+  model.rows.set(row, flow);
+  model.keys.set(originalKey(flow), row << 1);
+  model.keys.set(replyKey(flow), (row << 1) | 1);
+}
+
+/** A full table: a victim is chosen before the draft was refused, and its row is the draft's then. */
+function makeRoom(model: Model, table: FlowTable, random: Random, flow: SampleFlow): void {
+  assert.ok(table.isFull());
+  if (random.below(2) === 0) table.prepareEviction(500);
+  // What was chosen may have gone, or become another, since.
+  if (random.below(4) === 0) return;
+  assert.equal(insertSample(table, flow), INSERT_TABLE_FULL);
+  const victim = table.evict(500);
+  if (victim < 0) {
+    assert.equal(table.insertChosen(), INSERT_TABLE_FULL);
+    return;
+  }
+  forget(model, table, victim);
+  assert.equal(table.insertChosen(), victim, "the row that was freed last");
+  live(model, victim, flow);
+}
+
 function step(views: RegionViews, table: FlowTable, model: Model, random: Random): void {
   const capacity = views.layout.flowCapacity;
   const choice = random.below(100);
@@ -165,14 +188,13 @@ function step(views: RegionViews, table: FlowTable, model: Model, random: Random
     const row = insertSample(table, flow);
     if (expected !== 0) {
       assert.equal(row, expected);
+      if (expected === INSERT_TABLE_FULL) makeRoom(model, table, random, flow);
       return;
     }
     // So rare in a table this small that a run without any is the rule; then nothing changes.
     if (row === INSERT_INDEX_FULL) return;
     assert.ok(row >= 0 && row < capacity && !model.rows.has(row), `row ${row} was free`);
-    model.rows.set(row, flow);
-    model.keys.set(originalKey(flow), row << 1);
-    model.keys.set(replyKey(flow), (row << 1) | 1);
+    live(model, row, flow);
     return;
   }
   if (choice < 75) {

@@ -4,12 +4,19 @@ import type { Socket } from "node:net";
 import { type TestContext, test } from "node:test";
 import { setTimeout as pause } from "node:timers/promises";
 import { isDeepStrictEqual } from "node:util";
-import { CHECKS_AT_ONCE_MAX, FIRST_CHECK_MS, type HealthTarget } from "../../src/health/monitor.ts";
+import {
+  createHealthMonitor,
+  FIRST_CHECK_MS,
+  type HealthResult,
+  type HealthTarget,
+} from "../../src/health/monitor.ts";
 import { HEALTH_DOWN, HEALTH_UP } from "../../src/service/backend-slots.ts";
+import { CHECKS_AT_ONCE } from "../../src/service/definition.ts";
 import { waitFor } from "../support/wait.ts";
 import {
   closedPort,
   definition,
+  httpDefinition,
   httpServer,
   type Recorder,
   recorder,
@@ -61,7 +68,7 @@ test("up, down after `fall`, up again after `rise`: every change once", async (t
     }),
   );
   const { monitor, results, waitForChanges } = record(t);
-  const http = definition({ type: "http", rise: 3, fall: 2 });
+  const http = httpDefinition({ rise: 3, fall: 2 });
   monitor.apply([target(7, server.port, { definition: http })]);
   await waitForChanges(1);
   status = 503;
@@ -82,7 +89,7 @@ test("up, down after `fall`, up again after `rise`: every change once", async (t
 test("a silent backend is down by timeout", async (t) => {
   const server = await open(t, tcpServer());
   const { monitor, waitForChanges } = record(t);
-  const http = definition({ type: "http", fall: 2 });
+  const http = httpDefinition({ fall: 2 });
   monitor.apply([target(1, server.port, { definition: http, health: HEALTH_UP })]);
   assert.deepEqual(await waitForChanges(1), ["1 down: timeout after 100ms"]);
 });
@@ -157,7 +164,7 @@ test("a slot that was given up and taken again begins anew", async (t) => {
 test("apply ends what is missing: its connection closes, and nothing is reported any more", async (t) => {
   const silent = await open(t, tcpServer());
   const { monitor, changes, results } = record(t);
-  const patient = definition({ type: "http", intervalMs: 60_000, timeoutMs: 60_000 });
+  const patient = httpDefinition({ intervalMs: 60_000, timeoutMs: 60_000 });
   monitor.apply([target(1, silent.port, { definition: patient })]);
   await waitFor("the check", () => silent.sockets.size === 1);
   monitor.apply([]);
@@ -212,8 +219,8 @@ test("first checks are spread over half a second", async (t) => {
 test("every target has its turn, also where more are due than may run at once", async (t) => {
   const silent = await open(t, tcpServer());
   const { monitor, results } = record(t);
-  const http = definition({ type: "http", intervalMs: 1000, timeoutMs: 700 });
-  const count = CHECKS_AT_ONCE_MAX + 150;
+  const http = httpDefinition({ intervalMs: 1000, timeoutMs: 700 });
+  const count = CHECKS_AT_ONCE + 150;
   monitor.apply(
     Array.from({ length: count }, (_, slot) => target(slot, silent.port, { definition: http })),
   );
@@ -232,12 +239,12 @@ test("thousands of checks leave no socket and no timer behind", async () => {
   const silent = await tcpServer();
   const dead = await closedPort();
   const made = recorder();
-  const quick = (overrides = {}) => definition({ intervalMs: 5, timeoutMs: 5, ...overrides });
+  const quick = { intervalMs: 5, timeoutMs: 5 };
   const targets = Array.from({ length: 40 }, (_, slot): HealthTarget => {
-    if (slot % 4 === 0) return target(slot, server.port, { definition: quick() });
-    if (slot % 4 === 1) return target(slot, dead, { definition: quick() });
+    if (slot % 4 === 0) return target(slot, server.port, { definition: definition(quick) });
+    if (slot % 4 === 1) return target(slot, dead, { definition: definition(quick) });
     const port = slot % 4 === 2 ? http.port : silent.port;
-    return target(slot, port, { definition: quick({ type: "http" }) });
+    return target(slot, port, { definition: httpDefinition(quick) });
   });
   for (let round = 0; round < 10; round++) {
     // Half of them end while they run, and come back.
@@ -255,7 +262,7 @@ test("thousands of checks leave no socket and no timer behind", async () => {
   assert.deepEqual(held(), nothing);
 });
 
-test("CHECKS_AT_ONCE_MAX run at once; close ends them and those that wait, for good", async (t) => {
+test("CHECKS_AT_ONCE run at once; close ends them and those that wait, for good", async (t) => {
   const silent = await open(t, tcpServer());
   const { monitor, results } = recorder();
   let closed = 0;
@@ -264,19 +271,56 @@ test("CHECKS_AT_ONCE_MAX run at once; close ends them and those that wait, for g
   };
   subscribe("net.client.socket", note);
   t.after(() => unsubscribe("net.client.socket", note));
-  const patient = definition({ type: "http", intervalMs: 60_000, timeoutMs: 60_000 });
-  const targets = Array.from({ length: CHECKS_AT_ONCE_MAX + 20 }, (_, slot) =>
+  const patient = httpDefinition({ intervalMs: 60_000, timeoutMs: 60_000 });
+  const targets = Array.from({ length: CHECKS_AT_ONCE + 20 }, (_, slot) =>
     target(slot, silent.port, { definition: patient }),
   );
   monitor.apply(targets);
-  await waitFor("a full house", () => silent.sockets.size === CHECKS_AT_ONCE_MAX);
+  await waitFor("a full house", () => silent.sockets.size === CHECKS_AT_ONCE);
   await pause(FIRST_CHECK_MS);
-  assert.equal(silent.accepted(), CHECKS_AT_ONCE_MAX, "by now all are due");
+  assert.equal(silent.accepted(), CHECKS_AT_ONCE, "by now all are due");
   await monitor.close();
-  assert.equal(closed, CHECKS_AT_ONCE_MAX);
+  assert.equal(closed, CHECKS_AT_ONCE);
   await waitFor("the end of all", () => silent.sockets.size === 0);
   monitor.apply(targets);
   await pause(FIRST_CHECK_MS + 100);
   assert.deepEqual([results.length, silent.sockets.size], [0, 0]);
-  assert.equal(silent.accepted(), CHECKS_AT_ONCE_MAX);
+  assert.equal(silent.accepted(), CHECKS_AT_ONCE);
+});
+
+test("a backend that changes is looked at more often, and one that is down less", async (t) => {
+  const alive = await tcpServer();
+  t.after(() => alive.close());
+  const asked: [number, number][] = [];
+  const results: HealthResult[] = [];
+  const monitor = createHealthMonitor({
+    onChange: () => undefined,
+    onResult: (result) => results.push(result),
+    onStart: (slot, _late, intervalMs) => asked.push([slot, intervalMs]),
+  });
+  t.after(() => monitor.close());
+  const timing = { intervalMs: 300, fastIntervalMs: 100, downIntervalMs: 200, rise: 2, fall: 3 };
+  const checked = definition({ ...timing, spread: 0 });
+  const dead = await closedPort();
+  monitor.apply([
+    target(1, alive.port, { definition: checked }),
+    target(2, dead, { definition: checked, health: HEALTH_UP }),
+  ]);
+  const of = (slot: number): number[] => asked.filter(([it]) => it === slot).map(([, ms]) => ms);
+  await waitFor("rounds of both", () => of(1).length >= 3 && of(2).length >= 5);
+  // Starting is a change; after a success it is up, and nothing speaks against that.
+  assert.deepEqual(of(1).slice(0, 3), [100, 300, 300]);
+  // Up; two failures have not decided, the third one has.
+  assert.deepEqual(of(2).slice(0, 5), [300, 100, 100, 200, 200]);
+});
+
+test("each backend may be checked at a place of its own", async (t) => {
+  const elsewhere = await tcpServer(undefined, 0, "127.0.0.9");
+  t.after(() => elsewhere.close());
+  const { monitor, waitForChanges } = record(t);
+  const place = { address: "127.0.0.9", port: elsewhere.port, source: "127.0.0.8" };
+  monitor.apply([target(1, await closedPort(), { place })]);
+  assert.deepEqual(await waitForChanges(1), ["1 up: connected"]);
+  const [socket] = elsewhere.sockets;
+  if (socket !== undefined) assert.equal(socket.remoteAddress, "127.0.0.8");
 });

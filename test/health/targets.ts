@@ -8,23 +8,42 @@ import {
   type HealthTarget,
 } from "../../src/health/monitor.ts";
 import { HEALTH_NAMES, HEALTH_STARTING } from "../../src/service/backend-slots.ts";
-import type { HealthDefinition } from "../../src/service/definition.ts";
+import type {
+  HealthCommon,
+  HealthDefinition,
+  HttpHealth,
+} from "../../src/service/health-definition.ts";
 import { waitFor } from "../support/wait.ts";
 
 /** Real servers on the loopback address, and a monitor whose reports are kept. */
 
 export const LOOPBACK = "127.0.0.1";
 
-export function definition(overrides: Partial<HealthDefinition> = {}): HealthDefinition {
+const COMMON: HealthCommon = {
+  intervalMs: 100,
+  fastIntervalMs: 100,
+  downIntervalMs: 100,
+  timeoutMs: 100,
+  rise: 2,
+  fall: 3,
+  spread: 0.1,
+  port: 0,
+  source: null,
+  through: "direct",
+};
+
+export function definition(overrides: Partial<HealthCommon> = {}): HealthDefinition {
+  const { intervalMs = COMMON.intervalMs } = overrides;
+  const intervals = { intervalMs, fastIntervalMs: intervalMs, downIntervalMs: intervalMs };
+  return { type: "tcp", ...COMMON, ...intervals, ...overrides };
+}
+
+export function httpDefinition(overrides: Partial<HttpHealth> = {}): HttpHealth {
   return {
-    type: "tcp",
-    intervalMs: 100,
-    timeoutMs: 100,
-    rise: 2,
-    fall: 3,
-    spread: 0.1,
-    port: 0,
-    source: null,
+    type: "http",
+    ...COMMON,
+    fastIntervalMs: overrides.intervalMs ?? COMMON.intervalMs,
+    downIntervalMs: overrides.intervalMs ?? COMMON.intervalMs,
     path: "/",
     host: null,
     status: [{ low: 200, high: 399 }],

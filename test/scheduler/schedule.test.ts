@@ -22,15 +22,15 @@ const weightLists = fc.array(fc.integer({ min: 1, max: 40 }), { minLength: 1, ma
 const HEALTH: HealthDefinition = {
   type: "tcp",
   intervalMs: 2000,
+  fastIntervalMs: 2000,
+  downIntervalMs: 2000,
   timeoutMs: 1000,
   rise: 2,
   fall: 3,
   spread: 0,
   port: 0,
   source: null,
-  path: "/",
-  host: null,
-  status: [],
+  through: "direct",
 };
 
 for (const scheduler of SCHEDULER_NAMES) {

@@ -35,15 +35,15 @@ import { memoryRegion, setSlot } from "./regions.ts";
 const HEALTH: HealthDefinition = {
   type: "tcp",
   intervalMs: 2000,
+  fastIntervalMs: 2000,
+  downIntervalMs: 2000,
   timeoutMs: 1000,
   rise: 2,
   fall: 3,
   spread: 0.1,
   port: 0,
   source: null,
-  path: "/",
-  host: null,
-  status: [],
+  through: "direct",
 };
 const DEADLINE_MS = 300_000;
 const RULES: readonly ExistingRule[] = ["keep", "drain", "reset"];

@@ -197,15 +197,15 @@ test("a new user of a slot finds nothing of the one before, but the next generat
     health: {
       type: "tcp",
       intervalMs: 2000,
+      fastIntervalMs: 2000,
+      downIntervalMs: 2000,
       timeoutMs: 1000,
       rise: 2,
       fall: 3,
       spread: 0,
       port: 0,
       source: null,
-      path: "/",
-      host: null,
-      status: [],
+      through: "direct",
     },
     backends: [backend("10.20.0.12:80"), backend("10.20.0.13:80")],
   });

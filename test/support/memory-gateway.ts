@@ -1,5 +1,6 @@
 import { type Address, addressOf4 } from "../../src/base/address.ts";
 import { parseConfig } from "../../src/control/config/load.ts";
+import { clientHostBits, ownerPortMask, usesAffinity } from "../../src/control/region-size.ts";
 import {
   C_DROPS,
   C_FORWARDED,
@@ -11,7 +12,6 @@ import { createDatapath, type Datapath } from "../../src/datapath/datapath.ts";
 import { DROP_REASONS, VERDICT_NAMES } from "../../src/datapath/verdict.ts";
 import type { DeviceInterface, FrameDevice } from "../../src/device/device.ts";
 import { createMemoryDevice, type MemoryDevice } from "../../src/device/memory.ts";
-import { OWNER_PORT_COUNTS } from "../../src/flow/owner.ts";
 import { writeBank } from "../../src/service/bank-writer.ts";
 import { type GatewayDefinition, needsIpv6 } from "../../src/service/definition.ts";
 import { assignSlots } from "../../src/service/slots.ts";
@@ -19,6 +19,7 @@ import { type Hop, type HopPlan, writeHopTable } from "../../src/state/hop-table
 import {
   H_BANK_PUBLISHED,
   H_HOPS_PUBLISHED,
+  H_OWNER_HOST_BITS,
   H_OWNER_PORT_MASK,
   H_SECRET,
   planRegion,
@@ -119,6 +120,7 @@ export function createMemoryGateway(options: MemoryGatewayOptions): MemoryGatewa
     accessPrefixes: 256,
     sources: 1024,
     splices: 1,
+    affinity: usesAffinity(definition) ? 1000 : 0,
     workers: 1,
     ...options.size,
   };
@@ -138,7 +140,8 @@ export function createMemoryGateway(options: MemoryGatewayOptions): MemoryGatewa
   const secret = options.secret ?? [0x12345678, 0x0badcafe];
   views.i32[H_SECRET] = secret[0];
   views.i32[H_SECRET + 1] = secret[1];
-  views.i32[H_OWNER_PORT_MASK] = OWNER_PORT_COUNTS;
+  views.i32[H_OWNER_PORT_MASK] = ownerPortMask(definition);
+  views.i32[H_OWNER_HOST_BITS] = clientHostBits(definition);
   let bank = 0;
   let hopTable = 0;
   let lastHops: ReadonlyMap<number, Hop> = new Map();

@@ -96,6 +96,10 @@ function addReadRoutes(app: Hono, view: GatewayView): void {
     const query = parseFlowQuery(c.req.query());
     return typeof query === "string" ? fail(c, 400, query) : c.json(view.flows(query));
   });
+  app.get("/api/v1/affinity", (c) => {
+    const query = parseFlowQuery(c.req.query());
+    return typeof query === "string" ? fail(c, 400, query) : c.json(view.affinity(query));
+  });
 }
 
 function addWriteRoutes(app: Hono, view: GatewayView): void {

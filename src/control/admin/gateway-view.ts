@@ -1,5 +1,6 @@
 import type { Cidr, Cidr6 } from "../../base/address.ts";
 import type {
+  AffinityList,
   BackendAction,
   BackendRow,
   DrainReport,
@@ -12,7 +13,7 @@ import type {
   WorkerRow,
 } from "../../base/admin-types.ts";
 
-/** Which flows `GET /api/v1/flows` asks for; null or "" means any. */
+/** Which flows `GET /api/v1/flows` asks for, or entries `…/affinity`; null or "" means any. */
 export interface FlowQuery {
   /** Rows listed at most; the total counts all that match. */
   readonly limit: number;
@@ -31,6 +32,8 @@ export interface GatewayView {
   backends(service: string | null): BackendRow[];
   /** @throws HeadgateError HEADGATE_NOT_FOUND for a service that is not there */
   flows(query: FlowQuery): FlowList;
+  /** @throws HeadgateError HEADGATE_NOT_FOUND for a service that is not there */
+  affinity(query: FlowQuery): AffinityList;
   drops(): DropList;
   workers(): WorkerRow[];
   /** The effective configuration, as JSON. */

@@ -1,14 +1,14 @@
 import { addressOf4 } from "../../base/address.ts";
 import type {
   Address,
+  AffinityDefinition,
   GatewayDefinition,
-  HealthDefinition,
   LimitsDefinition,
-  PortRange,
   ServiceDefinition,
   SynProxyDefinition,
 } from "../../service/definition.ts";
 import { buildAccess } from "./access-lists.ts";
+import { buildAgent, buildCheck, buildHealth } from "./build-health.ts";
 import { whole } from "./fields.ts";
 import { buildPolicy, schedulerOf } from "./policy-sources.ts";
 import type { FileValues, ServiceValues } from "./schema.ts";
@@ -53,8 +53,11 @@ export function buildDefinition(values: FileValues, file: string): GatewayDefini
       hashSlots: limits.hashSlots,
       accessPrefixes: limits.accessPrefixes,
       sources: limits.sources,
+      affinity: limits.affinity,
     },
     hash: { seed: values.hash.seed },
+    health: { concurrent: values.health.concurrent },
+    probe: values.probe === undefined || values.probe === "off" ? null : values.probe,
     shutdown: { mode: shutdown.mode, timeoutMs: shutdown.timeout },
     admin: {
       socket: admin.socket,
@@ -83,6 +86,7 @@ function buildService(values: ServiceValues, file: string): ServiceDefinition {
     scheduler: schedulerOf(values),
     policy: buildPolicy(values, file),
     tableSize: values.tableSize,
+    affinity: buildAffinity(values.affinity),
     timeouts: values.timeouts,
     mtu: { tooBig: values.mtu.tooBig },
     mss: values.mss,
@@ -109,13 +113,21 @@ function buildService(values: ServiceValues, file: string): ServiceDefinition {
     synProxy: buildSynProxy(values.synProxy),
     limits: buildLimits(values.limits),
     health: buildHealth(values, ports),
+    agent: buildAgent(values),
     backends: values.backends.map((backend) => ({
       address: backend.address ?? NO_ADDRESS,
       port: backend.port ?? 0,
       weight: backend.weight,
       serverId: backend.serverId ?? null,
+      ...buildCheck(backend.check),
     })),
   };
+}
+
+function buildAffinity(values: ServiceValues["affinity"]): AffinityDefinition | null {
+  if (values === undefined || values === "off") return null;
+  const { prefix, timeout, group } = values;
+  return { ipv4: prefix.ipv4, ipv6: prefix.ipv6, timeoutMs: timeout, group: group ?? null };
 }
 
 function buildLimits(values: ServiceValues["limits"]): LimitsDefinition {
@@ -166,47 +178,4 @@ export function canAdopt(service: {
 }): boolean {
   const isHash = service.scheduler === "source-hash" || service.scheduler === "maglev";
   return isHash && service.mode !== "full-nat";
-}
-
-/** The one port of a service that has just one; 0 for any other. */
-export function singlePort(ports: readonly (PortRange | undefined)[]): number {
-  const only = ports.length === 1 ? ports[0] : undefined;
-  return only !== undefined && only.low === only.high ? only.low : 0;
-}
-
-/** Port that checks go to: the key's, else the backends' (0), else the service's only port. */
-export function checkedPort(
-  values: ServiceValues,
-  ports: readonly (PortRange | undefined)[],
-): number {
-  const { health } = values;
-  if (typeof health === "object" && health.port !== undefined) return health.port;
-  const allWithout = values.backends.every((backend) => backend.port === undefined);
-  return allWithout ? singlePort(ports) : 0;
-}
-
-function buildHealth(values: ServiceValues, ports: readonly PortRange[]): HealthDefinition | null {
-  const { health } = values;
-  if (health === undefined || health === "none") return null;
-  return {
-    type: health.type,
-    intervalMs: health.interval,
-    timeoutMs: checkTimeout(health),
-    rise: health.rise,
-    fall: health.fall,
-    spread: health.spread,
-    port: checkedPort(values, ports),
-    source: health.source?.text ?? null,
-    path: health.path ?? "/",
-    host: health.host ?? null,
-    status: whole(health.status ?? [{ low: 200, high: 399 }]),
-  };
-}
-
-/** A second, or the interval if that is shorter. */
-export function checkTimeout(health: {
-  readonly timeout?: number | undefined;
-  readonly interval: number;
-}): number {
-  return health.timeout ?? Math.min(1000, health.interval);
 }

@@ -2,14 +2,16 @@ import { endpointOf, isInPrefix } from "../../base/address.ts";
 import type { ConfigProblem } from "../../base/errors.ts";
 import type { Address } from "../../service/definition.ts";
 import { accessFiles } from "./access-lists.ts";
-import { canAdopt, checkedPort, checkTimeout } from "./build.ts";
-import { formatDuration } from "./duration.ts";
+import { checkAffinity } from "./affinity-check.ts";
+import { canAdopt } from "./build.ts";
 import { checkFamilies } from "./family-check.ts";
+import { checkHealth } from "./health-check.ts";
 import { checkLimits } from "./limits-check.ts";
 import { checkMode } from "./mode-check.ts";
 import { checkOverlaps } from "./overlap-check.ts";
 import { checkPolicy } from "./policy-check.ts";
 import { schedulerText } from "./policy-sources.ts";
+import { checkAgent, checkPath, checkProbe } from "./probe-check.ts";
 import { entryPath, type Reading } from "./reading.ts";
 import type { ServiceValues } from "./schema.ts";
 import type { KeyPath } from "./source.ts";
@@ -55,13 +57,14 @@ export function crossCheck(reading: Reading, problems: ConfigProblem[]): void {
     services,
     report: (path, message) => problems.push(reading.source.problem(path, message)),
   };
-  checkUnsupported(check);
   checkDevice(check);
   checkAdmin(check);
   checkNames(check);
   for (const service of services) {
     checkService(check, service);
     checkHealth(check, service);
+    checkPath(check, service);
+    checkAgent(check, service);
     checkAccess(check, service);
     checkSynProxy(check, service);
     checkShares(check, service);
@@ -70,30 +73,13 @@ export function crossCheck(reading: Reading, problems: ConfigProblem[]): void {
     checkUdp(check, service);
     checkPolicy(check, service);
   }
+  checkProbe(check);
   checkFamilies(check);
   checkOverlaps(check);
   checkAddresses(check);
   checkLimits(check);
   checkStateless(check);
-}
-
-function checkUnsupported({ reading, report }: CrossCheck): void {
-  const { source, values } = reading;
-  const holders: KeyPath[] = [["defaults"]];
-  for (const index of values.services.keys()) holders.push(["services", index]);
-  for (const holder of holders) {
-    const path = [...holder, "affinity"];
-    if (source.has(path) && reading.isWritten(path) && valueIsMap(reading, path)) {
-      report(path, "not supported yet: affinity");
-    }
-  }
-}
-
-/** `affinity: off` is what there is without it. */
-function valueIsMap(reading: Reading, path: KeyPath): boolean {
-  const { defaults, services } = reading.values;
-  const holder = path[0] === "services" ? services[Number(path[1])] : defaults;
-  return typeof holder?.affinity === "object";
+  checkAffinity(check);
 }
 
 /** Keys of the device that only some types have. */
@@ -158,38 +144,8 @@ function checkService({ reading, report }: CrossCheck, service: CheckedService):
 }
 
 /** ` (file:line:column)` when the file has it. */
-function placeOf(reading: Reading, path: KeyPath): string {
+export function placeOf(reading: Reading, path: KeyPath): string {
   return reading.source.has(path) ? ` (${reading.source.reference(path)})` : "";
-}
-
-function checkHealth({ reading, report }: CrossCheck, service: CheckedService): void {
-  const { values } = service;
-  const { health } = values;
-  if (health === undefined || health === "none") return;
-  const path = [...service.path, "health"];
-  if (health.type === "tcp" && !reading.isBad([...path, "type"])) {
-    for (const key of ["path", "host", "status"] as const) {
-      if (health[key] === undefined) continue;
-      report(
-        [...path, key],
-        `expected no ${JSON.stringify(key)} for type tcp, got one (only for http)`,
-      );
-    }
-  }
-  const isBad = reading.isBad([...path, "interval"]) || reading.isBad([...path, "timeout"]);
-  if (!isBad && checkTimeout(health) > health.interval) {
-    const at = placeOf(reading, [...path, "interval"]);
-    const message = `expected at most the interval of ${formatDuration(health.interval)}${at}, got ${formatDuration(checkTimeout(health))}`;
-    report([...path, "timeout"], message);
-  }
-  const portless = values.backends.findIndex((it) => it.port === undefined);
-  if (portless < 0 || reading.isBad([...service.path, "backends"])) return;
-  if (reading.isBad([...service.path, "port"]) || values.port === undefined) return;
-  if (checkedPort(values, values.port) === 0) {
-    const at = placeOf(reading, [...service.path, "backends", portless]);
-    const message = `expected a port to check for backends[${portless}]${at}, got none: give health or the backend a port`;
-    report(path, message);
-  }
 }
 
 function checkBackends({ reading, report }: CrossCheck, service: CheckedService): void {

@@ -1,15 +1,17 @@
 import { numberOf } from "../../base/address.ts";
-import type {
-  AccessDefinition,
-  Address,
-  GatewayDefinition,
-  HealthDefinition,
-  LimitsDefinition,
-  PortRange,
-  ServiceDefinition,
-  SynProxyDefinition,
+import {
+  type AccessDefinition,
+  type Address,
+  type AffinityDefinition,
+  CHECKS_AT_ONCE,
+  type GatewayDefinition,
+  type LimitsDefinition,
+  type PortRange,
+  type ServiceDefinition,
+  type SynProxyDefinition,
 } from "../../service/definition.ts";
 import { formatDuration } from "./duration.ts";
+import { effectiveAgent, effectiveCheck, effectiveHealth } from "./effective-health.ts";
 import { formatPorts } from "./overlap-check.ts";
 
 /**
@@ -34,6 +36,8 @@ export function effectiveConfig(definition: GatewayDefinition): Record<string, u
     },
     limits: { ...limits },
     hash: { ...definition.hash },
+    health: { concurrent: definition.health?.concurrent ?? CHECKS_AT_ONCE },
+    probe: effectiveProbe(definition.probe),
     shutdown: { mode: shutdown.mode, timeout: formatDuration(shutdown.timeoutMs) },
     admin: {
       socket: admin.socket,
@@ -44,6 +48,11 @@ export function effectiveConfig(definition: GatewayDefinition): Record<string, u
     tunnel: effectiveTunnel(definition.tunnel),
     services: definition.services.map(effectiveService),
   };
+}
+
+function effectiveProbe(probe: GatewayDefinition["probe"]): Record<string, unknown> | "off" {
+  if (probe == null) return "off";
+  return { interface: probe.interface, ipv4: `${probe.ipv4.text}/16` };
 }
 
 function effectiveTunnel(tunnel: GatewayDefinition["tunnel"]): Record<string, unknown> {
@@ -113,6 +122,7 @@ function effectiveService(service: ServiceDefinition): Record<string, unknown> {
     mode: service.mode,
     scheduler: effectiveScheduler(service),
     tableSize: service.tableSize,
+    affinity: service.affinity === null ? "off" : effectiveAffinity(service.affinity),
     timeouts: {
       tcp: formatDurations({ ...service.timeouts.tcp }),
       udp: formatDurations({ ...service.timeouts.udp }),
@@ -133,10 +143,12 @@ function effectiveService(service: ServiceDefinition): Record<string, unknown> {
     synProxy: effectiveSynProxy(service.synProxy),
     limits: effectiveLimits(service.limits),
     health: service.health === null ? "none" : effectiveHealth(service.health),
+    agent: effectiveAgent(service.agent),
     backends: service.backends.map((it) => ({
       ...effectiveTarget(it),
       weight: it.weight,
       ...(it.serverId === null ? {} : { serverId: it.serverId }),
+      ...effectiveCheck(it.check),
     })),
   };
 }
@@ -149,6 +161,16 @@ function effectiveScheduler({ policy, scheduler }: ServiceDefinition): unknown {
     shadow: policy.shadow,
     timeout: formatDuration(policy.timeoutMs),
     interval: formatDuration(policy.intervalMs),
+  };
+}
+
+function effectiveAffinity(affinity: AffinityDefinition): Record<string, unknown> {
+  const { ipv4, ipv6, timeoutMs, group } = affinity;
+  return {
+    key: "client-address",
+    prefix: { ipv4, ipv6 },
+    timeout: formatDuration(timeoutMs),
+    ...(group === null ? {} : { group }),
   };
 }
 
@@ -197,23 +219,4 @@ function effectiveSynProxy(synProxy: SynProxyDefinition): Record<string, unknown
 function effectiveTarget(target: { address: Address; port: number }): Record<string, unknown> {
   const { address, port } = target;
   return port === 0 ? { address: address.text } : { address: address.text, port };
-}
-
-function effectiveHealth(health: HealthDefinition): Record<string, unknown> {
-  const http = {
-    path: health.path,
-    ...(health.host === null ? {} : { host: health.host }),
-    status: health.status.map(({ low, high }) => (low === high ? low : `${low}-${high}`)),
-  };
-  return {
-    type: health.type,
-    interval: formatDuration(health.intervalMs),
-    timeout: formatDuration(health.timeoutMs),
-    rise: health.rise,
-    fall: health.fall,
-    spread: health.spread,
-    ...(health.port === 0 ? {} : { port: health.port }),
-    ...(health.source === null ? {} : { source: health.source }),
-    ...(health.type === "http" ? http : {}),
-  };
 }

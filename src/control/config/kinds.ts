@@ -1,6 +1,7 @@
 import { isIPv6 } from "node:net";
 import {
   addressBits,
+  addressOf4,
   addressOfNumber,
   addressOfPrefix,
   formatIpv4,
@@ -369,6 +370,20 @@ export const vipAddress: ValueKind<VipAddress> = {
 
 /** Shorter ones would be half of the Internet: a slip. */
 const VIP_PREFIX_MIN = 8;
+
+/** The sources of health checks through the data path: their last 16 bits say which backend. */
+export const probeRange: ValueKind<Address> = {
+  expects: "an IPv4 prefix of 16 bits",
+  json: { type: "string", pattern: "^[0-9.]+/16$" },
+  read: (input) => {
+    const prefix = vipAddress.read(input);
+    if (prefix === undefined || prefix instanceof Refusal || Array.isArray(prefix)) {
+      return prefix as Refusal | undefined;
+    }
+    const { family, value, prefixLength } = prefix as VipAddress;
+    return family === 4 && prefixLength === 16 ? addressOf4(value) : undefined;
+  },
+};
 
 /** One address or "FIRST-LAST" of the SNAT pool. */
 export const addressRange: ValueKind<readonly Address[]> = {

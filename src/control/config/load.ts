@@ -2,6 +2,7 @@ import { readFileSync, statSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import { ConfigError, type ConfigProblem } from "../../base/errors.ts";
 import type { GatewayDefinition } from "../../service/definition.ts";
+import { affinityNotes } from "./affinity-check.ts";
 import { buildDefinition } from "./build.ts";
 import { crossCheck } from "./cross-check.ts";
 import { readValues } from "./reading.ts";
@@ -85,7 +86,7 @@ export function problemOf(
 
 /**
  * What is right but worth knowing: more workers than processors, services that nobody checks, that
- * have no backend, or that need flows whatever their rate.
+ * have no backend, or that need flows whatever their rate, and affinity groups that share little.
  */
 export function configNotes(definition: GatewayDefinition): ConfigProblem[] {
   const notes: ConfigProblem[] = [];
@@ -95,7 +96,7 @@ export function configNotes(definition: GatewayDefinition): ConfigProblem[] {
     const message = `${workers} workers share ${processors} processors: they wait for each other`;
     notes.push(problemOf(definition, ["device", "workers"], message));
   }
-  for (const { path, message } of statelessNotes(definition)) {
+  for (const { path, message } of [...statelessNotes(definition), ...affinityNotes(definition)]) {
     notes.push(problemOf(definition, path, message));
   }
   for (const [index, service] of definition.services.entries()) {

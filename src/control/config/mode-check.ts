@@ -1,5 +1,5 @@
 import type { Address } from "../../service/definition.ts";
-import { singlePort } from "./build.ts";
+import { singlePort } from "./build-health.ts";
 import type { CheckedService, CrossCheck } from "./cross-check.ts";
 import { entryPath, type Reading } from "./reading.ts";
 import type { KeyPath } from "./source.ts";

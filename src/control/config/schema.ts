@@ -1,6 +1,7 @@
 import type { z } from "zod";
 import {
   ACCESS_PREFIXES_MAX,
+  AFFINITY_MAX,
   BACKENDS_MAX,
   CPU_MAX,
   INTERFACES_MAX,
@@ -8,7 +9,8 @@ import {
   SOURCES_MAX,
   WORKERS_MAX,
 } from "../../base/limits.ts";
-import { jsonOf, list, optional, section, withDefault } from "./fields.ts";
+import { CHECKS_AT_ONCE } from "../../service/definition.ts";
+import { jsonOf, list, optional, section, sectionOrWord, withDefault } from "./fields.ts";
 import {
   absolutePath,
   addressOfFamily,
@@ -22,6 +24,7 @@ import {
   numberRange,
   offOr,
   port,
+  probeRange,
   text,
   userName,
   words,
@@ -34,7 +37,7 @@ import { SERVICE_NAME, serviceKeys, timeouts } from "./service-schema.ts";
  */
 
 /** Top-level keys that only a restart takes over. */
-export const RESTART_KEYS = ["device", "flows", "limits", "user", "admin"] as const;
+export const RESTART_KEYS = ["device", "flows", "limits", "user", "admin", "probe"] as const;
 
 const interfaceName = text("an interface name", /^[^\s/:]+$/, { max: 15 });
 
@@ -181,8 +184,39 @@ export const fileSchema = section(
           65_536,
           "Sources that limits.newPerSource of services tells apart at once; 16 bytes each",
         ),
+        affinity: withDefault(
+          integer(1, AFFINITY_MAX),
+          100_000,
+          "Clients that affinity remembers at once; 68 to 170 bytes each, and 4 a flow, where a service has it at the start",
+        ),
       },
       "Room taken at start",
+    ),
+    health: section(
+      {
+        concurrent: withDefault(
+          integer(1, 4096),
+          CHECKS_AT_ONCE,
+          "Checks and agents that are asked at once; the rest wait their turn",
+        ),
+      },
+      "Health checks of all services",
+    ),
+    probe: sectionOrWord(
+      {
+        interface: withDefault(
+          text("an interface name of at most 12 bytes", /^[^\s/:%]+$/, { max: 12 }),
+          "hgprobe",
+          "Name of the host's end of a veth pair that the gateway makes; its own end is NAME-gw",
+        ),
+        ipv4: withDefault(
+          probeRange,
+          "198.18.0.0/16",
+          "Source addresses of these checks, one a backend slot: nobody else's, and backends answer to them as to any client",
+        ),
+      },
+      "off",
+      "packet, xdp: health checks with through: path come in as clients do",
     ),
     hash: section(
       {

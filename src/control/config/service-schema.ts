@@ -9,15 +9,14 @@ import {
   valueOrSection,
   withDefault,
 } from "./fields.ts";
+import { agentSection, checkSection, healthSection } from "./health-schema.ts";
 import {
   absolutePath,
   boolean,
   duration,
-  fraction,
   hostAddress,
   integer,
   listOf,
-  numberRange,
   offOr,
   oneOrMany,
   port,
@@ -62,49 +61,6 @@ export const timeouts = section(
     udp: section(udpTimeouts, "By UDP state"),
   },
   "When an idle flow ends",
-);
-
-const statusRange: ValueKind<readonly { low: number; high: number }[]> = (() => {
-  const ranges = oneOrMany(numberRange(100, 599));
-  return {
-    expects: "a status from 100 to 599 or a range; one or a list",
-    json: ranges.json,
-    read: (input) => ranges.read(input) as ReturnType<typeof statusRange.read>,
-  };
-})();
-
-const health = sectionOrWord(
-  {
-    type: withDefault(
-      words(["tcp", "http"]),
-      "tcp",
-      "Connect, or ask for a path and look at the status",
-    ),
-    interval: withDefault(duration("100ms", "1h"), "2s", "Time between two checks"),
-    timeout: optional(
-      duration("10ms", "1h"),
-      "How long an answer may take; at most the interval",
-      "1s, or the interval if that is shorter",
-    ),
-    rise: withDefault(integer(1, 100), 2, "Successes until a backend that was down is up"),
-    fall: withDefault(integer(1, 100), 3, "Failures until a backend is down"),
-    spread: withDefault(fraction(0, 1), 0.1, "Share of the interval by which checks are spread"),
-    port: optional(port, "Port to check", "the backend's; the service's if it has just one"),
-    source: optional(hostAddress, "Source address of the checks", "the host's choice"),
-    path: optional(
-      text("a path that starts with /", /^\/[\x21-\x7e]*$/, { max: 1024 }),
-      "http: path to ask for",
-      "/",
-    ),
-    host: optional(
-      text("a host name", /^[A-Za-z0-9._:[\]-]+$/, { max: 255 }),
-      "http: Host header",
-      "the backend's address",
-    ),
-    status: optional(statusRange, "http: what is a success", "200-399"),
-  },
-  "none",
-  "Health checks, from the host's own stack; left out or none: always up",
 );
 
 const MSS_LOW = 64;
@@ -165,6 +121,7 @@ const backend = section(
       "QUIC server ID that the backend puts into its connection IDs",
       "required with quic",
     ),
+    check: checkSection,
   },
   "One backend",
   ["address"],
@@ -281,15 +238,19 @@ const affinity = sectionOrWord(
       },
       "Clients of one network as one",
     ),
-    timeout: withDefault(timeout, "5m", "How long after the last flow"),
+    timeout: withDefault(
+      timeout,
+      "5m",
+      "How long after its last flow has begun and ended; never while one lives",
+    ),
     group: optional(
       text("a group name", SERVICE_NAME, { max: 128 }),
-      "Services of one group share a client's backend",
+      "Services of one group share a client's backend, told by its address",
       "the service alone",
     ),
   },
   "off",
-  "Not supported yet: new flows of a client go to the backend it had",
+  "New flows of a client go to the backend that it has: see docs/affinity.md",
 );
 
 const schedulerWord = word(
@@ -415,7 +376,8 @@ export function serviceKeys() {
     access,
     synProxy,
     limits,
-    health,
+    health: healthSection,
+    agent: agentSection,
     backends: list(backend, "The backends; may be empty", "required"),
   };
 }

@@ -28,6 +28,7 @@ test("every GET answers with what the gateway says", async () => {
     ["/api/v1/services", [SERVICE]],
     ["/api/v1/backends", [BACKEND]],
     ["/api/v1/flows", { flows: [], total: 0, truncated: false }],
+    ["/api/v1/affinity", { entries: [], total: 0, truncated: false }],
     ["/api/v1/drops", { reasons: [], samples: [] }],
     ["/api/v1/workers", []],
     ["/api/v1/config", { version: 1 }],

@@ -2,6 +2,8 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { ConfigError, EXIT } from "../../../src/base/errors.ts";
 import { parseConfig } from "../../../src/control/config/load.ts";
+import { BAD_AFFINITY } from "./bad-affinity.ts";
+import { BAD_PROBE } from "./bad-probe.ts";
 import { BAD_SECTIONS } from "./bad-sections.ts";
 import { BAD_SERVICES } from "./bad-services.ts";
 import { BAD_TOGETHER } from "./bad-together.ts";
@@ -13,6 +15,8 @@ for (const { name, given, want } of [
   ...BAD_SECTIONS,
   ...BAD_SERVICES,
   ...BAD_UDP,
+  ...BAD_AFFINITY,
+  ...BAD_PROBE,
   ...BAD_TOGETHER,
 ]) {
   test(`refused: ${name}`, () => {

@@ -131,7 +131,7 @@ export const BAD_SECTIONS: readonly BadConfig[] = [
     name: "Unknown keys name the nearest one: a key of the prototype",
     given: top("__proto__: { a: 1 }"),
     want: [
-      'gw.yaml:2:1: __proto__: expected a known key (the nearest is "version"), got "__proto__"',
+      'gw.yaml:2:1: __proto__: expected a known key (the nearest is "probe"), got "__proto__"',
     ],
   },
   {

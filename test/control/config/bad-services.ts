@@ -172,24 +172,6 @@ export const BAD_SERVICES: readonly BadConfig[] = [
     want: ["gw.yaml:7:16: services[0].tableSize: expected a prime from 251 to 655373, got 7"],
   },
   {
-    name: "A service: affinity is for later",
-    given: one({ affinity: "{ timeout: 5m }" }),
-    want: ["gw.yaml:7:15: services[0].affinity: not supported yet: affinity"],
-  },
-  {
-    name: "A service: affinity with a wrong prefix",
-    given: one({ affinity: "{ prefix: { ipv4: 33 } }" }),
-    want: [
-      "gw.yaml:7:15: services[0].affinity: not supported yet: affinity",
-      "gw.yaml:7:33: services[0].affinity.prefix.ipv4: expected a whole number from 1 to 32, got 33",
-    ],
-  },
-  {
-    name: "A service: affinity as another word",
-    given: one({ affinity: "on" }),
-    want: ['gw.yaml:7:15: services[0].affinity: expected a map of keys, or off, got "on"'],
-  },
-  {
     name: "A service: timeout of 0",
     given: one({ timeouts: "{ udp: { oneWay: 0s } }" }),
     want: [

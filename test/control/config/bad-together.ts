@@ -47,7 +47,7 @@ export const BAD_TOGETHER: readonly BadConfig[] = [
     name: "health: a path for tcp",
     given: one({ health: "{ type: tcp, path: /health }" }),
     want: [
-      'gw.yaml:7:32: services[0].health.path: expected no "path" for type tcp, got one (only for http)',
+      'gw.yaml:7:32: services[0].health.path: expected no "path" for type tcp (gw.yaml:7:21), got one (only for http)',
     ],
   },
   {

@@ -32,7 +32,7 @@ test("the table says of every key whether a reload takes it over", () => {
   assert.ok(rows.length > 80, `${rows.length} keys`);
   for (const row of rows) assert.match(row, /^\| `[^`]+` \| .+ \| (reload|restart) \| .+ \|$/);
   for (const row of rows) {
-    const isRestart = /^\| `(device|flows|limits|user|admin)[.`]/.test(row);
+    const isRestart = /^\| `(device|flows|limits|user|admin|probe)[.`]/.test(row);
     assert.equal(/ \| restart \| /.test(row), isRestart, row);
   }
   assert.ok(rows.some((row) => row.startsWith("| `services[].backends[].weight` | ")));

@@ -54,7 +54,10 @@ test("defaults are those of the design", () => {
       hashSlots: 4_194_304,
       accessPrefixes: 131_072,
       sources: 65_536,
+      affinity: 100_000,
     },
+    health: { concurrent: 256 },
+    probe: null,
     hash: { seed: "" },
     shutdown: { mode: "keep", timeoutMs: 30_000 },
     admin: { socket: "/run/headgate/admin.sock", http: null, tokenFile: null },
@@ -70,6 +73,7 @@ test("defaults are those of the design", () => {
       mode: "nat",
       scheduler: "maglev",
       tableSize: 65_537,
+      affinity: null,
       timeouts: {
         tcp: {
           synSent: 30_000,
@@ -122,6 +126,7 @@ test("defaults are those of the design", () => {
         refuse: "drop",
       },
       health: null,
+      agent: null,
       backends: [{ address: addressOf4(0x0a14000b), port: 8080, weight: 1, serverId: null }],
     },
   ]);
@@ -234,7 +239,7 @@ ${service({
   assert.equal(b?.noBackend.sorry?.address.text, "10.20.0.99");
   assert.equal(b?.noBackend.sorry?.port, 0);
   assert.equal(a?.health?.type, "http");
-  assert.equal(a?.health?.path, "/health");
+  assert.equal(a?.health?.type === "http" && a.health.path, "/health");
   assert.equal(a?.health?.intervalMs, 3000);
   assert.equal(b?.health?.type, "tcp", "another type takes nothing over");
   assert.equal(b?.health?.intervalMs, 2000);
@@ -246,18 +251,22 @@ test("health: defaults, statuses, and which port is checked", () => {
   assert.deepEqual(health({}), {
     type: "http",
     intervalMs: 2000,
+    fastIntervalMs: 2000,
+    downIntervalMs: 2000,
     timeoutMs: 1000,
     rise: 2,
     fall: 3,
     spread: 0.1,
     port: 0,
     source: null,
+    through: "direct",
     path: "/",
     host: null,
     status: [{ low: 200, high: 399 }],
   });
   assert.equal(health({ health: "{ interval: 300ms }" })?.timeoutMs, 300);
-  assert.deepEqual(health({ health: "{ type: http, status: [204, 300-399] }" })?.status, [
+  const chosen = health({ health: "{ type: http, status: [204, 300-399] }" });
+  assert.deepEqual(chosen?.type === "http" && chosen.status, [
     { low: 204, high: 204 },
     { low: 300, high: 399 },
   ]);

@@ -71,7 +71,19 @@ const serviceKeys = {
   mode: fc.constantFrom("nat", "full-nat"),
   scheduler: fc.constantFrom("rr", "wrr", "lc", "wlc", "sh", "mh", "maglev", "source-hash"),
   tableSize: fc.constantFrom(251, 65_537, 655_373),
-  affinity: fc.constant("off"),
+  affinity: fc.oneof(
+    fc.constant("off"),
+    some({
+      key: fc.constant("client-address"),
+      prefix: some({
+        ipv4: fc.integer({ min: 1, max: 32 }),
+        ipv6: fc.integer({ min: 1, max: 128 }),
+      }),
+      timeout,
+    }),
+    // Services of one group agree about all else.
+    fc.record({ group: fc.constantFrom("shop", "a/b") }),
+  ),
   timeouts: some({
     tcp: some({ synSent: timeout, established: timeout, close: timeout }),
     udp: some({ oneWay: timeout, replied: timeout }),
