@@ -44,6 +44,7 @@ test("wide services add counters, rates and drops", () => {
     InBPS: "8.1M",
     OutBPS: "0",
     Drops: "7",
+    Policy: "-",
   });
 });
 

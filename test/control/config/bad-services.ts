@@ -158,7 +158,7 @@ export const BAD_SERVICES: readonly BadConfig[] = [
     name: "A service: unknown scheduler",
     given: one({ scheduler: "fastest" }),
     want: [
-      'gw.yaml:7:16: services[0].scheduler: expected round-robin (rr), weighted-round-robin (wrr), least-connections (lc), weighted-least-connections (wlc), source-hash (sh) or maglev (mh), got "fastest"',
+      'gw.yaml:7:16: services[0].scheduler: expected round-robin (rr), weighted-round-robin (wrr), least-connections (lc), weighted-least-connections (wlc), source-hash (sh) or maglev (mh), or a map, got "fastest"',
     ],
   },
   {
