@@ -26,6 +26,7 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   headgate::InitSteering(env, exports);
   headgate::InitTunnel(env, exports);
   headgate::InitPrivileges(env, exports);
+  headgate::InitEcho(env, exports);
   InitGuard(env, exports);
   return exports;
 }

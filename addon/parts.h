@@ -14,6 +14,7 @@ void InitXdp(Napi::Env env, Napi::Object exports);
 void InitSteering(Napi::Env env, Napi::Object exports);
 void InitTunnel(Napi::Env env, Napi::Object exports);
 void InitPrivileges(Napi::Env env, Napi::Object exports);
+void InitEcho(Napi::Env env, Napi::Object exports);
 
 }  // namespace headgate
 

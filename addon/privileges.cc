@@ -151,6 +151,27 @@ Napi::Value CallGiveUpCapabilities(const Napi::CallbackInfo& info) {
   return Answer(info.Env(), GiveUpCapabilities());
 }
 
+// withoutAmbient(run): calls `run` while children of this thread would inherit no capability, and gives
+// what it gives. What is started in it (fork is a thread's own) has none; the thread keeps its own.
+Napi::Value WithoutAmbient(const Napi::CallbackInfo& info) {
+  std::vector<int> ambient;
+  for (int capability = 0; capability < 64; capability += 1) {
+    if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_IS_SET, capability, 0, 0) == 1) {
+      ambient.push_back(capability);
+    }
+  }
+  if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) != 0) {
+    return Answer(info.Env(), {errno, "prctl(PR_CAP_AMBIENT)", "clear"});
+  }
+  const Napi::Value result = info[0].As<Napi::Function>().Call({});
+  for (const int capability : ambient) {
+    if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, capability, 0, 0) != 0) {
+      return Answer(info.Env(), {errno, "prctl(PR_CAP_AMBIENT)", std::to_string(capability)});
+    }
+  }
+  return result;
+}
+
 // startAgain(keep, argv, env): this program anew in the same process, with a smaller bounding set and
 // no_new_privs, which all its threads then have from their first moment. Returns only to throw.
 Napi::Value StartAgain(const Napi::CallbackInfo& info) {
@@ -183,6 +204,7 @@ void InitPrivileges(Napi::Env env, Napi::Object exports) {
   exports.Set("limitThread", Napi::Function::New(env, LimitThread, "limitThread"));
   exports.Set("giveUpCapabilities",
               Napi::Function::New(env, CallGiveUpCapabilities, "giveUpCapabilities"));
+  exports.Set("withoutAmbient", Napi::Function::New(env, WithoutAmbient, "withoutAmbient"));
   exports.Set("startAgain", Napi::Function::New(env, StartAgain, "startAgain"));
 }
 

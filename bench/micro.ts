@@ -7,9 +7,6 @@ import { nextState, SEGMENT_KINDS } from "../src/flow/tcp-state.ts";
 import { pickMaglev } from "../src/scheduler/maglev.ts";
 import { buildMaglevTable } from "../src/scheduler/maglev-table.ts";
 import { mix } from "../src/scheduler/mix.ts";
-import { pickWeightedRoundRobin } from "../src/scheduler/weighted-round-robin.ts";
-import { V_CURRENT_WEIGHT, V_CURSOR } from "../src/service/backend-slots.ts";
-import { E_WEIGHT, ENTRY_WORDS } from "../src/service/bank.ts";
 import { difference32, sumBytes, updateChecksum } from "../src/wire/checksum.ts";
 import { checkIpv4 } from "../src/wire/ipv4.ts";
 import {
@@ -127,7 +124,7 @@ function maglevPair(): Pair {
     name: "maglev pick, 10 backends",
     alternative: "rendezvous hash",
     same: false,
-    fast: (at) => pickMaglev(slots, 0, 65537, 0, 1, 6, clients[at]!, 1, (at << 16) | 80),
+    fast: (at) => pickMaglev(slots, 0, 65537, 0, mix(1, clients[at]!, 1, (at << 16) | 80, 6)),
     slow(at) {
       let best = 0;
       let most = -1;
@@ -138,34 +135,6 @@ function maglevPair(): Pair {
           best = index;
         }
       }
-      return best;
-    },
-  };
-}
-
-function weightedPair(): Pair {
-  const weights = [5, 1, 3, 1, 2, 4, 1, 1, 2, 5];
-  const slot = 0;
-  const list = 64;
-  const i32 = new Int32Array(64 + weights.length * ENTRY_WORDS);
-  weights.forEach((weight, at) => {
-    i32[list + at * ENTRY_WORDS + E_WEIGHT] = weight;
-  });
-  i32[slot + V_CURSOR] = 0;
-  i32[slot + V_CURRENT_WEIGHT] = 0;
-  const current = weights.map(() => 0);
-  return {
-    name: "weighted round robin, 10 backends",
-    alternative: "smooth weighted (nginx)",
-    same: false,
-    fast: () => pickWeightedRoundRobin(i32, slot, list, weights.length, 5, 1),
-    slow() {
-      let best = 0;
-      for (let at = 0; at < weights.length; at++) {
-        current[at]! += weights[at]!;
-        if (current[at]! > current[best]!) best = at;
-      }
-      current[best]! -= 25;
       return best;
     },
   };
@@ -246,7 +215,6 @@ const PAIRS: Readonly<Record<string, () => Pair>> = {
   "find-miss-64k": () => findPair(64_000, false),
   insert: insertPair,
   maglev: maglevPair,
-  wrr: weightedPair,
   ipv4: checkPair,
   state: statePair,
   ...WIRE_PAIRS,

@@ -151,20 +151,24 @@ export function memoryYaml(one: MemoryCase): string {
   });
 }
 
-/** Opens a region and a data path on it. One an isolate: the fast path is one closure. */
+/**
+ * Opens a region, and a data path on it that has attached it as a worker does. One an isolate: the
+ * fast path is one closure.
+ */
 export function createFastPath(one: MemoryCase, capacity: number): FastPath {
   const folder = mkdtempSync("/dev/shm/headgate-bench-");
+  const size = {
+    workers: 1,
+    flowCapacity: capacity,
+    services: Math.max(32, one.services),
+    backends: Math.max(256, one.services * eachOf(one), one.backends),
+    hashSlots: one.hashSlots ?? 256,
+    accessPrefixes: one.accessPrefixes ?? 0,
+    ipv6: one.family !== undefined,
+  };
   const region = openRegion(createRegionMapper(), {
     path: path.join(folder, "state"),
-    size: {
-      workers: 1,
-      flowCapacity: capacity,
-      services: Math.max(32, one.services),
-      backends: Math.max(256, one.services * eachOf(one), one.backends),
-      hashSlots: one.hashSlots ?? 256,
-      accessPrefixes: one.accessPrefixes ?? 0,
-      ipv6: one.family !== undefined,
-    },
+    size,
     tick: 0,
     random: (count) => randomBytes(count),
   });
@@ -193,9 +197,11 @@ export function createFastPath(one: MemoryCase, capacity: number): FastPath {
   }
 
   configure(memoryYaml(one));
-  const datapath = createDatapath({ device, views });
+  const attached = attachRegion(createRegionMapper(), region.path, size, 0);
+  const datapath = createDatapath({ device, views: attached.views });
   datapath.runBatch(0);
-  return over(region.path, views, device, datapath, configure, () => {
+  return over(region.path, attached.views, device, datapath, configure, () => {
+    attached.close();
     region.close();
     rmSync(folder, { recursive: true, force: true });
   });

@@ -148,13 +148,25 @@ export interface BackendRow extends TrafficCounters {
   readonly weightOverride: number | null;
   /** Share of that which the backend's agent asks for, in percent; null or left out: it says nothing. */
   readonly agentPercent?: number | null;
-  /** up | starting | draining | down | disabled | removed */
+  /** Percent of its weight that slow start leaves it; null: it has all of it. */
+  readonly slowStart: number | null;
+  /** Its tier; 0 is the first. */
+  readonly priority: number;
+  /** Flows at once (`maxConnections`); null: as its service says. */
+  readonly maxConnections: number | null;
+  /** up | starting | draining | down | disabled | removed | ejected (docs/states.md) */
   readonly state: string;
   readonly health: string;
   /** Why, for people: "connect ECONNREFUSED", "weight 0", "drained by operator". */
   readonly reason: string;
-  /** ISO time of the last change of state, or "". */
+  /** ISO time of the last change of state, to the second; also over a restart. */
   readonly since: string;
+  /** False also of a backend that is up while its tier is not needed. */
+  readonly takesNewFlows: boolean;
+  /** Flows that it still has although it takes no new ones; null: it takes new ones. */
+  readonly remaining: number | null;
+  /** Time until `existingFlows` ends its flows or has them move; null: no deadline runs. */
+  readonly deadlineInMs: number | null;
   readonly active: number;
   readonly inactive: number;
   readonly slot: number;

@@ -95,14 +95,15 @@ function remoteAddress(row: BackendRow): string {
   return `-> ${host}:${row.port === 0 ? "*" : row.port}`;
 }
 
-/** `10`, `10 (override 0)` (design section 3), `10 (agent 50%)`. */
+/** `10`, `10 (override 0)` (design section 3), `10 (agent 50%)`, `10 (slow start 40 %)`. */
 export function formatWeight(
-  row: Pick<BackendRow, "weight" | "weightOverride" | "agentPercent">,
+  row: Pick<BackendRow, "weight" | "weightOverride" | "agentPercent" | "slowStart">,
 ): string {
-  const { weight, weightOverride, agentPercent = null } = row;
+  const { weight, weightOverride, agentPercent = null, slowStart } = row;
   const notes = [
     ...(weightOverride === null ? [] : [`override ${weightOverride}`]),
     ...(agentPercent === null ? [] : [`agent ${agentPercent}%`]),
+    ...(slowStart === null ? [] : [`slow start ${slowStart} %`]),
   ];
   return notes.length === 0 ? String(weight) : `${weight} (${notes.join(", ")})`;
 }
@@ -123,7 +124,15 @@ const BACKEND_COLUMNS_WIDE: readonly Column<BackendRow>[] = [
   ...BACKEND_COLUMNS.slice(0, -1),
   ...traffic<BackendRow>(),
   { title: "Health", cell: (row) => row.health },
+  { title: "Priority", cell: (row) => row.priority, isNumber: true },
+  { title: "New", cell: (row) => (row.takesNewFlows ? "yes" : "no") },
+  { title: "Remaining", cell: (row) => row.remaining ?? "-", isNumber: true },
   { title: "Since", cell: (row) => row.since || "-" },
+  {
+    title: "Deadline",
+    cell: (row) => (row.deadlineInMs === null ? "-" : formatAge(row.deadlineInMs)),
+    isNumber: true,
+  },
   { title: "Slot", cell: (row) => row.slot, isNumber: true },
   ...BACKEND_COLUMNS.slice(-1),
 ];

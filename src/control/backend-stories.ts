@@ -1,11 +1,12 @@
 import type { Log } from "../base/log.ts";
-import { backendState } from "../service/effective.ts";
-import { readBackendKey, usedBackendSlots } from "../service/slots.ts";
+import { B_TOLD_SINCE_S, B_TOLD_STATE } from "../service/backend-slots.ts";
+import { BACKEND_STATES, type BackendStateName, backendState } from "../service/effective.ts";
+import { backendSlotWord, readBackendKey, usedBackendSlots } from "../service/slots.ts";
 import type { RegionViews } from "../state/layout.ts";
 
 /**
  * When and why every backend's state changed last: one log line a change, and what `get backends`
- * shows. Times are of this process: a state that it found at its start has none.
+ * shows. The time of a change lies in the slot: it outlasts the process that saw it.
  */
 export interface BackendStories {
   /** Look at all slots; call whenever the data plane has taken a change. */
@@ -41,11 +42,11 @@ export function createBackendStories(
       const reason = stateReason || checkReasonOf(slot);
       const old = stories.get(slot);
       const was = old?.key === key ? old : undefined;
+      const since = sinceOf(views, slot, state);
       if (was?.state === state) {
         next.set(slot, { ...was, reason });
         continue;
       }
-      const since = isFirst ? "" : new Date().toISOString();
       next.set(slot, { key, state, reason, since });
       if (isFirst || (was === undefined && state === "up")) continue;
       const fields = {
@@ -64,4 +65,17 @@ export function createBackendStories(
   }
 
   return { update, of: (slot) => stories.get(slot) ?? NO_STORY };
+}
+
+/** When the backend came into this state, which may be now. */
+function sinceOf(views: RegionViews, slot: number, state: BackendStateName): string {
+  const { i32 } = views;
+  const at = backendSlotWord(views, slot);
+  const code = 1 + BACKEND_STATES.indexOf(state);
+  if (i32[at + B_TOLD_STATE] !== code) {
+    i32[at + B_TOLD_STATE] = code;
+    i32[at + B_TOLD_SINCE_S] = Math.floor(Date.now() / 1000) | 0;
+  }
+  // A word without a sign: good until the year 2106.
+  return new Date((i32[at + B_TOLD_SINCE_S]! >>> 0) * 1000).toISOString();
 }

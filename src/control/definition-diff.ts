@@ -26,6 +26,7 @@ const SERVICE_KEYS = [
   "mode",
   "scheduler",
   "policy",
+  "maxLoad",
   "tableSize",
   "affinity",
   "timeouts",
@@ -37,6 +38,9 @@ const SERVICE_KEYS = [
   "onIdle",
   "existingFlows",
   "noBackend",
+  "minimumHealthy",
+  "panicThreshold",
+  "slowStart",
   "ping",
   "access",
   "synProxy",
@@ -107,8 +111,9 @@ function diffBackends(
     if (was !== undefined && was.weight !== backend.weight) {
       into.changed.push(`${text}: weight ${was.weight} -> ${backend.weight}`);
     }
-    if (was !== undefined && was.serverId !== backend.serverId) {
-      into.changed.push(`${text}: serverId ${was.serverId} -> ${backend.serverId}`);
+    for (const key of ["priority", "maxConnections", "serverId"] as const) {
+      if (was === undefined || was[key] === backend[key]) continue;
+      into.changed.push(`${text}: ${key} ${was[key] ?? "none"} -> ${backend[key] ?? "none"}`);
     }
   }
   for (const text of old.keys()) if (!now.has(text)) into.removed.push(text);

@@ -5,6 +5,7 @@ import { AssertionError } from "../base/assert.ts";
 import { monotonicMs } from "../base/clock.ts";
 import { type Log, reasonOf } from "../base/log.ts";
 import { OWNER_ADDRESS_ONLY } from "../flow/owner.ts";
+import { loadCheckers } from "../health/checkers.ts";
 import { hostAddresses } from "../host/addresses.ts";
 import { requirePrivileges } from "../host/privileges.ts";
 import {
@@ -28,6 +29,7 @@ import type { Region } from "../state/region.ts";
 import type { GatewayView } from "./admin/gateway-view.ts";
 import { type AdminServer, readToken, serveTcp } from "./admin/server.ts";
 import { type BackendStories, createBackendStories } from "./backend-stories.ts";
+import { openCheckTools } from "./check-tools.ts";
 import { loadConfig } from "./config/load.ts";
 import { ipv6Problems, restartProblems } from "./config/restart-keys.ts";
 import { type Room, roomProblems } from "./config/room-keys.ts";
@@ -113,6 +115,7 @@ async function compose(
   // but to a process that may no longer read its own files.
   const loadAdmin = () => Promise.all([import("./admin/app.ts"), import("./view.ts")]);
   const early = user === null ? null : await loadAdmin();
+  await loadCheckers(definition.services.flatMap(({ health }) => health ?? []));
   const control = createControl(ground, log, undo, () => {
     if (user !== null) drop(user, definition, log);
   });
@@ -183,7 +186,7 @@ async function compose(
   if (definition.device.type !== "tun") {
     every(HOP_REQUEST_INTERVAL_MS, undo, host.serveHopRequests);
   }
-  if (views.layout.workers > 1) every(OTHERS_INTERVAL_MS, undo, () => publishOthers(views));
+  every(OTHERS_INTERVAL_MS, undo, () => publishOthers(views));
   keepHouse(ground, control, log, undo);
   watch(region, log, undo);
   logStart(definition, view, log);
@@ -216,7 +219,9 @@ function createControl(ground: Ground, log: Log, undo: Undo, beforeFrames: () =>
       log.error("refresh_failed", { reason: reasonOf(error) });
     });
   };
-  const health = createHealth(views, log, refresh);
+  const tools = openCheckTools();
+  undo.push(() => tools.close());
+  const health = createHealth(views, log, tools, refresh);
   const stories = createBackendStories(views, log, health.reasonOf);
   const policies = createPolicies(views, log, refresh);
   const isNewAddress = createAddressMemory();

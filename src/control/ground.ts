@@ -15,7 +15,7 @@ import {
 import { receiveQueues } from "../device/xdp.ts";
 import { hostAddresses } from "../host/addresses.ts";
 import { findInterfaces } from "../host/interfaces.ts";
-import { createProbeDevice } from "../host/probe-device.ts";
+import { createProbeDevice, strictInterfaces } from "../host/probe-device.ts";
 import { createSteering, type Steering } from "../host/steering.ts";
 import type { HostUser } from "../host/users.ts";
 import type { GatewayDefinition } from "../service/definition.ts";
@@ -124,6 +124,7 @@ export async function layGround(
   const { probe: wanted } = definition;
   const probe = wanted == null ? null : await createProbeDevice(wanted.interface, wanted.ipv4);
   undo.push(() => probe?.close());
+  warnOfStrictFilter(definition, log);
   // The data plane's list: what the host sends as its own client comes in by the last one.
   const probed = probe === null ? [] : [probe.gatewayEnd];
   const device = { ...definition.device, interfaces: [...interfaces, ...probed] };
@@ -184,6 +185,24 @@ function workerDevice(
     busyPollUs: xdp.busyPollUs,
     spinUs,
   });
+}
+
+/** Answers of dsr, ipip and gue backends to checks through the data path come to the host itself. */
+function warnOfStrictFilter({ device, probe, services }: GatewayDefinition, log: Log): void {
+  const isNeeded = services.some(
+    ({ health, mode }) =>
+      health?.through === "path" && (mode === "dsr" || mode === "ipip" || mode === "gue"),
+  );
+  if (probe == null || !isNeeded) return;
+  for (const name of strictInterfaces(device.interfaces)) {
+    log.warn("reverse_path_filter", {
+      interface: name,
+      reason:
+        `answers to checks through the data path that come in by ${name} have a VIP for their source, ` +
+        `and its rp_filter is 1, which drops them; run \`sysctl -w net.ipv4.conf.${name}.rp_filter=2\`, ` +
+        "and the same for net.ipv4.conf.all where that is 1",
+    });
+  }
 }
 
 /** Give everything back, newest first; what fails is logged. */

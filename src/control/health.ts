@@ -1,4 +1,5 @@
 import type { Log } from "../base/log.ts";
+import type { CheckTools } from "../health/checkers.ts";
 import { createHealthMonitor } from "../health/monitor.ts";
 import { createRounds } from "../health/rounds.ts";
 import { B_HEALTH, HEALTH_NAMES } from "../service/backend-slots.ts";
@@ -6,6 +7,7 @@ import { CHECKS_AT_ONCE } from "../service/definition.ts";
 import { backendSlotWord, readBackendKey } from "../service/slots.ts";
 import type { RegionViews } from "../state/layout.ts";
 import { createBackendAgents } from "./agents.ts";
+import { createCheckExtras } from "./check-extras.ts";
 import { healthTargets } from "./health-targets.ts";
 import type { Applied } from "./reconcile.ts";
 
@@ -22,6 +24,8 @@ export interface Health {
   failuresOf(slot: number): number;
   /** Questions to the backend's agent without an answer, likewise. */
   agentFailuresOf(slot: number): number;
+  /** End of the certificate that the backend showed last, in ms since 1970; null: none was seen. */
+  certificateExpiresMsOf(slot: number): number | null;
   /** Checks since the process started, and those that began late by more than a tenth. */
   counts(): { readonly checks: number; readonly late: number };
   close(): Promise<void>;
@@ -30,8 +34,16 @@ export interface Health {
 /** A check that begins so much of its interval after the planned time is late. */
 const LATE_SHARE = 0.1;
 
-/** @param onChange - B_HEALTH of a slot is another one now */
-export function createHealth(views: RegionViews, log: Log, onChange: () => void): Health {
+/**
+ * @param tools - what some types of checks need of the host
+ * @param onChange - B_HEALTH of a slot is another one now
+ */
+export function createHealth(
+  views: RegionViews,
+  log: Log,
+  tools: CheckTools,
+  onChange: () => void,
+): Health {
   const reasons = new Map<number, string>();
   const failures = new Map<number, number>();
   /** The counts belong to a backend, not to the number that its slot has. */
@@ -40,16 +52,20 @@ export function createHealth(views: RegionViews, log: Log, onChange: () => void)
   const names = new Map<number, { service: string; backend: string }>();
   const rounds = createRounds(CHECKS_AT_ONCE);
   const agents = createBackendAgents(views, log, rounds, onChange);
+  const extras = createCheckExtras(views, log, onChange);
   const counts = { checks: 0, late: 0 };
   const monitor = createHealthMonitor({
+    tools,
     rounds,
     onStart(_slot, lateMs, intervalMs) {
       counts.checks++;
       if (lateMs > LATE_SHARE * intervalMs) counts.late++;
     },
-    onResult({ slot, ok, durationMs, reason }) {
+    onResult(result) {
+      const { slot, ok, durationMs, reason } = result;
       if (!ok) failures.set(slot, (failures.get(slot) ?? 0) + 1);
       log.trace("health_check", { ...names.get(slot), ok, durationMs, reason });
+      extras.record(slot, reason, result);
     },
     onChange({ slot, health, reason }) {
       reasons.set(slot, reason);
@@ -74,11 +90,17 @@ export function createHealth(views: RegionViews, log: Log, onChange: () => void)
       }
       rounds.setConcurrent(applied.definition.health?.concurrent ?? CHECKS_AT_ONCE);
       monitor.apply(targets);
-      if (agents.follow(applied)) onChange();
+      const isChanged = agents.follow(applied);
+      extras.follow(targets);
+      if (isChanged) onChange();
     },
-    reasonOf: (slot) => agents.reasonOf(slot) || (reasons.get(slot) ?? ""),
+    reasonOf(slot) {
+      if (extras.weightOf(slot) === 0) return "the check says weight 0";
+      return agents.reasonOf(slot) || (reasons.get(slot) ?? "");
+    },
     failuresOf: (slot) => failures.get(slot) ?? 0,
     agentFailuresOf: agents.failuresOf,
+    certificateExpiresMsOf: extras.certificateExpiresMsOf,
     counts: () => ({ ...counts }),
     close: () => monitor.close(),
   };

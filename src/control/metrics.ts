@@ -40,17 +40,8 @@ import {
   C_SYN_RETRANSMITTED,
 } from "../datapath/counters.ts";
 import { DROP_REASONS, REFUSAL_NAMES } from "../datapath/verdict.ts";
+import { BACKEND_STATES } from "../service/effective.ts";
 import { addPolicies } from "./policy/metrics.ts";
-
-/** States that a backend can show, so that a dashboard sees each of them at 0 or 1. */
-export const BACKEND_STATES = [
-  "up",
-  "starting",
-  "draining",
-  "down",
-  "disabled",
-  "removed",
-] as const;
 
 /** What the metrics are read from, at every scrape; each function is called many times in one. */
 export interface MetricsSource {
@@ -71,6 +62,8 @@ export interface MetricsSource {
   healthChecks(): { readonly checks: number; readonly late: number };
   /** Questions to agents without an answer, likewise. */
   agentFailures(slot: number): number;
+  /** Of the certificate that the backend showed last; null: none was seen. */
+  certificateExpiresMs(slot: number): number | null;
   /** Wall clock of the start of this process, milliseconds. */
   readonly processStartMs: number;
 }
@@ -387,8 +380,12 @@ function addBackends(declare: Declarations, source: MetricsSource): void {
       for (const row of rows()) add(pick(row), labelsOf(row));
     });
   };
-  each("backend_connections_active", "Established flows.", (row) => row.active);
-  each("backend_connections_inactive", "Flows that open or close.", (row) => row.inactive);
+  each("backend_connections_active", "Flows that open or are established.", (row) => row.active);
+  each(
+    "backend_connections_inactive",
+    "Flows that close, and UDP flows without an answer.",
+    (row) => row.inactive,
+  );
   each(
     "backend_weight",
     "Weight in force, overrides included.",
@@ -415,6 +412,17 @@ function addBackends(declare: Declarations, source: MetricsSource): void {
   counter("agent_failures_total", "Questions to agents without an answer.", labelNames, (add) => {
     for (const row of rows()) add(source.agentFailures(row.slot), labelsOf(row));
   });
+  gauge(
+    "health_certificate_expiry_timestamp_seconds",
+    "End of the certificate that the backend showed to a check.",
+    labelNames,
+    (add) => {
+      for (const row of rows()) {
+        const expiresMs = source.certificateExpiresMs(row.slot);
+        if (expiresMs !== null) add(expiresMs / 1000, labelsOf(row));
+      }
+    },
+  );
 }
 
 function addChecks({ counter }: Declarations, source: MetricsSource): void {

@@ -1,6 +1,11 @@
 import { type Address, addressBits, isInPrefix } from "../base/address.ts";
 import { PROTOCOL_TCP, PROTOCOL_UDP } from "../flow/flow-record.ts";
-import type { GatewayDefinition, ServiceDefinition, VipAddress } from "../service/definition.ts";
+import {
+  type GatewayDefinition,
+  type ServiceDefinition,
+  SORRY_SERVER,
+  type VipAddress,
+} from "../service/definition.ts";
 import type { Endpoint, FlowEndpoints } from "./flow-endpoints.ts";
 
 /**
@@ -133,7 +138,7 @@ function natBackendsOf(service: ServiceDefinition): Endpoint[] {
   if (service.mode !== "nat") return [];
   const servers = [...service.backends];
   if (service.noBackend.sorry !== null)
-    servers.push({ ...service.noBackend.sorry, weight: 1, serverId: null });
+    servers.push({ ...service.noBackend.sorry, ...SORRY_SERVER });
   return servers.flatMap(({ address, port }) =>
     service.protocols.flatMap((name) => {
       const ports = port !== 0 ? [port] : singlePorts(service);

@@ -45,7 +45,12 @@ import {
 import { addressIn, type FlowFilter, type FlowSnapshot, listFlows } from "../flow/read-flows.ts";
 import {
   B_AGENT_WEIGHT,
+  B_DEADLINE,
+  B_EXISTING,
   B_HEALTH,
+  B_MAX_CONNECTIONS,
+  B_PRIORITY,
+  B_SLOW_SHARE,
   B_WEIGHT,
   B_WEIGHT_OVERRIDE,
   BF_BYTES_IN,
@@ -53,6 +58,8 @@ import {
   BF_CONNECTIONS,
   BF_PACKETS_IN,
   BF_PACKETS_OUT,
+  EXISTING_DEADLINE,
+  EXISTING_MOVE_LATER,
   HEALTH_NAMES,
   VF_BYTES_IN,
   VF_BYTES_OUT,
@@ -175,12 +182,18 @@ export function createReadings(options: ReadingsOptions): Readings {
     );
   }
 
-  function backendRow(slot: number, key: BackendSlotKey, modes: ReadonlyMap<string, string>) {
+  function backendRow(
+    slot: number,
+    key: BackendSlotKey,
+    modes: ReadonlyMap<string, string>,
+    takesNewFlows: boolean,
+  ) {
     const at = backendSlotWord(views, slot);
     const { state, reason } = backendState(views, slot);
     const story = options.storyOf(slot);
     const override = i32[at + B_WEIGHT_OVERRIDE]!;
     const active = backendActive(views, slot);
+    const flows = backendFlows(views, slot);
     const double = (word: number): number => backendTotal(views, slot, word);
     return {
       service: key.service,
@@ -191,12 +204,18 @@ export function createReadings(options: ReadingsOptions): Readings {
       weight: i32[at + B_WEIGHT]!,
       weightOverride: override >= 0 ? override : null,
       agentPercent: i32[at + B_AGENT_WEIGHT]! >= 0 ? i32[at + B_AGENT_WEIGHT]! : null,
+      slowStart: i32[at + B_SLOW_SHARE]! || null,
+      priority: i32[at + B_PRIORITY]!,
+      maxConnections: i32[at + B_MAX_CONNECTIONS]! || null,
       state,
       health: HEALTH_NAMES[i32[at + B_HEALTH]!] ?? "",
       reason: reason || story.reason,
       since: story.since,
+      takesNewFlows,
+      remaining: takesNewFlows ? null : Math.max(0, flows),
+      deadlineInMs: deadlineOf(i32, at, options.tick()),
       active,
-      inactive: Math.max(0, backendFlows(views, slot) - active),
+      inactive: Math.max(0, flows - active),
       slot,
       connections: double(BF_CONNECTIONS),
       packetsIn: double(BF_PACKETS_IN),
@@ -210,10 +229,17 @@ export function createReadings(options: ReadingsOptions): Readings {
     const modes = new Map(
       options.current()?.definition.services.map(({ name, mode }) => [name, mode]),
     );
+    const takers = new Set(
+      options
+        .current()
+        ?.assignment.services.flatMap((service) => eligibleBackends(views, service))
+        .map(({ slot }) => slot),
+    );
     return slots.flatMap((slot) => {
       const key = readBackendKey(views, slot);
       // A sorry server is no backend: its flows count for the service.
-      return key === null || key.sorry ? [] : [backendRow(slot, key, modes)];
+      if (key === null || key.sorry) return [];
+      return [backendRow(slot, key, modes, takers.has(slot))];
     });
   }
 
@@ -319,6 +345,13 @@ export function createReadings(options: ReadingsOptions): Readings {
     }),
     workers: () => layout.shards.map(({ worker }) => workerRow(worker)),
   };
+}
+
+/** Milliseconds until the rule of a backend's flows changes; null: it does not. */
+function deadlineOf(i32: Int32Array, at: number, tick: number): number | null {
+  const existing = i32[at + B_EXISTING]!;
+  if (existing !== EXISTING_DEADLINE && existing !== EXISTING_MOVE_LATER) return null;
+  return Math.max(0, (i32[at + B_DEADLINE]! - tick) | 0);
 }
 
 function groupBy<T>(items: readonly T[], keyOf: (item: T) => string): Map<string, T[]> {

@@ -7,6 +7,7 @@ import type { GatewayDefinition } from "../service/definition.ts";
 import { applyExistingRules } from "../service/effective.ts";
 import type { PolicyDecisions } from "../service/policy.ts";
 import { assignSlots, type SlotAssignment } from "../service/slots.ts";
+import { advanceSlowStart } from "../service/slow-start.ts";
 import {
   H_BANK_PUBLISHED,
   H_SWEEP_REQUESTED,
@@ -115,9 +116,11 @@ export function createReconciler(parts: ReconcilerParts): Reconciler {
     const plan = savePlan(views);
     let after: Applied;
     let number: number;
+    let nextStep: number | null;
     try {
       after = { definition, assignment: assignSlots(views, definition, tick()) };
       await host.widen(before, after);
+      nextStep = advanceSlowStart(views, after.assignment, tick());
       number = nextBank();
       const { assignment } = after;
       const addresses = parts.hostAddresses();
@@ -136,7 +139,7 @@ export function createReconciler(parts: ReconcilerParts): Reconciler {
       Atomics.add(i32, H_SWEEP_REQUESTED, 1);
       parts.wake();
     }
-    scheduleDeadline(rules.nextDeadline);
+    scheduleDeadline(sooner(rules.nextDeadline, nextStep));
     await narrow(after);
     parts.onApplied(after);
   }
@@ -168,7 +171,10 @@ export function createReconciler(parts: ReconcilerParts): Reconciler {
     }
   }
 
-  /** Idle flows have no packet that would end them at their backend's deadline: a sweep does. */
+  /**
+   * Idle flows have no packet that would end them at their backend's deadline: a sweep does; and
+   * nothing else would give a backend the next step of its slow start.
+   */
   function scheduleDeadline(deadline: number | null): void {
     if (deadlineTimer !== null) clearTimeout(deadlineTimer);
     deadlineTimer = null;
@@ -207,4 +213,10 @@ export function createReconciler(parts: ReconcilerParts): Reconciler {
       await tail;
     },
   };
+}
+
+/** The sooner of two ticks. */
+function sooner(a: number | null, b: number | null): number | null {
+  if (a === null || b === null) return a ?? b;
+  return ((a - b) | 0) < 0 ? a : b;
 }

@@ -47,7 +47,10 @@ export interface ViewParts {
   readonly reconciler: Reconciler;
   readonly reloader: Reloader;
   readonly readings: Readings;
-  readonly health: Pick<Health, "failuresOf" | "agentFailuresOf" | "counts">;
+  readonly health: Pick<
+    Health,
+    "failuresOf" | "agentFailuresOf" | "counts" | "certificateExpiresMsOf"
+  >;
   readonly rates: RateMeter;
   /** Whether packets go on without flows: stateless-watch.ts. */
   readonly isStateless: () => boolean;
@@ -147,6 +150,7 @@ export function createView(parts: ViewParts): GatewayView {
     healthCheckFailures: (slot) => parts.health.failuresOf(slot),
     healthChecks: parts.health.counts,
     agentFailures: (slot) => parts.health.agentFailuresOf(slot),
+    certificateExpiresMs: (slot) => parts.health.certificateExpiresMsOf(slot),
     processStartMs: parts.startedMs,
   });
 

@@ -9,7 +9,13 @@ import { shareOf, takeSourceToken } from "../admission/source-limits.ts";
 import { maskWord } from "../base/prefix.ts";
 import { flowHash } from "../flow/flow-hash.ts";
 import { PROTOCOL_TCP } from "../flow/flow-record.ts";
-import { BACKEND_RUN_WORDS, R_FLOWS, R_FULL } from "../service/backend-slots.ts";
+import {
+  B_MAX_CONNECTIONS,
+  BACKEND_RUN_WORDS,
+  BACKEND_WORDS,
+  R_FLOWS,
+  R_FULL,
+} from "../service/backend-slots.ts";
 import {
   ADMIT_ACCESS,
   ADMIT_ACCESS_RESETS,
@@ -75,7 +81,7 @@ export interface Admission {
   ): number;
   /** Whether the packets are within the service's rate; their tokens are taken then. */
   takePackets(serviceWord: number, service: number, packets: number): boolean;
-  /** Whether a backend has as many flows as it may, and was not down at three quarters since. */
+  /** Whether a backend has as many flows as it or its service says, and was not down at three quarters since. */
   isFull(serviceWord: number, slot: number): boolean;
   /** No backend has room. @returns the packet's verdict */
   refuseFull(
@@ -95,6 +101,7 @@ export function createAdmission(context: Context, reply: Reply, countersAt: numb
   const { worker, workers } = layout;
   const runs = layout.admissionRuns.at >> 2;
   const backendRuns = layout.backendRuns.at >> 2;
+  const slots = layout.backendSlots.at >> 2;
   const sources = layout.sources.at >> 2;
   const sourceMask = layout.sourceSets - 1;
 
@@ -206,7 +213,10 @@ export function createAdmission(context: Context, reply: Reply, countersAt: numb
   }
 
   function isFull(serviceWord: number, slot: number): boolean {
-    const most = shareOf(i32[serviceWord + S_LIMIT_BACKEND]!, worker, workers);
+    const own = i32[slots + slot * BACKEND_WORDS + B_MAX_CONNECTIONS]!;
+    const limit = own === 0 ? i32[serviceWord + S_LIMIT_BACKEND]! : own;
+    if (limit === 0) return false;
+    const most = shareOf(limit, worker, workers);
     const run = backendRuns + slot * BACKEND_RUN_WORDS;
     const flows = i32[run + R_FLOWS]!;
     if (i32[run + R_FULL] === 0) {

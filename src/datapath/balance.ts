@@ -17,6 +17,7 @@ import {
   F_REPLY_ADDR,
   F_STATE,
   F_VIP_ADDR,
+  FLAG_ACTIVE,
   FLAG_ADOPTED,
   FLAG_BY_BACKEND,
   FLAG_PROBE,
@@ -50,14 +51,12 @@ import {
   ADMIT_LIMITS,
   ADMIT_PACKETS,
   ADMIT_SYN_PROXY,
-  BANK_BACKENDS_AT,
   BANK_EVICT,
   BANK_SNAT_ADDRESSES,
   BANK_SNAT_COUNT,
   BANK_SNAT_PORT_HIGH,
   BANK_SNAT_PORT_LOW,
   E_SLOT,
-  ENTRY_WORDS,
   NO_BACKEND,
   NO_BACKEND_RESET,
   NO_BACKEND_SORRY,
@@ -66,7 +65,6 @@ import {
   S_ADMISSION,
   S_AFFINITY,
   S_BACKENDS_COUNT,
-  S_BACKENDS_FIRST,
   S_MODE,
   S_NO_BACKEND,
   S_OUT_OF_STATE,
@@ -98,7 +96,7 @@ import {
 } from "./context.ts";
 import { C_FLOWS_CREATED, C_FLOWS_EVICTED } from "./counters.ts";
 import { createDraft6 } from "./draft6.ts";
-import type { Flows } from "./flows.ts";
+import { type Flows, isActive } from "./flows.ts";
 import { createProbes, NO_PROBE, PROBE_OF_NOBODY } from "./probes.ts";
 import type { Reply } from "./reply.ts";
 import type { Stateless } from "./stateless.ts";
@@ -298,7 +296,7 @@ export function createBalancer(
       }
       if (entry !== NO_BACKEND) slot = i32[entry + E_SLOT]!;
       if ((asks & ADMIT_BACKENDS) !== 0 && slot >= 0 && admission.isFull(serviceWord, slot)) {
-        entry = roomElsewhere(entry, serviceWord);
+        entry = roomElsewhere(entry, serviceWord, client, vip, ports, protocol);
         if (entry === NO_BACKEND) {
           return countDrop(service, admission.refuseFull(rxWord, ipAt, protocol, vip, serviceWord));
         }
@@ -328,6 +326,8 @@ export function createBalancer(
     let word = STATE_UDP_ONE_WAY;
     if (tcp) word = start === START_ADOPTS ? STATE_SYN_RECV | FLAG_ADOPTED : firstState;
     if (start === START_ENDS) word = STATE_CLOSE;
+    // Whoever counts connections sees it at once: a burst of SYNs does not all go to one backend.
+    if (isActive(word & 0xff)) word |= FLAG_ACTIVE;
     word |= flags;
     const isSlow = oneWay || start === START_BRINGS_COOKIE || (asks & ADMIT_PACKETS) !== 0;
     if (isSlow) word |= KEY_SLOW << 8;
@@ -376,20 +376,52 @@ export function createBalancer(
     return admission.limit(rxWord, ipAt, protocol, client, vip, serviceWord, service);
   }
 
-  /** The next backend of the list that has room, so that a hash's other choices stay; NO_BACKEND. */
-  function roomElsewhere(entry: number, serviceWord: number): number {
-    const first =
-      registers[R_BANK]! +
-      (i32[registers[R_BANK]! + BANK_BACKENDS_AT]! >> 2) +
-      i32[serviceWord + S_BACKENDS_FIRST]! * ENTRY_WORDS;
-    const count = i32[serviceWord + S_BACKENDS_COUNT]!;
-    let index = ((entry - first) / ENTRY_WORDS) | 0;
-    for (let looks = 1; looks < count && looks <= FULL_BACKEND_LOOKS; looks++) {
-      index = index + 1 >= count ? 0 : index + 1;
-      const next = first + index * ENTRY_WORDS;
+  /** The scheduler's next choice that has room, so that a hash's other choices stay; NO_BACKEND. */
+  function roomElsewhere(
+    entry: number,
+    serviceWord: number,
+    client: number,
+    vip: number,
+    ports: number,
+    protocol: number,
+  ): number {
+    const most = otherChoices(serviceWord, FULL_BACKEND_LOOKS);
+    let next = entry;
+    for (let look = 1; look <= most; look++) {
+      next = nextChoice(next, look, serviceWord, client, vip, ports, protocol);
       if (!admission.isFull(serviceWord, i32[next + E_SLOT]!)) return next;
     }
     return NO_BACKEND;
+  }
+
+  /** Attempts that reach every other backend, at most `bound`; none where there is no other one. */
+  function otherChoices(serviceWord: number, bound: number): number {
+    const count = i32[serviceWord + S_BACKENDS_COUNT]!;
+    return count < 2 ? 0 : Math.min(count, bound);
+  }
+
+  /** The scheduler's choice after `entry` for a flow that this one cannot take. */
+  function nextChoice(
+    entry: number,
+    attempt: number,
+    serviceWord: number,
+    client: number,
+    vip: number,
+    ports: number,
+    protocol: number,
+  ): number {
+    const isIpv6 = registers[R_IS_IPV6] !== 0;
+    return scheduler.next(
+      registers[R_BANK]!,
+      serviceWord,
+      entry,
+      attempt,
+      isIpv6 ? schedulerWord(R_SOURCE6) : client,
+      ports >>> 16,
+      isIpv6 ? schedulerWord(R_DESTINATION6) : vip,
+      ports & 0xffff,
+      protocol,
+    );
   }
 
   function dropOf(failure: number): number {
@@ -411,16 +443,13 @@ export function createBalancer(
     ports: number,
     protocol: number,
   ): number {
-    const first =
-      registers[R_BANK]! +
-      (i32[registers[R_BANK]! + BANK_BACKENDS_AT]! >> 2) +
-      i32[serviceWord + S_BACKENDS_FIRST]! * ENTRY_WORDS;
-    const count = i32[serviceWord + S_BACKENDS_COUNT]!;
-    let index = ((entry - first) / ENTRY_WORDS) | 0;
+    const most = otherChoices(serviceWord, REPLY_TUPLE_TRIES);
+    const vip = draft[F_VIP_ADDR]!;
+    let next = entry;
     let failure = INSERT_REPLY_TAKEN;
-    for (let tries = 1; tries < count && tries <= REPLY_TUPLE_TRIES; tries++) {
-      index = index + 1 >= count ? 0 : index + 1;
-      const slot = i32[first + index * ENTRY_WORDS + E_SLOT]!;
+    for (let attempt = 1; attempt <= most; attempt++) {
+      next = nextChoice(next, attempt, serviceWord, client, vip, ports, protocol);
+      const slot = i32[next + E_SLOT]!;
       const isLimited = (i32[serviceWord + S_ADMISSION]! & ADMIT_BACKENDS) !== 0;
       if (isLimited && admission.isFull(serviceWord, slot)) continue;
       failure = insert(slot, serviceWord, service, client, ports, protocol);

@@ -101,7 +101,16 @@ export interface Flows {
   reset(flowWord: number): boolean;
 }
 
-function isActive(state: number): boolean {
+/**
+ * Whether a flow in this state is an active connection (ActiveConn): one that opens is, as in LVS
+ * (ip_vs_proto_tcp.c, tcp_state_active_table), and one that closes is not.
+ */
+export function isActive(state: number): boolean {
+  return isAnswered(state) || isHalfOpen(state);
+}
+
+/** Both ends take part. */
+function isAnswered(state: number): boolean {
   return state === STATE_ESTABLISHED || state === STATE_UDP_REPLIED;
 }
 
@@ -165,11 +174,13 @@ export function createFlows(
       if ((word & FLAG_ACTIVE) === 0) {
         next |= FLAG_ACTIVE;
         i32[run + R_ACTIVE] = i32[run + R_ACTIVE]! + 1;
-        if (affinity.exists) affinity.answered(((flowWord - rows) / FLOW_WORDS) | 0);
       }
     } else if ((word & FLAG_ACTIVE) !== 0) {
       next &= ~FLAG_ACTIVE;
       i32[run + R_ACTIVE] = i32[run + R_ACTIVE]! - 1;
+    }
+    if (affinity.exists && isAnswered(state) && !isAnswered(word & 0xff)) {
+      affinity.answered(((flowWord - rows) / FLOW_WORDS) | 0);
     }
     if (isHalfOpen(word & 0xff) !== isHalfOpen(state)) {
       const admission = admissionWord(backend);

@@ -53,8 +53,24 @@ export interface NativeAddon {
     argv: readonly string[],
     environment: readonly string[],
   ): void;
+  /** addon/echo.cc. */
+  openEcho(): NativeEcho;
+  /** Call `run` while children of this thread inherit no capability. */
+  withoutAmbient<T>(run: () => T): T;
   /** Receive queues in use, or a negative errno. */
   receiveQueues(interfaceName: string): number;
+}
+
+/** Sockets for ICMP echo, of both families. */
+export interface NativeEcho {
+  /** 2: raw, 1: datagram (ping_group_range), below 0: a negative errno. */
+  readonly kind4: number;
+  readonly kind6: number;
+  /** 0, or a negative errno; `source` "": the host's choice. */
+  send(address: string, source: string, payload: Uint8Array): number;
+  /** Bytes of the next reply's payload, or a negative errno (EAGAIN: there is none). */
+  receive(into: Uint8Array): number;
+  close(): void;
 }
 
 /** addon/tunnel.cc. */

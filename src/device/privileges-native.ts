@@ -71,6 +71,16 @@ export function startAgain(
   );
 }
 
+/**
+ * Start a child that inherits none of the capabilities that this thread keeps for its own children.
+ *
+ * @param start - has to start it before it returns
+ * @returns what `start` returns
+ */
+export function withoutAmbient<T>(start: () => T): T {
+  return nativeAddon().withoutAmbient(start);
+}
+
 function refusing(what: string, call: () => void): void {
   try {
     call();

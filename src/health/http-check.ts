@@ -1,20 +1,19 @@
 import { type IncomingMessage, request } from "node:http";
-import type { PortRange } from "../service/definition.ts";
-import { type CheckEndpoint, type CheckResult, failureReason, runCheck } from "./check.ts";
-
-/** What to ask for, and which status is a success. */
-export interface HttpQuestion {
-  readonly path: string;
-  /** Host header; null: the address and port. */
-  readonly host: string | null;
-  readonly status: readonly PortRange[];
-}
-
-/** A body is read so that the backend need not see its answer cut off; a longer one is. */
-const BODY_BYTES_MAX = 64 * 1024;
+import type { Socket } from "node:net";
+import type { TLSSocket } from "node:tls";
+import type { HttpQuestion, TlsQuestion } from "../service/health-definition.ts";
+import {
+  type CheckEndpoint,
+  type CheckResult,
+  type Decide,
+  failureReason,
+  runCheck,
+} from "./check.ts";
+import { createHttpAnswer, type HttpAnswer } from "./http-answer.ts";
+import { certificateExtras, connectTls, expiryText } from "./tls.ts";
 
 /**
- * GET a path on a connection of its own; the status alone decides, redirects are not followed.
+ * Ask for a path by HTTP/1.1, on a connection of its own; redirects are not followed.
  *
  * @returns `status N`, or why there was none; fulfilled when the connection is closed, never rejected
  */
@@ -24,44 +23,81 @@ export function checkHttp(
   signal: AbortSignal,
 ): Promise<CheckResult> {
   return runCheck(endpoint, signal, (socket, decide) => {
-    const judge = (response: IncomingMessage): void => {
-      const code = response.statusCode ?? 0;
-      const isGood = question.status.some(({ low, high }) => code >= low && code <= high);
-      decide(isGood, `status ${code}`);
-    };
-    const asked = request({
-      method: "GET",
-      path: question.path,
-      host: endpoint.address,
-      port: endpoint.port,
-      // A connection of our own takes the place of an agent: nothing is pooled or kept alive.
-      createConnection: () => socket,
-      headers: {
-        ...(question.host === null ? {} : { host: question.host }),
-        "user-agent": "headgate",
-        accept: "*/*",
-        connection: "close",
-      },
+    ask(endpoint, question, socket, decide, createHttpAnswer(question, decide));
+    return undefined;
+  });
+}
+
+/** The same over TLS. */
+export function checkHttps(
+  endpoint: CheckEndpoint,
+  question: HttpQuestion & { readonly tls: TlsQuestion },
+  signal: AbortSignal,
+): Promise<CheckResult> {
+  const { tls } = question;
+  return runCheck(
+    endpoint,
+    signal,
+    (socket, decide) => {
+      const answer = createHttpAnswer(
+        question,
+        decide,
+        () => certificateExtras(socket as TLSSocket),
+        (extras) => expiryText(extras, tls, Date.now()),
+      );
+      ask(endpoint, question, socket, decide, answer);
+      return undefined;
+    },
+    () => connectTls(endpoint, tls, ["http/1.1"]),
+  );
+}
+
+function ask(
+  endpoint: CheckEndpoint,
+  question: HttpQuestion,
+  socket: Socket,
+  decide: Decide,
+  answer: HttpAnswer,
+): void {
+  const asked = request({
+    method: question.method,
+    path: question.path,
+    host: endpoint.address,
+    port: endpoint.port,
+    // A connection of our own takes the place of an agent: nothing is pooled or kept alive.
+    createConnection: () => socket,
+    headers: {
+      ...(question.host === null ? {} : { host: question.host }),
+      "user-agent": "headgate",
+      accept: "*/*",
+      ...question.headers,
+      connection: "close",
+    },
+  });
+  asked.on("error", (error) => {
+    decide(false, failureReason(error));
+    socket.destroy();
+  });
+  asked.on("upgrade", (response) => {
+    answer.status(response.statusCode ?? 0);
+    answer.end();
+    socket.destroy();
+  });
+  asked.on("response", (response: IncomingMessage) => {
+    answer.status(response.statusCode ?? 0);
+    response.on("data", (part: Buffer) => {
+      // A body is read so that the backend need not see its answer cut off; a longer one is.
+      if (!answer.data(part)) socket.destroy();
     });
-    asked.on("error", (error) => {
+    // Where the status has decided, how the body ends changes nothing.
+    response.on("error", (error) => {
       decide(false, failureReason(error));
       socket.destroy();
     });
-    asked.on("upgrade", (response) => {
-      judge(response);
+    response.on("end", () => {
+      answer.end();
       socket.destroy();
     });
-    asked.on("response", (response) => {
-      judge(response);
-      let bytes = 0;
-      response.on("data", (part: Buffer) => {
-        bytes += part.length;
-        if (bytes > BODY_BYTES_MAX) socket.destroy();
-      });
-      // The status has decided: how the body ends changes nothing.
-      response.on("error", () => socket.destroy());
-      response.on("end", () => socket.destroy());
-    });
-    asked.end();
   });
+  asked.end();
 }

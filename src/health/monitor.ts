@@ -1,8 +1,8 @@
 import { isDeepStrictEqual } from "node:util";
 import { HEALTH_DOWN } from "../service/backend-slots.ts";
 import { CHECKS_AT_ONCE, type HealthDefinition } from "../service/definition.ts";
-import type { CheckEndpoint, CheckResult } from "./check.ts";
-import { checkBackend } from "./checkers.ts";
+import type { CheckEndpoint, CheckExtras, CheckResult } from "./check.ts";
+import { type CheckTools, checkBackend, NO_TOOLS } from "./checkers.ts";
 import { createRiseFall, type RiseFall } from "./rise-fall.ts";
 import { createRounds, type RoundHandle, type Rounds } from "./rounds.ts";
 
@@ -32,7 +32,7 @@ export interface HealthChange {
   readonly reason: string;
 }
 
-export interface HealthResult {
+export interface HealthResult extends CheckExtras {
   readonly slot: number;
   readonly ok: boolean;
   readonly durationMs: number;
@@ -46,6 +46,8 @@ export interface HealthMonitorOptions {
   readonly onResult?: (result: HealthResult) => void;
   /** Told of the start of every check: how long after the planned time, and its interval. */
   readonly onStart?: (slot: number, lateMs: number, intervalMs: number) => void;
+  /** What some types of checks need of the host; left out: nothing. */
+  readonly tools?: CheckTools;
   /** Whose rounds the checks are; left out: its own. */
   readonly rounds?: Rounds;
 }
@@ -79,6 +81,7 @@ interface Probe {
  */
 export function createHealthMonitor(options: HealthMonitorOptions): HealthMonitor {
   const rounds = options.rounds ?? createRounds(CHECKS_AT_ONCE);
+  const tools = options.tools ?? NO_TOOLS;
   const probes = new Map<number, Probe>();
   let closed = false;
 
@@ -94,7 +97,7 @@ export function createHealthMonitor(options: HealthMonitorOptions): HealthMonito
       intervalMs: () => intervalOf(definition, probe.riseFall),
       run: async (signal, lateMs) => {
         options.onStart?.(slot, lateMs, intervalOf(definition, probe.riseFall));
-        const result = await check(target, signal);
+        const result = await check(target, tools, signal);
         if (!probe.ended) report(probe, result);
       },
     });
@@ -106,11 +109,12 @@ export function createHealthMonitor(options: HealthMonitorOptions): HealthMonito
     probe.handle?.end();
   }
 
-  function report(probe: Probe, { ok, durationMs, reason }: CheckResult): void {
+  function report(probe: Probe, result: CheckResult): void {
+    const { ok, reason } = result;
     const { slot } = probe.target;
     const hasChanged = probe.riseFall.record(ok);
     const { health } = probe.riseFall;
-    options.onResult?.({ slot, ok, durationMs, reason });
+    options.onResult?.({ slot, ...result });
     // What was told may have ended it.
     if (hasChanged && !probe.ended) options.onChange({ slot, health, reason });
   }
@@ -151,15 +155,19 @@ function intervalOf(definition: HealthDefinition, { health, isChanging }: RiseFa
   return health === HEALTH_DOWN ? definition.downIntervalMs : definition.intervalMs;
 }
 
-function check(target: HealthTarget, signal: AbortSignal): Promise<CheckResult> {
+function check(target: HealthTarget, tools: CheckTools, signal: AbortSignal): Promise<CheckResult> {
   const { address, definition, place } = target;
   const own: CheckPlace = {
     address,
     port: definition.port === 0 ? target.port : definition.port,
     source: definition.source,
   };
-  const endpoint: CheckEndpoint = { ...(place ?? own), timeoutMs: definition.timeoutMs };
-  return checkBackend(endpoint, definition, signal);
+  const endpoint: CheckEndpoint = {
+    ...(place ?? own),
+    timeoutMs: definition.timeoutMs,
+    service: target.serviceName,
+  };
+  return checkBackend(endpoint, definition, tools, signal);
 }
 
 /** The same checks: `health` is what they find, not what they are. */

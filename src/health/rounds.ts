@@ -46,7 +46,8 @@ interface Entry {
   dueMs: number;
   /** Until then; null while it waits its turn or runs. */
   timer: NodeJS.Timeout | null;
-  running: AbortController | null;
+  /** Aborts the round that runs when the job ends; one for all rounds, since making one is dear. */
+  readonly controller: AbortController;
   ended: boolean;
 }
 
@@ -85,11 +86,8 @@ export function createRounds(concurrent: number): Rounds {
 
   async function run(entry: Entry): Promise<void> {
     const { job } = entry;
-    const controller = new AbortController();
-    entry.running = controller;
     const startedMs = performance.now();
-    await job.run(controller.signal, startedMs - entry.dueMs);
-    entry.running = null;
+    await job.run(entry.controller.signal, startedMs - entry.dueMs);
     if (entry.ended) return;
     const swing = job.spread * (2 * fraction(entry.random) - 1);
     const fromMs = Math.max(entry.dueMs, startedMs - CATCH_UP_MS);
@@ -102,12 +100,13 @@ export function createRounds(concurrent: number): Rounds {
     if (entry.timer !== null) clearTimeout(entry.timer);
     entry.timer = null;
     waiting.delete(entry);
-    entry.running?.abort();
+    entry.controller.abort();
   }
 
   function add(job: Job): RoundHandle {
     const random = createRandom(job.seed);
-    const entry: Entry = { job, random, dueMs: 0, timer: null, running: null, ended: false };
+    const controller = new AbortController();
+    const entry: Entry = { job, random, dueMs: 0, timer: null, controller, ended: false };
     entries.add(entry);
     schedule(entry, performance.now() + fraction(random) * job.firstWithinMs);
     return { end: () => end(entry) };

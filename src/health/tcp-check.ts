@@ -14,5 +14,6 @@ export function checkTcpConnect(
       decide(true, "connected");
       socket.destroy();
     });
+    return undefined;
   });
 }

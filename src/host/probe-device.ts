@@ -1,4 +1,4 @@
-import { writeFileSync } from "node:fs";
+import { readFileSync, writeFileSync } from "node:fs";
 import type { Address } from "../base/address.ts";
 import { HostError } from "../base/errors.ts";
 import { findInterfaces } from "./interfaces.ts";
@@ -83,6 +83,17 @@ export async function createProbeDevice(name: string, sources: Address): Promise
     throw error;
   }
   return { gatewayEnd, close };
+}
+
+/**
+ * Interfaces on which strict reverse path filtering drops what backends of one-way modes answer: it has
+ * a VIP for its source, which no client's network has. The larger of `all` and the interface's counts.
+ */
+export function strictInterfaces(names: readonly string[]): string[] {
+  const read = (name: string): number =>
+    Number(readFileSync(`/proc/sys/net/ipv4/conf/${name}/rp_filter`, "utf8"));
+  const all = read("all");
+  return names.filter((name) => Math.max(all, read(name)) === 1);
 }
 
 /** Name of the gateway's end of a pair. */

@@ -2,7 +2,7 @@
  * Share out whole slots by weight: the largest remainders are rounded up, so no share is off by one
  * slot or more, and with equal weights no two differ by more than one.
  *
- * @param weights - each at least 0, at most 2^16, with a sum of at least 1
+ * @param weights - each at least 0, at most 2^23, with a sum of at least 1
  * @param slots - to share out, at most 2^20
  * @param order - of two equal remainders, the one that comes first here is rounded up
  * @returns slots by position in `weights`; their sum is `slots`
@@ -14,7 +14,7 @@ export function apportion(
 ): Int32Array {
   const sum = weights.reduce((total, weight) => total + weight, 0);
   const shares = new Int32Array(weights.length);
-  // Products stay below 2^36, so remainders and quotients are exact.
+  // Products stay below 2^43, so remainders and quotients are exact.
   const remainders = weights.map((weight) => (weight * slots) % sum);
   let left = slots;
   weights.forEach((weight, index) => {

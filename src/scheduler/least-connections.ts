@@ -7,8 +7,8 @@ import {
 } from "../service/backend-slots.ts";
 import { E_SLOT, ENTRY_WORDS } from "../service/bank.ts";
 
-/** What an inactive connection weighs against an active one (ip_vs.h, ip_vs_dest_conn_overhead). */
-const ACTIVE_WEIGHT = 256;
+/** What an active connection weighs against an inactive one (ip_vs.h, ip_vs_dest_conn_overhead). */
+export const ACTIVE_WEIGHT = 256;
 
 /**
  * Load of a backend as LVS counts it: active connections times 256, plus the inactive ones; those of
@@ -23,8 +23,15 @@ export function overhead(i32: Int32Array, runsWord: number, slot: number): numbe
   return active * ACTIVE_WEIGHT + (flows - active);
 }
 
+/** Active connections of a backend, those of the other workers as control published them last. */
+export function activeOf(i32: Int32Array, runsWord: number, slot: number): number {
+  const at = runsWord + slot * BACKEND_RUN_WORDS;
+  return i32[at + R_ACTIVE]! + i32[at + R_OTHERS_ACTIVE]!;
+}
+
 /**
- * Least connections (ip_vs_lc.c): the backend with the least load, the first of several.
+ * Least connections (ip_vs_lc.c): the backend with the least load. Of several the first from `first`
+ * on, which is the one after the last choice: equals have their turns, as in HAProxy's leastconn.
  *
  * @returns first word of the entry
  */
@@ -33,10 +40,12 @@ export function pickLeastConnections(
   runsWord: number,
   listWord: number,
   count: number,
+  first: number,
 ): number {
-  let best = listWord;
-  let bestLoad = overhead(i32, runsWord, i32[listWord + E_SLOT]!);
-  for (let index = 1; index < count; index++) {
+  let best = listWord + first * ENTRY_WORDS;
+  let bestLoad = overhead(i32, runsWord, i32[best + E_SLOT]!);
+  for (let turn = 1; turn < count; turn++) {
+    const index = first + turn < count ? first + turn : first + turn - count;
     const entry = listWord + index * ENTRY_WORDS;
     const load = overhead(i32, runsWord, i32[entry + E_SLOT]!);
     if (load < bestLoad) {

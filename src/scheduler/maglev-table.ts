@@ -1,6 +1,6 @@
 import { assert } from "../base/assert.ts";
 import { apportion } from "./apportion.ts";
-import { mix } from "./mix.ts";
+import { finish, mix } from "./mix.ts";
 
 /**
  * The lookup table of Maglev, filled in another way.
@@ -87,10 +87,26 @@ export function withoutAbsent(
   isPresent: readonly boolean[],
   seed: number,
 ): Uint16Array {
-  if (isPresent.every((present) => present)) return table;
-  if (!isPresent.includes(true)) return new Uint16Array(0);
+  const shares = isPresent.map((present) => (present ? 100 : 0));
+  return withShares(table, backends, shares, seed);
+}
+
+/**
+ * Likewise while some have but a share of their weight (slow start): of their own slots they keep as
+ * many as that gives them.
+ *
+ * @param shares - by position: percent of its weight, 0: absent
+ */
+export function withShares(
+  table: Uint16Array,
+  backends: readonly MaglevBackend[],
+  shares: readonly number[],
+  seed: number,
+): Uint16Array {
+  if (shares.every((share) => share === 100)) return table;
+  if (shares.every((share) => share === 0)) return new Uint16Array(0);
   const order = fixedOrder(backends, seed);
-  const weights = backends.map((backend, index) => (isPresent[index] ? backend.weight : 0));
+  const weights = backends.map((backend, index) => backend.weight * shares[index]!);
   const wanted = apportion(weights, table.length, order);
   const free: number[] = [];
   for (let slot = 0; slot < table.length; slot++) {
@@ -114,7 +130,8 @@ function fixedOrder(backends: readonly MaglevBackend[], seed: number): number[] 
   );
 }
 
-function backendKey({ address, port }: MaglevBackend, seed: number): number {
+/** Who a backend is, as a hash. */
+export function backendKey({ address, port }: MaglevBackend, seed: number): number {
   return mix(seed, address, port, BACKEND_KEY, 0);
 }
 
@@ -282,15 +299,6 @@ function settle(
 }
 
 const WORDS = 2 ** 32;
-
-/** Finaliser of MurmurHash3: both arguments of the xor are hashes already. */
-function finish(word: number): number {
-  let hash = word ^ (word >>> 16);
-  hash = Math.imul(hash, 0x85ebca6b | 0);
-  hash ^= hash >>> 13;
-  hash = Math.imul(hash, 0xc2b2ae35 | 0);
-  return hash ^ (hash >>> 16);
-}
 
 /**
  * An exponentially distributed number from a uniform one: -ln(1 - drawn / 2^32) * 2^32.

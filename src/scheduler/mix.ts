@@ -12,8 +12,12 @@ export function mix(seed: number, a: number, b: number, c: number, d: number): n
   hash = step(hash, a);
   hash = step(hash, b);
   hash = step(hash, c);
-  hash = step(hash, d);
-  hash ^= hash >>> 16;
+  return finish(step(hash, d));
+}
+
+/** Finaliser of MurmurHash3, for a word that is made of hashes already. */
+export function finish(word: number): number {
+  let hash = word ^ (word >>> 16);
   hash = Math.imul(hash, 0x85ebca6b | 0);
   hash ^= hash >>> 13;
   hash = Math.imul(hash, 0xc2b2ae35 | 0);

@@ -21,3 +21,29 @@ export function pickSourceHash(
   const slot = mix(seed, client, 0, 0, 0) & (size - 1);
   return listWord + u16[tableAt + slot]! * ENTRY_WORDS;
 }
+
+/** Hashes tried for another backend. */
+const REHASHES = 16;
+
+/**
+ * Another backend than `entry` for a client whose own cannot take its flow: by the hash again with
+ * a number beside it, as ip_vs_sh.c does with `sh-fallback`; the same on every node.
+ *
+ * @returns first word of the entry; `entry` where every hash tried led to it
+ */
+export function nextSourceHash(
+  u16: Uint16Array,
+  tableAt: number,
+  size: number,
+  listWord: number,
+  seed: number,
+  client: number,
+  entry: number,
+): number {
+  for (let again = 1; again <= REHASHES; again++) {
+    const slot = mix(seed, client, again, 0, 0) & (size - 1);
+    const other = listWord + u16[tableAt + slot]! * ENTRY_WORDS;
+    if (other !== entry) return other;
+  }
+  return entry;
+}

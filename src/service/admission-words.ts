@@ -60,6 +60,9 @@ export function writeAdmission(
     writeSynProxy(i32, word, definition.synProxy, workers);
   }
   flags |= writeLimits(i32, word, definition.limits);
+  if (service.backends.some((one) => one.definition.maxConnections !== null)) {
+    flags |= ADMIT_BACKENDS;
+  }
   // What a service does not ask for costs its new flows one comparison with 0.
   i32[word + S_ADMISSION] = flags;
   i32[word + S_STATELESS] = needsFlows(definition, service.protocol) === null ? 1 : 0;

@@ -73,7 +73,7 @@ export function agentWeight(i32: Int32Array, at: number, weight: number): number
   const percent = i32[at + B_AGENT_WEIGHT]!;
   if (percent < 0 || weight === 0) return weight;
   if (percent === 0) return 0;
-  return Math.min(65_535, Math.max(1, Math.round((weight * percent) / 100)));
+  return Math.min(65_535, Math.ceil((weight * percent) / 100));
 }
 
 /** The state that the agent asks for; null: none. */

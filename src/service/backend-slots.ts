@@ -12,7 +12,7 @@ import {
  * address, port) lies in the section backendKeys at the same number, as text.
  *
  * Slots are written by control alone. What the workers count of a backend or service lies at the
- * same number in each worker's own shard, a cache line each: the runs (R_…, BF_…; V_CURSOR, VF_…).
+ * same number in each worker's own shard, a cache line each: the runs (R_…, BF_…; V_…, VF_…).
  * Sums over the workers: service/runs.ts. Each word is valid by itself.
  */
 
@@ -52,7 +52,7 @@ export const B_STATE = 15;
 export const B_ADDRESS6 = 16;
 /**
  * What `existingFlows` says for this backend, kept here because it must outlast the
- * configuration: EXISTING_… for drained, removed << 2, down << 4, disabled << 6.
+ * configuration: EXISTING_… for drained, removed << 2, down << 4, disabled << 6, ejected << 8.
  */
 export const B_RULES = 26;
 /** `existingFlows.deadline` in ms. */
@@ -63,6 +63,16 @@ export const B_ADMIN_DEADLINE_MS = 28;
 export const B_STATE_SINCE = 29;
 /** EJECTED_…: taken out because its traffic fails (passive checks), not because a check said so. */
 export const B_EJECTED = 30;
+/** Slow start: share of its weight in percent, 1..99; 0: the whole. And the tick at which it began. */
+export const B_SLOW_SHARE = 31;
+export const B_SLOW_SINCE = 32;
+/** What people are told: 1 + place in BACKEND_STATES, and the wall clock's second at which it began. */
+export const B_TOLD_STATE = 33;
+export const B_TOLD_SINCE_S = 34;
+/** `backends[].maxConnections`; 0: as the service says. */
+export const B_MAX_CONNECTIONS = 35;
+/** `backends[].priority`: its tier. */
+export const B_PRIORITY = 36;
 /**
  * What the backend's agent said last, which goes beside the operator's and the configuration's word:
  * the share of its weight in percent (-1: nothing), and AGENT_….
@@ -84,6 +94,8 @@ export const R_ACTIVE = 1;
 /** The same of all other workers together: control writes it, for schedulers that count. */
 export const R_OTHERS_FLOWS = 2;
 export const R_OTHERS_ACTIVE = 3;
+/** Schedulers: where the backend stands in the worker's smooth weighted round robin; signed. */
+export const R_CURRENT_WEIGHT = 15;
 /** 1: as many flows as `limits.perBackend` allows, and not down at three quarters of it since. */
 export const R_FULL = 14;
 /** Doubles: index (run bytes / 8) + these. */
@@ -139,11 +151,16 @@ export const V_CONFIGURED = 4;
 export const SERVICE_SLOT_WORDS = 32;
 assert(SERVICE_SLOT_WORDS * 4 === SERVICE_SLOT_BYTES, "a service slot is one section record");
 
-/** Run of a service: position of rr and wrr in the backend list, and wrr's current weight. */
+/** Run of a service: whose turn it is in the backend list, a position + 1; 0: nobody had one yet. */
 export const V_CURSOR = 0;
-export const V_CURRENT_WEIGHT = 1;
+/** The list that wrr's currents are of (S_LIST_KEY); 0: none yet. */
+export const V_LIST_KEY = 1;
 /** Draws made, so that a seeded random choice goes on where it stopped. */
 export const V_DRAWS = 2;
+/** Bounded maglev, which draws nothing: load of all flows that it has sent, ever. */
+export const V_LOAD_ADDED = 2;
+/** Bounded maglev: the service's load as control saw it less V_LOAD_ADDED then; control writes it. */
+export const V_LOAD = 3;
 /** Doubles: index (run bytes / 8) + these. */
 export const VF_CONNECTIONS = 2;
 export const VF_PACKETS_IN = 3;

@@ -20,7 +20,6 @@ import {
   STATE_UDP_REPLIED,
 } from "../flow/flow-record.ts";
 import { seedWord } from "../scheduler/mix.ts";
-import { greatestCommonDivisor } from "../scheduler/source-hash-table.ts";
 import {
   BANK_ADDRESS_BYTES,
   BANK_BACKEND_BYTES,
@@ -116,10 +115,6 @@ import {
   S_TIMEOUTS,
   S_TOO_BIG,
   S_USED,
-  S_WEIGHT_GCD,
-  S_WEIGHT_MAX,
-  S_WEIGHT_SUM,
-  SCHEDULER_NAMES,
   SCHEDULER_POLICY,
   SERVICE_WORDS,
   TOO_BIG_FRAGMENT,
@@ -141,6 +136,7 @@ import {
   NO_DECISIONS,
   type PolicyDecisions,
 } from "./policy.ts";
+import { writeSchedulerWords } from "./scheduler-words.ts";
 import { type AssignedService, type SlotAssignment, serviceSlotWord } from "./slots.ts";
 import {
   ENTRIES_PER_SERVER_ID,
@@ -346,6 +342,7 @@ function writeServices(
     }
     const word = bank + (place.servicesAt >> 2) + service.slot * SERVICE_WORDS;
     writeService(i32, word, service, list);
+    writeSchedulerWords(i32, word, service, list, seed);
     if (decided !== null) i32[word + S_SCHEDULER] = SCHEDULER_POLICY;
     writeAdmission(i32, word, service, access.tables.get(service.slot), views.layout.workers);
     writeAffinity(word, service);
@@ -458,13 +455,11 @@ function writeService(
   list: readonly Eligible[],
 ): void {
   const { definition } = service;
-  const weights = list.map((backend) => backend.weight);
   i32[word + S_USED] = 1;
   i32[word + S_MODE] = MODES[definition.mode];
   const { mss } = definition;
   i32[word + S_MSS] = typeof mss === "number" ? mss : { off: 0, auto: MSS_AUTO }[mss];
   i32[word + S_TOO_BIG] = definition.mtu.tooBig === "fragment" ? TOO_BIG_FRAGMENT : TOO_BIG_ICMP;
-  i32[word + S_SCHEDULER] = SCHEDULER_NAMES.indexOf(definition.scheduler);
   i32[word + S_BACKENDS_COUNT] = list.length;
   i32[word + S_OUT_OF_STATE] = {
     adopt: OUT_OF_STATE_ADOPT,
@@ -480,9 +475,6 @@ function writeService(
     sorry: NO_BACKEND_SORRY,
   }[definition.noBackend.action];
   i32[word + S_SORRY_SLOT] = service.sorry;
-  i32[word + S_WEIGHT_MAX] = weights.reduce((most, weight) => Math.max(most, weight), 0);
-  i32[word + S_WEIGHT_GCD] = weights.reduce(greatestCommonDivisor, 0);
-  i32[word + S_WEIGHT_SUM] = weights.reduce((sum, weight) => sum + weight, 0);
   writeTimeouts(i32, word, definition.timeouts);
   writeUdpWords(i32, word, service);
 }

@@ -129,9 +129,7 @@ export const S_OUT_OF_STATE = 7; // OUT_OF_STATE_…
 export const S_ON_IDLE = 8; // 1: RST both ways
 export const S_NO_BACKEND = 9; // NO_BACKEND_…
 export const S_SORRY_SLOT = 10; // backend slot of the sorry server, or -1
-export const S_WEIGHT_MAX = 11; // largest weight in the list
-export const S_WEIGHT_GCD = 12; // greatest common divisor of the weights
-export const S_WEIGHT_SUM = 13;
+export const S_WEIGHT_SUM = 13; // uint32
 /** Affinity: what its entries belong to, group or service (service/affinity-words.ts); 0: none. */
 export const S_AFFINITY = 34;
 /** The service alone, where it has backends that others of its group lack; 0: it has none. */
@@ -150,6 +148,14 @@ export const S_QUIC_FIRST = 43;
 export const S_QUIC_COUNT = 44;
 /** Timeouts in ms, indexed by flow state (STATE_COUNT of them): S_TIMEOUTS + state. */
 export const S_TIMEOUTS = 16;
+/** Schedulers: changes with the slots and weights of the list; never 0. */
+export const S_LIST_KEY = 27;
+/** `maxLoad` in thousandths; 0: no bound. */
+export const S_MAX_LOAD = 28;
+/** hash.seed and the service's name and protocol, as one word: draws and first turns follow it. */
+export const S_SCHEDULER_SEED = 29;
+/** Weights shifted by this have a sum below 2^30. */
+export const S_WEIGHT_SHIFT = 30;
 /** `mss`: 0 off, MSS_AUTO, or the largest value of a SYN's option. */
 export const S_MSS = 32;
 /** `mtu.tooBig`: TOO_BIG_…. */
@@ -222,8 +228,18 @@ export const SCHEDULER_LEAST_CONNECTIONS = 2;
 export const SCHEDULER_WEIGHTED_LEAST_CONNECTIONS = 3;
 export const SCHEDULER_SOURCE_HASH = 4;
 export const SCHEDULER_MAGLEV = 5;
+export const SCHEDULER_SHORTEST_EXPECTED_DELAY = 6;
+export const SCHEDULER_NEVER_QUEUE = 7;
+export const SCHEDULER_RENDEZVOUS = 8;
+export const SCHEDULER_POWER_OF_TWO = 9;
+export const SCHEDULER_RANDOM = 10;
+export const SCHEDULER_FAILOVER = 11;
+export const SCHEDULER_OVERFLOW = 12;
+/** What `maglev` with `maxLoad` is; no word of the configuration. */
+export const SCHEDULER_BOUNDED_MAGLEV = 13;
 /** A table that a policy has handed over; no word of the configuration. */
 export const SCHEDULER_POLICY = 15;
+/** By number. */
 export const SCHEDULER_NAMES = [
   "round-robin",
   "weighted-round-robin",
@@ -231,6 +247,14 @@ export const SCHEDULER_NAMES = [
   "weighted-least-connections",
   "source-hash",
   "maglev",
+  "shortest-expected-delay",
+  "never-queue",
+  "rendezvous",
+  "power-of-two",
+  "random",
+  "failover",
+  "overflow",
+  "bounded-maglev",
 ] as const;
 export type SchedulerName = (typeof SCHEDULER_NAMES)[number];
 

@@ -70,6 +70,9 @@ export interface PolicyDefinition {
   readonly intervalMs: number;
 }
 
+/** So many backends, or percent of the first tier's. */
+export type MinimumHealthy = { readonly count: number } | { readonly percent: number };
+
 /** What a service's access lists are, and what they mean together. */
 export interface AccessDefinition {
   /** Prefixes of the configuration, as text; null: no allow list. */
@@ -124,11 +127,23 @@ export interface BackendDefinition {
   /** 0: the packet's own port. */
   readonly port: number;
   readonly weight: number;
+  /** Its tier: 0 is the first. */
+  readonly priority: number;
+  /** Flows at once, instead of `limits.perBackend.connections`; null: as that says. */
+  readonly maxConnections: number | null;
   /** QUIC server ID in hex; null: none. */
   readonly serverId: string | null;
   /** Where it is checked; left out: as the service says. */
   readonly check?: BackendCheck;
 }
+
+/** What a sorry server is beside its address. */
+export const SORRY_SERVER = {
+  weight: 1,
+  priority: 0,
+  maxConnections: null,
+  serverId: null,
+} as const satisfies Omit<BackendDefinition, "address" | "port">;
 
 export interface ServiceDefinition {
   readonly name: string;
@@ -140,6 +155,8 @@ export interface ServiceDefinition {
   readonly scheduler: SchedulerName;
   /** Weights or a table come from here, while it answers; null: none. */
   readonly policy: PolicyDefinition | null;
+  /** A backend's share of the flows by weight times this is the most it gets; null: no bound. */
+  readonly maxLoad: number | null;
   readonly tableSize: number;
   /** Null: off. */
   readonly affinity: AffinityDefinition | null;
@@ -163,12 +180,19 @@ export interface ServiceDefinition {
     readonly removed: ExistingRule;
     readonly down: ExistingRule;
     readonly disabled: ExistingRule;
+    readonly ejected: ExistingRule;
     readonly deadlineMs: number;
   };
   readonly noBackend: {
     readonly action: "reset" | "drop" | "panic" | "sorry";
     readonly sorry: { readonly address: Address; readonly port: number } | null;
   };
+  /** Backends that must take flows before no further tier joins. */
+  readonly minimumHealthy: MinimumHealthy;
+  /** Percent of backends up below which all take flows; 0: never. */
+  readonly panicThreshold: number;
+  /** Null: a backend that comes up has its whole weight at once. */
+  readonly slowStart: { readonly windowMs: number; readonly minimumWeight: number } | null;
   readonly ping: "always" | "healthy" | "never";
   readonly access: AccessDefinition;
   readonly synProxy: SynProxyDefinition;

@@ -16,6 +16,7 @@ import {
   B_PROTOCOL,
   B_RULES,
   B_RULES_DEADLINE_MS,
+  B_SLOW_SHARE,
   B_STATE,
   B_STATE_SINCE,
   B_WEIGHT,
@@ -30,6 +31,7 @@ import {
   HEALTH_STARTING,
 } from "./backend-slots.ts";
 import type { GatewayDefinition } from "./definition.ts";
+import { choosePool, withShares } from "./pools.ts";
 import {
   type AssignedService,
   backendSlotWord,
@@ -37,7 +39,7 @@ import {
   usedBackendSlots,
 } from "./slots.ts";
 
-/** What a backend is, all things considered: configuration, operator, health, in this order. */
+/** What a backend is, all things considered: see backendState. Documented in docs/states.md. */
 export const BACKEND_STATES = [
   "up",
   "starting",
@@ -53,18 +55,22 @@ export interface BackendState {
   readonly state: BackendStateName;
   /** It is up. A starting one takes flows too where no backend of the service is up. */
   readonly takesNewFlows: boolean;
-  /** The override, or the configuration's. */
+  /** The override, or the configuration's; of it what the agent says. */
   readonly weight: number;
   /** Why, for people; "" where health or the agent decides: who asks them knows what they said. */
   readonly reason: string;
 }
 
-/** The state of the backend in a slot in use. */
+/**
+ * The state of the backend in a slot in use: configuration before operator before agent before
+ * health before ejection.
+ */
 export function backendState(views: RegionViews, slot: number): BackendState {
   const { i32 } = views;
   const at = backendSlotWord(views, slot);
   const override = i32[at + B_WEIGHT_OVERRIDE]!;
-  const weight = agentWeight(i32, at, override >= 0 ? override : i32[at + B_WEIGHT]!);
+  const given = override >= 0 ? override : i32[at + B_WEIGHT]!;
+  const weight = agentWeight(i32, at, given);
   const is = (state: BackendStateName, reason: string): BackendState => ({
     state,
     takesNewFlows: state === "up",
@@ -74,9 +80,9 @@ export function backendState(views: RegionViews, slot: number): BackendState {
   if (i32[at + B_CONFIGURED] === 0) return is("removed", "not in the configuration");
   if (i32[at + B_ADMIN] === ADMIN_DISABLED) return is("disabled", "disabled by operator");
   if (i32[at + B_ADMIN] === ADMIN_DRAINED) return is("draining", "drained by operator");
+  if (given === 0) return is("draining", override === 0 ? "weight 0 (override)" : "weight 0");
   const agent = agentState(i32, at);
   if (agent !== null) return is(agent, "");
-  if (weight === 0) return is("draining", override === 0 ? "weight 0 (override)" : "weight 0");
   if (i32[at + B_HEALTH] === HEALTH_DOWN) return is("down", "");
   if (i32[at + B_EJECTED] === EJECTED_YES) return is("ejected", "");
   if (i32[at + B_HEALTH] === HEALTH_STARTING) return is("starting", "");
@@ -90,39 +96,34 @@ export interface Eligible {
   readonly address: number;
   /** 0: the packet's. */
   readonly port: number;
-  /** At least 1. */
+  /** At least 1; of a slow start the share that it has, to the scale of its list. */
   readonly weight: number;
-  /** In panic: it takes flows all the same. */
+  /** Percent of its weight that slow start leaves it, 1..100. */
+  readonly share: number;
+  /** It is down or ejected, and takes flows all the same. */
   readonly isDown: boolean;
 }
 
-/**
- * The backends of a service that take new flows, in the order of the list: those that are up; where
- * none is, those that are starting; where none is either and `noBackend` says panic, those that are
- * down. What an operator has taken out stays out: panic mistrusts health checks, not people.
- */
+/** The backends of a service that take new flows (pools.ts says which), in the order of the list. */
 export function eligibleBackends(views: RegionViews, service: AssignedService): Eligible[] {
   const all = service.backends.map(({ slot, definition }) => ({
     slot,
     address: addressWord(definition.address),
     port: definition.port,
+    priority: definition.priority,
     ...backendState(views, slot),
   }));
-  const inState = (wanted: BackendStateName): Eligible[] =>
-    all
-      .filter(({ state }) => state === wanted)
-      .map(({ slot, address, port, weight }) => ({
-        slot,
-        address,
-        port,
-        weight,
-        isDown: wanted === "down",
-      }));
-  const up = inState("up");
-  if (up.length > 0) return up;
-  const starting = inState("starting");
-  if (starting.length > 0 || service.definition.noBackend.action !== "panic") return starting;
-  return inState("down");
+  const chosen = choosePool(all, service.definition).map(
+    ({ slot, address, port, weight, state }) => ({
+      slot,
+      address,
+      port,
+      weight,
+      share: views.i32[backendSlotWord(views, slot) + B_SLOW_SHARE]! || 100,
+      isDown: state === "down" || state === "ejected",
+    }),
+  );
+  return withShares(chosen);
 }
 
 export interface ExistingReport {
@@ -138,6 +139,7 @@ const RULE_SHIFTS: Partial<Record<BackendStateName, number>> = {
   removed: 2,
   down: 4,
   disabled: 6,
+  ejected: 8,
 };
 const RULE_MASK = 3;
 
@@ -155,13 +157,13 @@ export function applyExistingRules(
   now: number,
 ): ExistingReport {
   const { i32 } = views;
-  const panicking = downButUsed(views, assignment);
+  const usedAllTheSame = downButUsed(views, assignment);
   let sweep = false;
   let nextDeadline: number | null = null;
   for (const slot of usedBackendSlots(views)) {
     const at = backendSlotWord(views, slot);
     const before = i32[at + B_EXISTING]!;
-    const existing = panicking.has(slot) ? EXISTING_KEEP : decide(views, slot, now);
+    const existing = usedAllTheSame.has(slot) ? EXISTING_KEEP : decide(views, slot, now);
     i32[at + B_EXISTING] = existing;
     if (existing === EXISTING_RESET && before !== EXISTING_RESET) sweep = true;
     if (existing !== EXISTING_DEADLINE && existing !== EXISTING_MOVE_LATER) continue;
@@ -171,11 +173,9 @@ export function applyExistingRules(
   return { sweep, nextDeadline };
 }
 
-/** Backends that take new flows although they are down: what panic opens must not be reset. */
+/** Backends that take new flows although they are down or ejected: these must not be reset. */
 function downButUsed(views: RegionViews, assignment: SlotAssignment): Set<number> {
-  const used = assignment.services
-    .filter(({ definition }) => definition.noBackend.action === "panic")
-    .flatMap((service) => eligibleBackends(views, service));
+  const used = assignment.services.flatMap((service) => eligibleBackends(views, service));
   return new Set(used.filter(({ isDown }) => isDown).map(({ slot }) => slot));
 }
 

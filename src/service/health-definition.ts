@@ -3,7 +3,8 @@ import type { PortRange } from "./definition.ts";
 
 /**
  * A service's health checks after parsing and defaults: when and where they go, which is the same for
- * all of them, and what each type asks. Durations are milliseconds.
+ * all of them, and what each type asks (docs/health.md). Durations are milliseconds; everything here
+ * is plain data, so that two definitions can be compared.
  */
 
 /** When a check goes, and where. */
@@ -57,19 +58,166 @@ export interface ProbeDefinition {
   readonly ipv4: Address;
 }
 
+/** How a check speaks TLS. */
+export interface TlsQuestion {
+  /** Name that is asked for (SNI) and, with `verify`, has to be in the certificate; null: the address. */
+  readonly serverName: string | null;
+  /** A certificate that is not good is a failure. */
+  readonly verify: boolean;
+  /** PEM file of who may have signed it; null: the certificate authorities that Node brings along. */
+  readonly caFile: string | null;
+  /** A certificate that ends within this time is warned of; 0: never. */
+  readonly expiryWarningMs: number;
+}
+
+/** A request, and what is right of its answer. */
+export interface HttpQuestion {
+  readonly method: "GET" | "HEAD" | "OPTIONS" | "POST";
+  readonly path: string;
+  /** Host header; null: the address and port. */
+  readonly host: string | null;
+  /** More headers, by their names in lower case. */
+  readonly headers: Readonly<Record<string, string>>;
+  readonly status: readonly PortRange[];
+  /** What the body has to hold (text or regular expression); null: it does not matter. */
+  readonly body: { readonly kind: "contains" | "matches"; readonly text: string } | null;
+  /** Bytes of the body that are read. */
+  readonly bodyBytes: number;
+}
+
 /** The handshake alone. */
 export interface TcpHealth extends HealthCommon {
   readonly type: "tcp";
 }
 
-/** A request, and what is right of its answer. */
-export interface HttpHealth extends HealthCommon {
-  readonly type: "http";
-  readonly path: string;
-  /** Host header; null: the address and port. */
-  readonly host: string | null;
-  readonly status: readonly PortRange[];
+/** The handshake of TLS, too. */
+export interface TlsHealth extends HealthCommon {
+  readonly type: "tls";
+  readonly tls: TlsQuestion;
 }
 
-export type HealthDefinition = TcpHealth | HttpHealth;
+/** HTTP/1.1. */
+export interface HttpHealth extends HealthCommon, HttpQuestion {
+  readonly type: "http";
+}
+
+export interface HttpsHealth extends HealthCommon, HttpQuestion {
+  readonly type: "https";
+  readonly tls: TlsQuestion;
+}
+
+export interface Http2Health extends HealthCommon, HttpQuestion {
+  readonly type: "http2";
+  /** Null: without TLS, by prior knowledge. */
+  readonly tls: TlsQuestion | null;
+}
+
+/** grpc.health.v1.Health/Check. */
+export interface GrpcHealth extends HealthCommon {
+  readonly type: "grpc";
+  /** Service to ask for; "": the server as a whole. */
+  readonly grpcService: string;
+  /** :authority; null: the address and port. */
+  readonly host: string | null;
+  readonly tls: TlsQuestion | null;
+}
+
+/** One datagram, and what comes back. */
+export interface UdpHealth extends HealthCommon {
+  readonly type: "udp";
+  /** Hex digits. */
+  readonly sendHex: string;
+  /** Hex digits, `x` for any; what an answer begins with. Null: none is needed. */
+  readonly expectHex: string | null;
+}
+
+export interface DnsHealth extends HealthCommon {
+  readonly type: "dns";
+  readonly query: string;
+  readonly queryType: DnsQueryType;
+  readonly rcode: readonly DnsRcode[];
+  /** Records that have to be among the answers, as text. */
+  readonly answers: readonly string[];
+}
+
+export const DNS_QUERY_TYPES = [
+  "SOA",
+  "A",
+  "AAAA",
+  "NS",
+  "CNAME",
+  "MX",
+  "TXT",
+  "SRV",
+  "PTR",
+] as const;
+export type DnsQueryType = (typeof DNS_QUERY_TYPES)[number];
+export const DNS_RCODES = [
+  "NOERROR",
+  "FORMERR",
+  "SERVFAIL",
+  "NXDOMAIN",
+  "NOTIMP",
+  "REFUSED",
+] as const;
+export type DnsRcode = (typeof DNS_RCODES)[number];
+
+/** ICMP echo. */
+export interface IcmpHealth extends HealthCommon {
+  readonly type: "icmp";
+  /** Bytes behind the ICMP header. */
+  readonly payloadBytes: number;
+}
+
+/** A program whose exit code says how it is. */
+export interface ExecHealth extends HealthCommon {
+  readonly type: "exec";
+  /** Absolute path and arguments. */
+  readonly command: readonly string[];
+  /** Whom to run it as; null: whom the gateway runs as. */
+  readonly user: string | null;
+  /** Exit codes from 2 on mean up, with a share of the weight of (code - 2) percent. */
+  readonly dynamicWeight: boolean;
+}
+
+/** Sends and expects in turn. */
+export interface ScriptHealth extends HealthCommon {
+  readonly type: "script";
+  readonly steps: readonly ScriptStep[];
+  readonly tls: TlsQuestion | null;
+}
+
+/** One step; expectations wait for what has come since the one before. */
+export type ScriptStep =
+  | { readonly kind: "send" | "expect"; readonly text: string }
+  | { readonly kind: "sendHex" | "expectHex"; readonly text: string }
+  | { readonly kind: "expectRegex"; readonly text: string };
+
+export type HealthDefinition =
+  | TcpHealth
+  | TlsHealth
+  | HttpHealth
+  | HttpsHealth
+  | Http2Health
+  | GrpcHealth
+  | UdpHealth
+  | DnsHealth
+  | IcmpHealth
+  | ExecHealth
+  | ScriptHealth;
 export type HealthType = HealthDefinition["type"];
+
+/** In the order of the documentation. */
+export const HEALTH_TYPES = [
+  "tcp",
+  "tls",
+  "http",
+  "https",
+  "http2",
+  "grpc",
+  "udp",
+  "dns",
+  "icmp",
+  "exec",
+  "script",
+] as const satisfies readonly HealthType[];

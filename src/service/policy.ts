@@ -49,7 +49,10 @@ export function decidedList(
   if (decision?.kind !== "weights") return list;
   if (inForce(list, decision) === null) return list;
   return list
-    .map((backend) => ({ ...backend, weight: decidedWeight(decision, backend.slot) ?? 0 }))
+    .map((backend) => {
+      const weight = decidedWeight(decision, backend.slot) ?? 0;
+      return { ...backend, weight, share: 100 };
+    })
     .filter(({ weight }) => weight > 0);
 }
 

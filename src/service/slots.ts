@@ -11,7 +11,9 @@ import {
   B_CONFIGURED,
   B_GENERATION,
   B_HEALTH,
+  B_MAX_CONNECTIONS,
   B_PORT,
+  B_PRIORITY,
   B_PROTOCOL,
   B_RULES,
   B_RULES_DEADLINE_MS,
@@ -30,12 +32,13 @@ import {
   V_CONFIGURED,
   V_USED,
 } from "./backend-slots.ts";
-import type {
-  BackendDefinition,
-  ExistingRule,
-  GatewayDefinition,
-  ProtocolName,
-  ServiceDefinition,
+import {
+  type BackendDefinition,
+  type ExistingRule,
+  type GatewayDefinition,
+  type ProtocolName,
+  type ServiceDefinition,
+  SORRY_SERVER,
 } from "./definition.ts";
 import { backendFlows, clearBackendRuns, clearServiceRuns } from "./runs.ts";
 import type { BackendTarget } from "./target.ts";
@@ -256,7 +259,7 @@ function wantedServices(definition: ServiceDefinition): WantedService[] {
       const { sorry } = definition.noBackend;
       if (sorry !== null) {
         const key = sorryKey(name, protocol, sorry.address.text, sorry.port);
-        backends.push({ key, backend: { ...sorry, weight: 1, serverId: null }, sorry: true });
+        backends.push({ key, backend: { ...SORRY_SERVER, ...sorry }, sorry: true });
       }
       return { key: serviceKey(name, protocol), protocol, definition, backends };
     });
@@ -403,11 +406,14 @@ function planBackend(
   i32.set(backend.address.family === 6 ? backend.address.words : NO_WORDS, at + B_ADDRESS6);
   i32[at + B_PORT] = backend.port;
   i32[at + B_WEIGHT] = backend.weight;
+  i32[at + B_PRIORITY] = backend.priority;
+  i32[at + B_MAX_CONNECTIONS] = backend.maxConnections ?? 0;
   i32[at + B_RULES] =
     ruleCode(existingFlows.drained) |
     (ruleCode(existingFlows.removed) << 2) |
     (ruleCode(existingFlows.down) << 4) |
-    (ruleCode(existingFlows.disabled) << 6);
+    (ruleCode(existingFlows.disabled) << 6) |
+    (ruleCode(existingFlows.ejected) << 8);
   i32[at + B_RULES_DEADLINE_MS] = existingFlows.deadlineMs;
   // Nobody checks a sorry server, nor a backend without `health`: nothing else could raise it.
   if (health === null || sorry) i32[at + B_HEALTH] = HEALTH_UP;

@@ -10,7 +10,7 @@ import type { ServiceDefinition } from "./definition.ts";
 export function needsFlows(service: ServiceDefinition, protocol: "tcp" | "udp"): string | null {
   const { affinity, limits, mode, outOfState, scheduler } = service;
   if (service.policy !== null) return "a policy as scheduler";
-  if (!hasHash(service)) return `scheduler ${scheduler}`;
+  if (!choosesAlike(service)) return `scheduler ${scheduler}`;
   if (!isOneWayMode(service)) return `mode ${mode}`;
   // The second segment of a connection that has no flow must not be refused.
   if (protocol === "tcp" && outOfState !== "adopt") return `outOfState: ${outOfState}`;
@@ -22,8 +22,17 @@ export function needsFlows(service: ServiceDefinition, protocol: "tcp" | "udp"):
   return null;
 }
 
-export function hasHash({ scheduler }: ServiceDefinition): boolean {
-  return scheduler === "source-hash" || scheduler === "maglev";
+/**
+ * Whether every worker and node with the same configuration chooses the same backend for a flow, each
+ * time (design section 3). A bound on loads depends on the flows that are there.
+ */
+export function choosesAlike({ scheduler }: Pick<ServiceDefinition, "scheduler">): boolean {
+  return (
+    scheduler === "source-hash" ||
+    scheduler === "maglev" ||
+    scheduler === "rendezvous" ||
+    scheduler === "failover"
+  );
 }
 
 export function isOneWayMode({ mode }: ServiceDefinition): boolean {

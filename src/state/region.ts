@@ -23,11 +23,13 @@ import {
   H_STARTED_TICK,
   MAGIC,
   planRegion,
+  type RegionLayout,
   type RegionSize,
   type RegionViews,
   RUN_BEGUN,
   RUN_ENDED,
   RUN_PROVEN,
+  type Section,
   viewRegion,
   WORKER_WORDS,
 } from "./layout.ts";
@@ -153,13 +155,7 @@ export function attachRegion(
   worker: number,
 ): { readonly views: RegionViews; close(): void } {
   const layout = planRegion(size);
-  const shard = layout.shards[worker]!;
-  const shardEnd = layout.shards[worker + 1]?.workerHeader.at ?? layout.bytes;
-  // All that the worker uses: what is shared, and its shard.
-  const mapped = mapper.attach(path, [
-    { at: 0, bytes: layout.shards[0]!.workerHeader.at },
-    { at: shard.workerHeader.at, bytes: shardEnd - shard.workerHeader.at },
-  ]);
+  const mapped = mapper.attach(path, touchedParts(layout, worker));
   const words = new Int32Array(mapped.buffer, 0, mapped.buffer.byteLength >> 2);
   const isOurs =
     mapped.buffer.byteLength >= layout.bytes &&
@@ -174,6 +170,24 @@ export function attachRegion(
     );
   }
   return { views: viewRegion(mapped.buffer, layout, worker), close: () => mapped.close() };
+}
+
+/**
+ * What a worker uses: its shard, and what is shared but for the tables of banks and the access lists.
+ * These it only reads, and they have room for far more than most gateways need: their pages are
+ * mapped, some at a time, as they are looked at.
+ */
+function touchedParts(layout: RegionLayout, worker: number): Section[] {
+  const { banks, handover, hashSlots, shards } = layout;
+  const shard = shards[worker]!;
+  const shardEnd = shards[worker + 1]?.workerHeader.at ?? layout.bytes;
+  const listsBytes = banks[0].bytes - hashSlots * 2;
+  return [
+    { at: 0, bytes: banks[0].at + listsBytes },
+    { at: banks[1].at, bytes: listsBytes },
+    handover,
+    { at: shard.workerHeader.at, bytes: shardEnd - shard.workerHeader.at },
+  ].filter(({ bytes }) => bytes > 0);
 }
 
 /** What an error must give back. */

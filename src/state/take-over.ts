@@ -56,6 +56,7 @@ import {
   EXISTING_MOVE_LATER,
   HEALTH_NAMES,
   R_ACTIVE,
+  R_CURRENT_WEIGHT,
   R_FLOWS,
   R_OTHERS_ACTIVE,
   SERVICE_SLOT_WORDS,
@@ -430,6 +431,10 @@ function moveRuns(from: RegionViews, to: RegionViews): void {
     for (let slot = 0; slot < backends; slot++) {
       const at = slot * BACKEND_RUN_BYTES + BF_CONNECTIONS * 8;
       add(old.backendRuns.at + at, next.backendRuns.at + at, BACKEND_DOUBLES);
+      if (old.worker >= to.layout.workers) continue;
+      // Where smooth round robin stands.
+      const current = slot * BACKEND_RUN_BYTES + R_CURRENT_WEIGHT * 4;
+      moveBytes(from, to, old.backendRuns.at + current, next.backendRuns.at + current, 4);
     }
     for (let slot = 0; slot < services; slot++) {
       const at = slot * SERVICE_RUN_BYTES + VF_CONNECTIONS * 8;

@@ -65,7 +65,7 @@ test("wrong arguments are one sentence, the usage and exit code 2", () => {
     const { code, stderr } = bench(...args);
     assert.equal(code, 2, stderr);
     assert.match(stderr, sentence);
-    assert.match(stderr, /micro\|memory\|lab-pps\|lab-tcp\|lab-conns\|tuning\|soak\|all/);
+    assert.match(stderr, /micro\|memory\|lab-pps\|lab-tcp\|lab-conns\|tuning\|soak\|health\|all/);
   }
 });
 

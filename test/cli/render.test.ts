@@ -58,15 +58,18 @@ test("backends: weight with its override, state and reason", () => {
       "web      TCP   -> 10.20.0.13:8080     Masq     1                        12          3  down      connect ECONNREFUSED",
     ),
   );
-  assert.equal(formatWeight({ weight: 10, weightOverride: 0 }), "10 (override 0)");
+  assert.equal(formatWeight({ weight: 10, weightOverride: 0, slowStart: null }), "10 (override 0)");
   assert.equal(
-    formatWeight({ weight: 10, weightOverride: null, agentPercent: 50 }),
-    "10 (agent 50%)",
+    formatWeight({ weight: 10, weightOverride: null, slowStart: 40, agentPercent: 50 }),
+    "10 (agent 50%, slow start 40 %)",
   );
   const wide = renderBackends(BACKENDS, true);
-  assert.match(wide, /^Service .* Conns +InPkts .* Health +Since +Slot +Reason$/m);
-  assert.match(wide, /2025-01-02T03:04:05\.000Z +0$/m);
-  assert.match(wide, /down +- +2 +connect ECONNREFUSED$/m);
+  assert.match(
+    wide,
+    /^Service .* Conns +InPkts .* Health +Priority +New +Remaining +Since +Deadline +Slot +Reason$/m,
+  );
+  assert.match(wide, / 0 +yes +- +2025-01-02T03:04:05\.000Z +- +0$/m);
+  assert.match(wide, /down .* - +- +2 +connect ECONNREFUSED$/m);
 });
 
 test("an IPv6 backend stands in brackets", () => {

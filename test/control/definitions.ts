@@ -15,10 +15,13 @@ export function address(text: string): Address {
   return found;
 }
 
+/** A backend's keys at their defaults. */
+const PLAIN = { priority: 0, maxConnections: null, serverId: null } as const;
+
 /** `10.20.0.11:8080`, or without a port; weight 1 unless given. */
 export function backend(endpoint: string, weight = 1): BackendDefinition {
   const [host, port] = endpoint.split(":");
-  return { address: address(host!), port: Number(port ?? 0), weight, serverId: null };
+  return { address: address(host!), port: Number(port ?? 0), ...PLAIN, weight };
 }
 
 export const TCP_HEALTH: HealthDefinition = {
@@ -47,6 +50,7 @@ export function service(
     mode: "nat",
     policy: null,
     scheduler: "round-robin",
+    maxLoad: null,
     tableSize: 251,
     affinity: null,
     timeouts: {
@@ -73,9 +77,13 @@ export function service(
       removed: "drain",
       down: "keep",
       disabled: "reset",
+      ejected: "keep",
       deadlineMs: 300_000,
     },
     noBackend: { action: "reset", sorry: null },
+    minimumHealthy: { count: 1 },
+    panicThreshold: 0,
+    slowStart: null,
     ping: "healthy",
     access: {
       allow: null,

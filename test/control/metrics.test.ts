@@ -37,6 +37,7 @@ function source(): MetricsSource {
     healthCheckFailures: () => 4,
     affinityEntries: () => 5,
     agentFailures: () => 0,
+    certificateExpiresMs: () => 1_800_000_000_000,
     healthChecks: () => ({ checks: 9, late: 1 }),
     processStartMs: 1_600_000_000_000,
   };
@@ -91,6 +92,10 @@ test("values of the gateway are found under their names and labels", async () =>
     [
       'headgate_backend_state{service="web",backend="10.20.0.11:8080",protocol="tcp",state="draining"}',
       1,
+    ],
+    [
+      'headgate_health_certificate_expiry_timestamp_seconds{service="web",backend="10.20.0.11:8080",protocol="tcp"}',
+      1_800_000_000,
     ],
     [
       'headgate_health_check_failures_total{service="web",backend="10.20.0.11:8080",protocol="tcp"}',

@@ -47,5 +47,5 @@ test("each worker is told what the others hold, and least-connections goes by th
   i32[list + E_SLOT] = first!;
   i32[list + ENTRY_WORDS + E_SLOT] = second!;
   const runs = views.layout.backendRuns.at >> 2;
-  assert.equal(pickLeastConnections(i32, runs, list, 2), list + ENTRY_WORDS);
+  assert.equal(pickLeastConnections(i32, runs, list, 2, 0), list + ENTRY_WORDS);
 });

@@ -13,6 +13,7 @@ import {
   B_ADMIN_DEADLINE_MS,
   B_EXISTING,
   B_HEALTH,
+  B_TOLD_SINCE_S,
   BF_BYTES_OUT,
   EXISTING_KEEP,
   EXISTING_RESET,
@@ -118,8 +119,10 @@ test("a backend row: weight, override, state, reason, counters; in the configura
   assert.equal(row.state, "draining");
   assert.match(row.reason, /^weight 0/);
   assert.equal(row.health, "starting");
+  assert.deepEqual([row.takesNewFlows, row.remaining, row.deadlineInMs], [false, 0, null]);
   assert.equal(row.bytesOut, 5000);
   assert.equal(rows[3]!.reason, "connected");
+  assert.deepEqual([rows[3]!.takesNewFlows, rows[3]!.remaining], [true, null]);
   assert.equal(rows[3]!.weightOverride, null);
   assert.deepEqual(readings.backends("dns"), rows.slice(0, 2));
   assert.throws(() => readings.backends("shop"), { code: "HEADGATE_NOT_FOUND" });
@@ -263,7 +266,7 @@ test("stories: one line a change of state, none at the start, with the check's r
   stories.update();
   stories.update();
   const at = slot("web/10.20.0.11:8080");
-  assert.equal(stories.of(at).since, "");
+  assert.match(stories.of(at).since, /^\d{4}-/);
   assert.equal(lines.length, 0);
   views.i32[backendSlotWord(views, at) + B_HEALTH] = HEALTH_DOWN;
   stories.update();
@@ -281,5 +284,11 @@ test("stories: one line a change of state, none at the start, with the check's r
     previous: "starting",
     reason: "connect ECONNREFUSED",
   });
-  assert.match(stories.of(at).since, /^\d{4}-/);
+  assert.equal(stories.of(at).reason, "connect ECONNREFUSED");
+  // The next process finds the time where this one has left it.
+  views.i32[backendSlotWord(views, at) + B_TOLD_SINCE_S] = 1_700_000_000;
+  const next = createBackendStories(views, log, () => "");
+  next.update();
+  assert.equal(next.of(at).since, "2023-11-14T22:13:20.000Z");
+  assert.equal(lines.length, 1);
 });

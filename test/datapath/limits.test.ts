@@ -181,6 +181,65 @@ services:
   assert.equal(chosen(19), first, "six are three quarters");
 });
 
+for (const scheduler of ["maglev", "hrw", "sh"]) {
+  test(`perBackend: a full backend's flows go to all others, alike on every node (${scheduler})`, () => {
+    const listed = [11, 12, 13, 14].map((host) => `{ address: 10.20.0.${host}, port: 8080 }`);
+    const nodes = [listed, listed.toReversed()].map((list) => {
+      const yaml = `
+version: 1
+device: { type: packet, interfaces: [eth0, eth1] }
+services:
+  - name: web
+    vip: ${VIP}
+    port: 80
+    protocol: tcp
+    scheduler: ${scheduler}
+    limits: { perBackend: { connections: 20 } }
+    backends: [${list.join(", ")}]
+`;
+      const bench = new AdmissionBench({ yaml });
+      return Array.from({ length: 80 }, (_, index) => {
+        const [sent] = bench.client(syn(1000 + index, `198.51.100.${1 + (index % 7)}`));
+        return sent?.bytes.subarray(30, 34).join(".") ?? "none";
+      });
+    });
+    assert.deepEqual(nodes[1], nodes[0]);
+    const counts = new Map<string, number>();
+    for (const to of nodes[0]!) counts.set(to, (counts.get(to) ?? 0) + 1);
+    assert.deepEqual([...counts.values()], [20, 20, 20, 20], "nobody is left out");
+  });
+}
+
+test("maxConnections: each backend has its own, others what the service says; overflow goes on", () => {
+  const yaml = `
+version: 1
+device: { type: packet, interfaces: [eth0, eth1] }
+services:
+  - name: web
+    vip: ${VIP}
+    port: 80
+    protocol: tcp
+    scheduler: rr
+    backends:
+      - { address: ${BACKEND}, port: 8080, maxConnections: 2 }
+      - { address: 10.20.0.12, port: 8080, maxConnections: 4 }
+      - { address: 10.20.0.13, port: 8080 }
+`;
+  const bench = new AdmissionBench({ yaml });
+  const counts = new Map<string, number>();
+  for (let port = 1; port <= 30; port++) {
+    const [sent] = bench.client(syn(port));
+    const to = sent!.bytes.subarray(30, 34).join(".");
+    counts.set(to, (counts.get(to) ?? 0) + 1);
+  }
+  assert.deepEqual(Object.fromEntries(counts), {
+    [BACKEND]: 2,
+    "10.20.0.12": 4,
+    "10.20.0.13": 24,
+  });
+  assert.equal(bench.count("backends_full"), 0);
+});
+
 test("with workers a client's flows lie together where sources are counted; a reload cannot change that", () => {
   const two = (more: string): string =>
     configOf({ more }).replace("[eth0, eth1]", "[eth0, eth1], workers: 2");

@@ -81,6 +81,8 @@ const CASES = [
   { mode: "ipip", scheduler: "source-hash", backends: BACKENDS6 },
   { mode: "gue", scheduler: "maglev" },
   { mode: "gue", scheduler: "source-hash", backends: BACKENDS6 },
+  { mode: "ipip", scheduler: "rendezvous" },
+  { mode: "gue", scheduler: "failover", backends: BACKENDS6 },
 ] as const;
 
 for (const [index, options] of CASES.entries()) {
@@ -101,7 +103,7 @@ for (const [index, options] of CASES.entries()) {
         assert.deepEqual(bytesOf(got), bytesOf(want), `seed ${SEED + index}, packet ${count}`);
         for (const { bytes } of got) reached.add(bytes.subarray(0, 6).join());
       }
-      assert.ok(reached.size >= backends.length);
+      assert.ok(reached.size >= (scheduler === "failover" ? 1 : backends.length));
       assert.deepEqual(bare.gateway.counters(), kept.gateway.counters());
       assert.ok(kept.live > 100);
       assert.equal(bare.live, 1);
@@ -199,6 +201,7 @@ test("fragments have a flow, which the later ones follow", () => {
 const WITH_FLOWS = [
   { why: "nat", options: { mode: "nat" } },
   { why: "a scheduler that chooses anew", options: { scheduler: "rr" } },
+  { why: "maglev with a bound on loads", options: { more: "maxLoad: 1.25" } },
   {
     why: "a TCP service that refuses what is out of state",
     options: { more: "outOfState: drop" },

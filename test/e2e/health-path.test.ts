@@ -1,15 +1,20 @@
 import assert from "node:assert/strict";
 import { chmodSync } from "node:fs";
+import path from "node:path";
 import { test } from "node:test";
 import {
   createLab,
   type GatewayProcess,
   LAB_BACKEND_NAMES,
+  LAB_VIP,
   type Lab,
+  type LabBackend,
   type LabBalance,
   type LabMode,
+  PROJECT_ROOT,
   SKIP_UNLESS_ROOT,
 } from "../support/lab.ts";
+import type { RunningProcess } from "../support/processes.ts";
 import { httpLoad, startNginx } from "../support/servers.ts";
 import { waitFor } from "../support/wait.ts";
 
@@ -144,3 +149,50 @@ for (const [device, mode, workers] of CASES) {
     assert.deepEqual(counters, {});
   });
 }
+
+/** The VIP on its loopback, for which it does not answer ARP; tunnels are taken off by a program. */
+async function holdVip(lab: Lab, node: LabBackend): Promise<RunningProcess> {
+  lab.execSync(node, ["ip", "addr", "add", `${LAB_VIP}/32`, "dev", "lo"]);
+  lab.execSync(node, [
+    ...["sysctl", "-qw", "net.ipv4.conf.all.arp_ignore=1", "net.ipv4.conf.all.arp_announce=2"],
+    ...["net.ipv4.conf.all.rp_filter=0", "net.ipv4.conf.default.rp_filter=0"],
+  ]);
+  const tool = path.join(PROJECT_ROOT, "lab/tools/decap.py");
+  const decap = lab.spawn(node, ["/usr/bin/python3", tool, "decap0"]);
+  await Promise.all([startNginx(lab, node, lab.memory, [LAB_VIP]), decap.waitLine(/^ready/)]);
+  return decap;
+}
+
+test("one-way modes: a backend without the VIP, and one that takes no tunnel off, are dead", {
+  skip: SKIP_UNLESS_ROOT,
+}, async (t) => {
+  const lab = createLab({ device: "packet", rpFilter: 0 });
+  t.after(() => lab.stop());
+  const decaps = await Promise.all(LAB_BACKEND_NAMES.map((node) => holdVip(lab, node)));
+  const config = (mode: string): string => {
+    const services = [
+      { ...web("direct", 80, { type: "tcp" }) },
+      { ...web("path", 8080, { type: "tcp", through: "path" }) },
+    ];
+    const text = lab.config({ mode: "nat", services, more: { probe: {} } });
+    const parsed = JSON.parse(text) as { services: { mode: string }[]; tunnel: unknown };
+    parsed.services[1]!.mode = mode;
+    parsed.tunnel = { source: { ipv4: "10.20.0.1" } };
+    return JSON.stringify(parsed);
+  };
+  const gateway = await lab.startGateway(config("dsr"));
+  await waitStates(gateway, { direct: UP, path: UP });
+  lab.execSync("b2", ["ip", "addr", "del", `${LAB_VIP}/32`, "dev", "lo"]);
+  await waitStates(gateway, { direct: UP, path: B2_DOWN });
+  lab.execSync("b2", ["ip", "addr", "add", `${LAB_VIP}/32`, "dev", "lo"]);
+  await waitStates(gateway, { direct: UP, path: UP });
+
+  for (const mode of ["ipip", "gue"]) {
+    const answer = await gateway.reload(config(mode));
+    assert.equal(answer.status, 200, answer.body);
+    decaps[1]!.kill("SIGSTOP");
+    await waitStates(gateway, { direct: UP, path: B2_DOWN });
+    decaps[1]!.kill("SIGCONT");
+    await waitStates(gateway, { direct: UP, path: UP });
+  }
+});

@@ -109,9 +109,10 @@ function rootChildren(pid: number): string[] {
   return found;
 }
 
-const web = (name: string, port: number, backends: readonly LabBackend[]) => ({
-  name,
+const web = (name: string, port: number, backends: readonly LabBackend[], family: 4 | 6 = 4) => ({
+  name: family === 4 ? name : `${name}6`,
   backends,
+  family,
   protocol: "tcp" as const,
   port,
   backendPort: 8080,
@@ -125,6 +126,7 @@ function leftovers(lab: Lab): Record<string, string> {
   return {
     rules: ask("ip", "rule") + ask("ip", "-6", "rule"),
     routes: ask("ip", "route", "show", "table", "all"),
+    routes6: ask("ip", "-6", "route", "show", "table", "all"),
     addresses: ask("ip", "-brief", "address"),
     xdp:
       ask("ip", "-details", "link")
@@ -155,18 +157,22 @@ async function upBackends(gateway: GatewayProcess): Promise<number> {
 
 /** Forwarding, health and a reload by a process that is nobody. */
 async function work(lab: Lab, gateway: GatewayProcess, balance: LabBalance, guard: string) {
-  const first = await httpLoad(lab, { requests: 60 });
-  assert.equal(first.failed, 0);
-  await waitFor("both backends to be up", async () => (await upBackends(gateway)) === 2);
+  for (const family of [4, 6] as const) {
+    const first = await httpLoad(lab, { requests: 60, family });
+    assert.equal(first.failed, 0, `IPv${family}`);
+  }
+  await waitFor("both backends to be up", async () => (await upBackends(gateway)) === 4);
 
   // Another port for the guard, and another backend for the rules of TUN.
-  const all = web("more", 81, LAB_BACKEND_NAMES);
-  const more: LabBalance = { ...balance, services: [...balance.services, all] };
+  const all = ([4, 6] as const).map((family) => web("more", 81, LAB_BACKEND_NAMES, family));
+  const more: LabBalance = { ...balance, services: [...balance.services, ...all] };
   const answer = await gateway.reload(withGuard(lab.config(more), guard));
   assert.equal(answer.status, 200, answer.body);
-  await waitFor("all backends to be up", async () => (await upBackends(gateway)) === 5);
-  const second = await httpLoad(lab, { requests: 60, port: 81 });
-  assert.deepEqual([second.failed, Object.keys(second.bodies).sort()], [0, ["b1", "b2", "b3"]]);
+  await waitFor("all backends to be up", async () => (await upBackends(gateway)) === 10);
+  for (const family of [4, 6] as const) {
+    const second = await httpLoad(lab, { requests: 60, port: 81, family });
+    assert.deepEqual([second.failed, Object.keys(second.bodies).sort()], [0, ["b1", "b2", "b3"]]);
+  }
 
   const other = withGuard(lab.config({ ...more, more: { user: "daemon" } }), guard);
   const refused = await gateway.reload(other);
@@ -186,7 +192,7 @@ for (const [device, guard, user] of CASES) {
     chmodSync(lab.directory, 0o755);
     await startWeb(lab);
     const before = leftovers(lab);
-    const services = [web("web", 80, ["b1", "b2"])];
+    const services = ([4, 6] as const).map((family) => web("web", 80, ["b1", "b2"], family));
     const balance: LabBalance = { mode: "nat", workers: 2, services, more: { user } };
     const config = withGuard(lab.config(balance), guard);
     const gateway = await lab.startGateway(config, { pins: true });

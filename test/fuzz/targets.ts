@@ -1,3 +1,4 @@
+import { agentTarget } from "./agent-target.ts";
 import { decapTarget } from "./decap-target.ts";
 import { accessTarget, configTarget, pcapTarget } from "./file-targets.ts";
 import { datapathTarget, ethernetTarget, tunTarget } from "./frame-targets.ts";
@@ -14,6 +15,7 @@ export const TARGETS: readonly FuzzTarget[] = [
   configTarget,
   pcapTarget,
   accessTarget,
+  agentTarget,
   parsersTarget,
   flowTableTarget,
   ringsTarget,

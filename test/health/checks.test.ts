@@ -2,8 +2,9 @@ import assert from "node:assert/strict";
 import type { IncomingMessage } from "node:http";
 import { type TestContext, test } from "node:test";
 import { type CheckEndpoint, type CheckResult, failureReason } from "../../src/health/check.ts";
-import { checkHttp, type HttpQuestion } from "../../src/health/http-check.ts";
+import { checkHttp } from "../../src/health/http-check.ts";
 import { checkTcpConnect } from "../../src/health/tcp-check.ts";
+import type { HttpQuestion } from "../../src/service/health-definition.ts";
 import { waitFor } from "../support/wait.ts";
 import { closedPort, httpServer, LOOPBACK, type TestServer, tcpServer } from "./targets.ts";
 
@@ -15,9 +16,13 @@ const endpoint = (port: number, overrides: Partial<CheckEndpoint> = {}): CheckEn
   ...overrides,
 });
 const question = (overrides: Partial<HttpQuestion> = {}): HttpQuestion => ({
+  method: "GET",
   path: "/",
   host: null,
+  headers: {},
   status: [{ low: 200, high: 399 }],
+  body: null,
+  bodyBytes: 65_536,
   ...overrides,
 });
 const never = (): AbortSignal => new AbortController().signal;

@@ -44,9 +44,13 @@ export function httpDefinition(overrides: Partial<HttpHealth> = {}): HttpHealth 
     ...COMMON,
     fastIntervalMs: overrides.intervalMs ?? COMMON.intervalMs,
     downIntervalMs: overrides.intervalMs ?? COMMON.intervalMs,
+    method: "GET",
     path: "/",
     host: null,
+    headers: {},
     status: [{ low: 200, high: 399 }],
+    body: null,
+    bodyBytes: 65_536,
     ...overrides,
   };
 }
@@ -75,7 +79,7 @@ export interface TestServer {
   close(): Promise<void>;
 }
 
-async function listen(server: Server, port: number, address: string): Promise<TestServer> {
+export async function listen(server: Server, port: number, address: string): Promise<TestServer> {
   const sockets = new Set<Socket>();
   let accepted = 0;
   server.on("connection", (socket: Socket) => {

@@ -5,11 +5,17 @@ import {
   ADMIN_DISABLED,
   ADMIN_DRAINED,
   ADMIN_ENABLED,
+  AGENT_DOWN,
+  AGENT_DRAIN,
+  AGENT_MAINTENANCE,
+  AGENT_READY,
   B_ADMIN_DEADLINE_MS,
   B_DEADLINE,
   B_EXISTING,
+  EJECTED_YES,
   EXISTING_DEADLINE,
   EXISTING_KEEP,
+  EXISTING_MOVE_LATER,
   EXISTING_RESET,
   HEALTH_DOWN,
   HEALTH_STARTING,
@@ -51,7 +57,13 @@ const RULES: readonly ExistingRule[] = ["keep", "drain", "reset"];
 function rules(
   overrides: Partial<ServiceDefinition["existingFlows"]> = {},
 ): ServiceDefinition["existingFlows"] {
-  const keep = { drained: "keep", removed: "keep", down: "keep", disabled: "keep" } as const;
+  const keep = {
+    drained: "keep",
+    removed: "keep",
+    down: "keep",
+    disabled: "keep",
+    ejected: "keep",
+  } as const;
   return { ...keep, deadlineMs: DEADLINE_MS, ...overrides };
 }
 
@@ -130,6 +142,30 @@ test("weights: the override goes before the configuration, until it is gone", ()
   assert.equal(world.state(), "up true 5");
 });
 
+test("the agent's word goes after the operator's and before health's", () => {
+  const world = new World({ backends: [backend("10.20.0.11:8080", 5)] });
+  world.set({ agentWeight: 50 });
+  assert.equal(world.state(), "up true 3", "rounded up");
+  world.set({ agentWeight: 1 });
+  assert.equal(world.state(), "up true 1", "a share is never nothing");
+  world.set({ agentWeight: 0 });
+  assert.equal(world.state(), "draining false 0");
+  world.set({ agentWeight: 200, weightOverride: 10 });
+  assert.equal(world.state(), "up true 20", "of the override, where there is one");
+  world.set({ agentWeight: -1, weightOverride: -1, health: HEALTH_DOWN, agent: AGENT_DRAIN });
+  assert.equal(world.state(), "draining false 5");
+  world.set({ agent: AGENT_MAINTENANCE });
+  assert.equal(world.state(), "disabled false 5");
+  world.set({ admin: ADMIN_DRAINED });
+  assert.equal(world.state(), "draining false 5 drained by operator");
+  world.set({ admin: ADMIN_ENABLED, health: HEALTH_UP, agent: AGENT_DOWN });
+  assert.equal(world.state(), "down false 5");
+  world.set({ agent: AGENT_READY, ejected: EJECTED_YES });
+  assert.equal(world.state(), "ejected false 5");
+  world.set({ health: HEALTH_DOWN });
+  assert.equal(world.state(), "down false 5");
+});
+
 test("a backend that nobody checks is up, and so is a sorry server", () => {
   const sorry = { address: address("10.20.0.99"), port: 80 };
   const world = new World({ health: null });
@@ -157,6 +193,23 @@ test("who takes new flows: those that are up; starting ones while none is; all i
   assert.deepEqual(world.eligible(), ["0*1 down", "1*1 down"], "not what the operator took out");
   world.set({ health: HEALTH_UP }, 1);
   assert.deepEqual(world.eligible(), ["1*1"]);
+});
+
+test("an ejected backend keeps its flows, unless existingFlows.ejected says otherwise", () => {
+  const [one, two] = ["10.20.0.11:80", "10.20.0.12:80"].map((text) => backend(text));
+  const world = new World({ backends: [one!, two!], protocols: ["udp"], existingFlows: rules() });
+  world.apply(0);
+  world.set({ ejected: EJECTED_YES });
+  assert.deepEqual(world.apply(1000), { sweep: false, nextDeadline: 1000 + DEADLINE_MS });
+  assert.equal(world.word(B_EXISTING), EXISTING_MOVE_LATER, "UDP that nobody answers moves");
+  world.assign({ existingFlows: rules({ ejected: "reset" }) });
+  assert.deepEqual(world.apply(2000), { sweep: true, nextDeadline: null });
+  assert.equal(world.word(B_EXISTING), EXISTING_RESET);
+  // Nobody else is left: what takes new flows must not have them reset.
+  world.set({ health: HEALTH_DOWN }, 1);
+  assert.deepEqual(world.eligible(), ["0*1 down"]);
+  world.apply(3000);
+  assert.equal(world.word(B_EXISTING), EXISTING_KEEP);
 });
 
 /** How a backend gets into a state, and which key of `existingFlows` is about it. */

@@ -6,7 +6,21 @@ export const VIPS = ["203.0.113.1", "203.0.113.2", "198.18.0.9", "10.1.2.3"] as 
 export const BACKENDS = ["10.20.0.1", "10.20.0.2", "10.20.0.3", "200.1.1.1"] as const;
 export const SORRY = "10.20.0.50";
 export const SNAT = ["10.20.0.100", "10.20.0.101"] as const;
-const SCHEDULERS = ["rr", "wrr", "lc", "wlc", "sh", "maglev"] as const;
+const SCHEDULERS = [
+  "rr",
+  "wrr",
+  "lc",
+  "wlc",
+  "sh",
+  "maglev",
+  "sed",
+  "nq",
+  "hrw",
+  "twos",
+  "random",
+  "fo",
+  "ovf",
+] as const;
 /** Few, and near the edges, so that they meet. */
 const PORTS = [1, 2, 79, 80, 81, 443, 8000, 8001, 8002, 32_767, 32_768, 65_534, 65_535] as const;
 

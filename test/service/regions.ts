@@ -1,4 +1,12 @@
-import { B_ADMIN, B_HEALTH, B_WEIGHT_OVERRIDE, R_FLOWS } from "../../src/service/backend-slots.ts";
+import {
+  B_ADMIN,
+  B_AGENT,
+  B_AGENT_WEIGHT,
+  B_EJECTED,
+  B_HEALTH,
+  B_WEIGHT_OVERRIDE,
+  R_FLOWS,
+} from "../../src/service/backend-slots.ts";
 import { backendRunWord } from "../../src/service/runs.ts";
 import { backendSlotWord } from "../../src/service/slots.ts";
 import {
@@ -25,6 +33,9 @@ export const SETTABLE = {
   admin: B_ADMIN,
   health: B_HEALTH,
   weightOverride: B_WEIGHT_OVERRIDE,
+  agent: B_AGENT,
+  agentWeight: B_AGENT_WEIGHT,
+  ejected: B_EJECTED,
 } as const;
 
 /** Write words of a backend slot, as control or the worker does. */

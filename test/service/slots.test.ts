@@ -78,6 +78,7 @@ test("a slot says what the definition says", () => {
         removed: "drain",
         down: "reset",
         disabled: "drain",
+        ejected: "reset",
         deadlineMs: 1234,
       },
     }),
@@ -100,7 +101,10 @@ test("a slot says what the definition says", () => {
   assert.deepEqual(words(B_ADDRESS, B_PORT, B_WEIGHT), [0x0a14000c, 8080, 7]);
   assert.deepEqual(words(B_WEIGHT_OVERRIDE, B_ADMIN, B_ADMIN_DEADLINE_MS), [-1, ADMIN_ENABLED, -1]);
   assert.deepEqual(words(B_EXISTING, B_HEALTH), [EXISTING_KEEP, HEALTH_UP]);
-  assert.deepEqual(words(B_RULES, B_RULES_DEADLINE_MS), [0 | (1 << 2) | (2 << 4) | (1 << 6), 1234]);
+  assert.deepEqual(words(B_RULES, B_RULES_DEADLINE_MS), [
+    0 | (1 << 2) | (2 << 4) | (1 << 6) | (2 << 8),
+    1234,
+  ]);
   assert.equal(
     keyText(views, "backendKeys", udp.backends[1]!.slot),
     backendKey("web", "udp", "10.20.0.12", 8080),

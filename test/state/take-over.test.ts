@@ -32,6 +32,7 @@ import {
   BACKEND_WORDS,
   BF_CONNECTIONS,
   BF_PACKETS_IN,
+  R_CURRENT_WEIGHT,
   R_FLOWS,
   SERVICE_SLOT_WORDS,
   V_CURSOR,
@@ -270,6 +271,7 @@ test("more rows, slots and services: every flow is moved, slots keep their numbe
   const { table } = populate(views, 60);
   table.remove(30);
   views.i32[serviceRunWord(views, 0, 3) + V_CURSOR] = 11;
+  views.i32[backendRunWord(views, 0, 5) + R_CURRENT_WEIGHT] = -7;
   views.f64[(views.layout.counters.at >> 3) + 5] = 6;
   views.u8[views.layout.samples.at + 3] = 9;
   const before = records(views);
@@ -284,6 +286,7 @@ test("more rows, slots and services: every flow is moved, slots keep their numbe
   assert.equal(checkRegion(region.views), 59);
   assert.deepEqual(region.views.i32.slice(H_SECRET, H_SECRET + 2), secret);
   assert.equal(region.views.i32[serviceRunWord(region.views, 0, 3) + V_CURSOR], 11);
+  assert.equal(region.views.i32[backendRunWord(region.views, 0, 5) + R_CURRENT_WEIGHT], -7);
   assert.equal(region.views.f64[(region.views.layout.counters.at >> 3) + 5], 6);
   assert.equal(region.views.u8[region.views.layout.samples.at + 3], 9);
   assert.deepEqual(slotBytes(region.views, 5), slotBytes(views, 5));

@@ -28,6 +28,19 @@ const WARM_BATCHES = 30_000;
 const STEADY_BATCHES = 20_000;
 const CLIENTS = 400;
 
+/** Each is asked for every datagram of its service. */
+const SCHEDULERS = [
+  ...["rr", "wrr", "lc", "wlc", "sed", "nq", "sh", "hrw", "twos", "random", "fo", "ovf"],
+  ...["maglev, tableSize: 251", "maglev, tableSize: 251, maxLoad: 1.25"],
+];
+
+function scheduled(scheduler: string, port: number): string {
+  return `
+  - { name: s${port}, vip: 203.0.113.13, port: ${port}, protocol: udp, scheduler: ${scheduler},
+      udp: { perPacket: true },
+      backends: [{ address: 10.20.0.11, port: ${port}, weight: 2 }, { address: 10.20.0.12, port: ${port} }] }`;
+}
+
 tuneCompiler();
 const gateway = createMemoryGateway({
   yaml: `
@@ -50,7 +63,7 @@ services:
       backends: [{ address: 10.20.0.11, port: 53 }, { address: 10.20.0.12, port: 53 }] }
   - { name: quic, vip: 203.0.113.10, port: 443, protocol: udp, quic: { serverIdBytes: 2 }, udp: { maxAge: 1m },
       backends: [{ address: 10.20.0.11, port: 443, serverId: "0a0b" }] }
-`,
+${SCHEDULERS.map((scheduler, index) => scheduled(scheduler, 1000 + index)).join("")}`,
   keepSent: false,
   headroomBytes: 48,
   size: { flowCapacity: 4096 },
@@ -161,6 +174,12 @@ for (let index = 0; index < 16; index++) {
   add(0, udpPacket({ ...ends, sourcePort: 7000, destinationPort: 53, data: [index] }));
   const dcid = [8, 0x0a, 0x0b, 1, 2, 3, 4, 5, 6];
   add(0, udpPacket({ ...ends, sourcePort: 8000, destinationPort: 443, data: [0x41, ...dcid] }));
+}
+for (const index of SCHEDULERS.keys()) {
+  const ends = { source: "198.51.100.78", destination: "203.0.113.13" };
+  for (const sourcePort of [9000, 9001, 9002]) {
+    add(0, udpPacket({ ...ends, sourcePort, destinationPort: 1000 + index, data: [index] }));
+  }
 }
 
 run(WARM_BATCHES, 0, frames.length);

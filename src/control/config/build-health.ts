@@ -4,6 +4,8 @@ import type {
   BackendCheck,
   HealthCommon,
   HealthDefinition,
+  HttpQuestion,
+  TlsQuestion,
 } from "../../service/health-definition.ts";
 import { whole } from "./fields.ts";
 import type { ServiceValues } from "./schema.ts";
@@ -44,18 +46,99 @@ export function buildHealth(
     source: health.source?.text ?? null,
     through: health.through,
   };
-  switch (health.type) {
+  return { ...common, ...buildQuestion(health) };
+}
+
+export type HealthValues = Exclude<ServiceValues["health"], undefined | "none">;
+
+/** A definition without what all types have in common. */
+type Question<D = HealthDefinition> = D extends HealthDefinition
+  ? Omit<D, keyof HealthCommon>
+  : never;
+
+function buildQuestion(health: HealthValues): Question {
+  const { type } = health;
+  switch (type) {
     case "tcp":
-      return { type: "tcp", ...common };
+      return { type };
+    case "tls":
+      return { type, tls: buildTls(health) };
     case "http":
+      return { type, ...buildHttp(health) };
+    case "https":
+      return { type, ...buildHttp(health), tls: buildTls(health) };
+    case "http2":
+      return { type, ...buildHttp(health), tls: optionalTls(health) };
+    case "grpc": {
+      const { grpcService = "", host = null } = health;
+      return { type, grpcService, host, tls: optionalTls(health) };
+    }
+    case "udp":
       return {
-        type: "http",
-        ...common,
-        path: health.path ?? "/",
-        host: health.host ?? null,
-        status: whole(health.status ?? [{ low: 200, high: 399 }]),
+        type,
+        sendHex: bytesOf(health.send, health.sendHex) ?? "",
+        expectHex: bytesOf(health.expect, health.expectHex) ?? null,
       };
+    case "dns":
+      return {
+        type,
+        query: health.query ?? ".",
+        queryType: health.queryType ?? "SOA",
+        rcode: whole(health.rcode ?? ["NOERROR"]),
+        answers: whole(health.answers ?? []),
+      };
+    case "icmp":
+      return { type, payloadBytes: health.payloadBytes ?? 56 };
+    case "exec": {
+      const { command = [], user = null, dynamicWeight = false } = health;
+      return { type, command, user, dynamicWeight };
+    }
+    case "script":
+      return { type, steps: health.steps ?? [], tls: optionalTls(health) };
   }
+}
+
+function buildHttp(health: HealthValues): HttpQuestion {
+  const { bodyContains, bodyMatches } = health;
+  let body: HttpQuestion["body"] = null;
+  if (bodyContains !== undefined) body = { kind: "contains", text: bodyContains };
+  if (bodyMatches !== undefined) body = { kind: "matches", text: bodyMatches };
+  return {
+    method: health.method ?? "GET",
+    path: health.path ?? "/",
+    host: health.host ?? null,
+    headers: health.headers ?? {},
+    status: whole(health.status ?? [{ low: 200, high: 399 }]),
+    body,
+    bodyBytes: health.bodyBytes ?? 65_536,
+  };
+}
+
+/** Does a check of this type and with these keys speak TLS? */
+export function speaksTls({ type, tls }: Pick<HealthValues, "type" | "tls">): boolean {
+  if (type === "tls" || type === "https") return true;
+  if (type === "http2") return tls ?? true;
+  return (type === "grpc" || type === "script") && tls === true;
+}
+
+function optionalTls(health: HealthValues): TlsQuestion | null {
+  return speaksTls(health) ? buildTls(health) : null;
+}
+
+const EXPIRY_WARNING_MS = 336 * 3_600_000;
+
+function buildTls(health: HealthValues): TlsQuestion {
+  return {
+    serverName: health.serverName ?? null,
+    verify: health.verify ?? false,
+    caFile: health.caFile ?? null,
+    expiryWarningMs: health.expiryWarning ?? EXPIRY_WARNING_MS,
+  };
+}
+
+/** Hex digits of a text, or of what is in hex already. */
+function bytesOf(text: string | undefined, hex: string | undefined): string | undefined {
+  return text === undefined ? hex : Buffer.from(text).toString("hex");
 }
 
 /** A second, or the shortest interval if that is shorter. */

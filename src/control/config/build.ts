@@ -7,10 +7,11 @@ import type {
   ServiceDefinition,
   SynProxyDefinition,
 } from "../../service/definition.ts";
+import { choosesAlike } from "../../service/stateless.ts";
 import { buildAccess } from "./access-lists.ts";
 import { buildAgent, buildCheck, buildHealth } from "./build-health.ts";
 import { whole } from "./fields.ts";
-import { buildPolicy, schedulerOf } from "./policy-sources.ts";
+import { buildPolicy, schedulerWordOf } from "./policy-sources.ts";
 import type { FileValues, ServiceValues } from "./schema.ts";
 
 /**
@@ -85,6 +86,7 @@ function buildService(values: ServiceValues, file: string): ServiceDefinition {
     mode: values.mode,
     scheduler: schedulerOf(values),
     policy: buildPolicy(values, file),
+    maxLoad: values.maxLoad === "off" ? null : values.maxLoad,
     tableSize: values.tableSize,
     affinity: buildAffinity(values.affinity),
     timeouts: values.timeouts,
@@ -102,12 +104,16 @@ function buildService(values: ServiceValues, file: string): ServiceDefinition {
       removed: existingFlows.removed,
       down: existingFlows.down,
       disabled: existingFlows.disabled,
+      ejected: existingFlows.ejected,
       deadlineMs: existingFlows.deadline,
     },
     noBackend: {
       action: noBackend.action,
       sorry: sorryServer(values),
     },
+    minimumHealthy: values.minimumHealthy,
+    panicThreshold: values.panicThreshold,
+    slowStart: buildSlowStart(values.slowStart),
     ping: values.ping,
     access: buildAccess(values),
     synProxy: buildSynProxy(values.synProxy),
@@ -118,6 +124,8 @@ function buildService(values: ServiceValues, file: string): ServiceDefinition {
       address: backend.address ?? NO_ADDRESS,
       port: backend.port ?? 0,
       weight: backend.weight,
+      priority: backend.priority,
+      maxConnections: backend.maxConnections ?? null,
       serverId: backend.serverId ?? null,
       ...buildCheck(backend.check),
     })),
@@ -128,6 +136,11 @@ function buildAffinity(values: ServiceValues["affinity"]): AffinityDefinition | 
   if (values === undefined || values === "off") return null;
   const { prefix, timeout, group } = values;
   return { ipv4: prefix.ipv4, ipv6: prefix.ipv6, timeoutMs: timeout, group: group ?? null };
+}
+
+function buildSlowStart(slowStart: ServiceValues["slowStart"]): ServiceDefinition["slowStart"] {
+  if (slowStart === undefined || slowStart === "off") return null;
+  return { windowMs: slowStart.window, minimumWeight: slowStart.minimumWeight };
 }
 
 function buildLimits(values: ServiceValues["limits"]): LimitsDefinition {
@@ -168,14 +181,21 @@ function sorryServer(values: ServiceValues): ServiceDefinition["noBackend"]["sor
   return action === "sorry" && address !== undefined ? { address, port: port ?? 0 } : null;
 }
 
+/** The scheduler that `scheduler` and `maxLoad` together name. */
+export function schedulerOf(
+  values: Pick<ServiceValues, "scheduler" | "maxLoad">,
+): ServiceDefinition["scheduler"] {
+  const scheduler = schedulerWordOf(values);
+  const isBounded = scheduler === "maglev" && values.maxLoad !== "off";
+  return isBounded ? "bounded-maglev" : scheduler;
+}
+
 /**
- * A segment without a flow can be adopted only where any node picks the same backend for it: hash
- * schedulers, and not where a SNAT port was chosen for the flow.
+ * A segment without a flow can be adopted only where any node picks the same backend for it, and not
+ * where a SNAT port was chosen for the flow.
  */
-export function canAdopt(service: {
-  readonly scheduler: ServiceValues["scheduler"];
-  readonly mode: string;
-}): boolean {
-  const isHash = service.scheduler === "source-hash" || service.scheduler === "maglev";
-  return isHash && service.mode !== "full-nat";
+export function canAdopt(values: Pick<ServiceValues, "scheduler" | "maxLoad" | "mode">): boolean {
+  // A policy goes by what its node has seen.
+  if (typeof values.scheduler === "object") return false;
+  return choosesAlike({ scheduler: schedulerOf(values) }) && values.mode !== "full-nat";
 }

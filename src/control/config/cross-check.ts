@@ -3,16 +3,16 @@ import type { ConfigProblem } from "../../base/errors.ts";
 import type { Address } from "../../service/definition.ts";
 import { accessFiles } from "./access-lists.ts";
 import { checkAffinity } from "./affinity-check.ts";
-import { canAdopt } from "./build.ts";
 import { checkFamilies } from "./family-check.ts";
 import { checkHealth } from "./health-check.ts";
 import { checkLimits } from "./limits-check.ts";
 import { checkMode } from "./mode-check.ts";
 import { checkOverlaps } from "./overlap-check.ts";
 import { checkPolicy } from "./policy-check.ts";
-import { schedulerText } from "./policy-sources.ts";
+import { checkPools } from "./pool-check.ts";
 import { checkAgent, checkPath, checkProbe } from "./probe-check.ts";
 import { entryPath, type Reading } from "./reading.ts";
+import { checkScheduler } from "./scheduler-check.ts";
 import type { ServiceValues } from "./schema.ts";
 import type { KeyPath } from "./source.ts";
 import { checkStateless } from "./stateless-check.ts";
@@ -62,6 +62,7 @@ export function crossCheck(reading: Reading, problems: ConfigProblem[]): void {
   checkNames(check);
   for (const service of services) {
     checkService(check, service);
+    checkScheduler(check, service);
     checkHealth(check, service);
     checkPath(check, service);
     checkAgent(check, service);
@@ -72,6 +73,7 @@ export function crossCheck(reading: Reading, problems: ConfigProblem[]): void {
     checkMode(check, service);
     checkUdp(check, service);
     checkPolicy(check, service);
+    checkPools(check, service);
   }
   checkProbe(check);
   checkFamilies(check);
@@ -129,13 +131,6 @@ function checkNames({ reading, services, report }: CrossCheck): void {
 
 function checkService({ reading, report }: CrossCheck, service: CheckedService): void {
   const { path, values } = service;
-  if (values.outOfState === "adopt" && !canAdopt(values)) {
-    const why = values.mode === "full-nat" ? "mode full-nat" : `scheduler ${schedulerText(values)}`;
-    const other = values.mode === "full-nat" ? "mode" : "scheduler";
-    const at = placeOf(reading, [...path, other]);
-    const message = `expected reset or drop with ${why}${at}, got "adopt" (only source-hash and maglev, outside full-nat)`;
-    report([...path, "outOfState"], message);
-  }
   const hasPool = reading.values.snat.addresses.length > 0 || reading.isBad(["snat"]);
   if (values.mode === "full-nat" && !hasPool) {
     const at = placeOf(reading, ["snat"]);

@@ -2,6 +2,8 @@ import type {
   AgentDefinition,
   BackendCheck,
   HealthDefinition,
+  HttpQuestion,
+  TlsQuestion,
 } from "../../service/health-definition.ts";
 import { formatDuration } from "./duration.ts";
 
@@ -27,13 +29,74 @@ function effectiveQuestion(health: HealthDefinition): Record<string, unknown> {
   switch (health.type) {
     case "tcp":
       return {};
+    case "tls":
+      return effectiveTls(health.tls);
     case "http":
+      return effectiveHttp(health);
+    case "https":
+      return { ...effectiveHttp(health), ...effectiveTls(health.tls) };
+    case "http2":
+      return { ...effectiveHttp(health), ...effectiveOptionalTls(health.tls) };
+    case "grpc":
       return {
-        path: health.path,
+        grpcService: health.grpcService,
         ...(health.host === null ? {} : { host: health.host }),
-        status: health.status.map(({ low, high }) => (low === high ? low : `${low}-${high}`)),
+        ...effectiveOptionalTls(health.tls),
+      };
+    case "udp":
+      return {
+        ...(health.sendHex === "" ? {} : { sendHex: health.sendHex }),
+        ...(health.expectHex === null ? {} : { expectHex: health.expectHex }),
+      };
+    case "dns":
+      return {
+        query: health.query,
+        queryType: health.queryType,
+        rcode: [...health.rcode],
+        ...(health.answers.length === 0 ? {} : { answers: [...health.answers] }),
+      };
+    case "icmp":
+      return { payloadBytes: health.payloadBytes };
+    case "exec":
+      return {
+        command: [...health.command],
+        ...(health.user === null ? {} : { user: health.user }),
+        dynamicWeight: health.dynamicWeight,
+      };
+    case "script":
+      return {
+        steps: health.steps.map(({ kind, text }) => ({ [kind]: text })),
+        ...effectiveOptionalTls(health.tls),
       };
   }
+}
+
+function effectiveHttp(http: HttpQuestion): Record<string, unknown> {
+  const { method, path, host, headers, status, body, bodyBytes } = http;
+  return {
+    method,
+    path,
+    ...(host === null ? {} : { host }),
+    ...(Object.keys(headers).length === 0 ? {} : { headers: { ...headers } }),
+    status: status.map(({ low, high }) => (low === high ? low : `${low}-${high}`)),
+    ...(body === null
+      ? {}
+      : { [body.kind === "contains" ? "bodyContains" : "bodyMatches"]: body.text }),
+    bodyBytes,
+  };
+}
+
+function effectiveOptionalTls(tls: TlsQuestion | null): Record<string, unknown> {
+  return tls === null ? { tls: false } : { tls: true, ...effectiveTls(tls) };
+}
+
+function effectiveTls(tls: TlsQuestion): Record<string, unknown> {
+  return {
+    ...(tls.serverName === null ? {} : { serverName: tls.serverName }),
+    verify: tls.verify,
+    ...(tls.caFile === null ? {} : { caFile: tls.caFile }),
+    expiryWarning: formatDuration(tls.expiryWarningMs),
+  };
 }
 
 /** The `agent` of a service. */

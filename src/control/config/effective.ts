@@ -6,6 +6,7 @@ import {
   CHECKS_AT_ONCE,
   type GatewayDefinition,
   type LimitsDefinition,
+  type MinimumHealthy,
   type PortRange,
   type ServiceDefinition,
   type SynProxyDefinition,
@@ -121,6 +122,7 @@ function effectiveService(service: ServiceDefinition): Record<string, unknown> {
     protocol: [...service.protocols],
     mode: service.mode,
     scheduler: effectiveScheduler(service),
+    maxLoad: service.maxLoad ?? "off",
     tableSize: service.tableSize,
     affinity: service.affinity === null ? "off" : effectiveAffinity(service.affinity),
     timeouts: {
@@ -138,6 +140,9 @@ function effectiveService(service: ServiceDefinition): Record<string, unknown> {
     onIdle: service.onIdle,
     existingFlows: { ...rules, deadline: formatDuration(deadlineMs) },
     noBackend: sorry === null ? { action } : { action, ...effectiveTarget(sorry) },
+    minimumHealthy: effectiveMinimum(service.minimumHealthy),
+    panicThreshold: `${service.panicThreshold}%`,
+    slowStart: effectiveSlowStart(service.slowStart),
     ping: service.ping,
     access: effectiveAccess(service.access),
     synProxy: effectiveSynProxy(service.synProxy),
@@ -147,6 +152,8 @@ function effectiveService(service: ServiceDefinition): Record<string, unknown> {
     backends: service.backends.map((it) => ({
       ...effectiveTarget(it),
       weight: it.weight,
+      priority: it.priority,
+      ...(it.maxConnections === null ? {} : { maxConnections: it.maxConnections }),
       ...(it.serverId === null ? {} : { serverId: it.serverId }),
       ...effectiveCheck(it.check),
     })),
@@ -154,10 +161,11 @@ function effectiveService(service: ServiceDefinition): Record<string, unknown> {
 }
 
 function effectiveScheduler({ policy, scheduler }: ServiceDefinition): unknown {
-  if (policy === null) return scheduler;
+  const word = scheduler === "bounded-maglev" ? "maglev" : scheduler;
+  if (policy === null) return word;
   return {
     module: policy.module,
-    fallback: scheduler,
+    fallback: word,
     shadow: policy.shadow,
     timeout: formatDuration(policy.timeoutMs),
     interval: formatDuration(policy.intervalMs),
@@ -172,6 +180,16 @@ function effectiveAffinity(affinity: AffinityDefinition): Record<string, unknown
     timeout: formatDuration(timeoutMs),
     ...(group === null ? {} : { group }),
   };
+}
+
+function effectiveMinimum(minimum: MinimumHealthy): number | string {
+  return "count" in minimum ? minimum.count : `${minimum.percent}%`;
+}
+
+function effectiveSlowStart(slowStart: ServiceDefinition["slowStart"]): unknown {
+  if (slowStart === null) return "off";
+  const { windowMs, minimumWeight } = slowStart;
+  return { window: formatDuration(windowMs), minimumWeight: `${minimumWeight}%` };
 }
 
 function effectiveAccess(access: AccessDefinition): Record<string, unknown> {

@@ -1,5 +1,6 @@
 import { readFileSync, statfsSync, statSync } from "node:fs";
 import path from "node:path";
+import { isInPrefix } from "../../base/address.ts";
 import { type ConfigProblem, HeadgateError } from "../../base/errors.ts";
 import { XDP_MTU_MAX } from "../../device/xdp.ts";
 import { listAddresses, listInterfaces } from "../../host/interfaces.ts";
@@ -8,6 +9,7 @@ import type { Address, GatewayDefinition } from "../../service/definition.ts";
 import { planRegion } from "../../state/layout.ts";
 import { defaultStateFile } from "../../state/region.ts";
 import { regionSizeOf } from "../region-size.ts";
+import { healthFileProblems } from "./health-files.ts";
 import { problemOf } from "./load.ts";
 import type { KeyPath } from "./source.ts";
 
@@ -47,7 +49,10 @@ export interface HostFacts {
  * @throws HostError when the host cannot be asked (no `ip` command)
  */
 export async function checkHost(definition: GatewayDefinition): Promise<ConfigProblem[]> {
-  return hostProblems(definition, await readHostFacts(definition));
+  const problems = hostProblems(definition, await readHostFacts(definition));
+  return [...problems, ...healthFileProblems(definition)].toSorted(
+    (a, b) => a.line - b.line || a.column - b.column,
+  );
 }
 
 /** Compare a configuration with what is known of the host. */
@@ -159,8 +164,24 @@ function checkHostAddresses(definition: GatewayDefinition, facts: HostFacts, rep
     if (sourceIpv4 !== null) foreign(["tunnel", "source", "ipv4"], what, sourceIpv4);
     if (sourceIpv6 !== null) foreign(["tunnel", "source", "ipv6"], what, sourceIpv6);
   }
+  const { probe } = definition;
+  if (probe != null) {
+    for (const { addresses } of facts.interfaces) {
+      for (const address of addresses) {
+        if (!isInPrefix(address, probe.ipv4, 16)) continue;
+        report(
+          ["probe", "ipv4"],
+          `expected a range without addresses of this host, got one that has ${address.text}`,
+        );
+      }
+    }
+  }
   for (const [index, service] of definition.services.entries()) {
     const at = ["services", index];
+    if (service.health?.through === "path") {
+      const what = "a VIP that is checked through the data path (health.through)";
+      for (const vip of service.vips) foreign([...at, "vip"], what, vip);
+    }
     if (definition.device.type === "tun") {
       for (const vip of service.vips) foreign([...at, "vip"], "a VIP (device type tun)", vip);
     }

@@ -1,11 +1,11 @@
 import { SNAT_ADDRESSES_MAX } from "../../base/limits.ts";
-import { sourceHashSize } from "../../scheduler/source-hash-table.ts";
 import type { PortRange } from "../../service/definition.ts";
+import { tableWords } from "../../service/hash-tables.ts";
 import { bankSize, VIP_INTERVALS_PER_SERVICE } from "../../state/layout.ts";
 import { accessPrefixes } from "./access-lists.ts";
+import { schedulerOf } from "./build.ts";
 import type { CheckedService, CrossCheck } from "./cross-check.ts";
 import { precisionOf } from "./overlap-check.ts";
-import { schedulerOf } from "./policy-sources.ts";
 
 /** Does everything fit in the room that `limits` takes at start? */
 export function checkLimits({ reading, services, report }: CrossCheck): void {
@@ -85,13 +85,11 @@ function backendSlots(service: CheckedService): number {
 function tableSlots(service: CheckedService): number {
   const { values } = service;
   const protocols = protocolCount(service);
-  const scheduler = schedulerOf(values);
-  // A policy's own table has at most as many slots.
-  const least = typeof values.scheduler === "object" ? values.tableSize * protocols : 0;
-  if (scheduler === "maglev") return values.tableSize * protocols;
-  if (scheduler !== "source-hash") return least;
   const weights = values.backends.map((backend) => Math.max(1, backend.weight));
-  return Math.max(least, sourceHashSize(weights) * protocols);
+  const words = tableWords(schedulerOf(values), weights, values.tableSize);
+  // A policy's own table has at most as many.
+  const least = typeof values.scheduler === "object" ? values.tableSize : 0;
+  return Math.max(words, least) * protocols;
 }
 
 /** Port intervals that the VIPs become once an exact port is cut out of the range around it. */

@@ -86,7 +86,8 @@ export function problemOf(
 
 /**
  * What is right but worth knowing: more workers than processors, services that nobody checks, that
- * have no backend, or that need flows whatever their rate, and affinity groups that share little.
+ * have no backend, whose checks run a program as root, or that need flows whatever their rate, and
+ * affinity groups that share little.
  */
 export function configNotes(definition: GatewayDefinition): ConfigProblem[] {
   const notes: ConfigProblem[] = [];
@@ -109,6 +110,13 @@ export function configNotes(definition: GatewayDefinition): ConfigProblem[] {
       );
     } else if (service.health === null) {
       note(`service "${service.name}" has no health: its backends always count as up`);
+    } else if (
+      service.health.type === "exec" &&
+      (service.health.user ?? definition.user) === null
+    ) {
+      note(
+        `service "${service.name}" runs ${service.health.command[0]} as root: give health a user`,
+      );
     }
   }
   return notes;

@@ -10,7 +10,7 @@ export function isPlain(value: unknown): value is Plain {
 }
 
 /** Keys whose maps are merged key by key; any other key is taken whole. */
-const MERGED_KEYS = new Set(["timeouts", "existingFlows", "health"]);
+const MERGED_KEYS = new Set(["timeouts", "existingFlows", "health", "slowStart"]);
 
 /** `over` wins; maps are merged at every depth, lists and scalars are replaced. */
 function mergeDeep(under: unknown, over: unknown): unknown {

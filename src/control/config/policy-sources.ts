@@ -17,8 +17,8 @@ export type PolicyReading =
   | { readonly sources: readonly PolicySource[]; readonly problem: null }
   | { readonly sources: null; readonly problem: string };
 
-/** The scheduler's name; a policy's fallback where the service has one. */
-export function schedulerOf({ scheduler }: Pick<ServiceValues, "scheduler">): SchedulerName {
+/** The word of `scheduler`; a policy's fallback where the service has one. */
+export function schedulerWordOf({ scheduler }: Pick<ServiceValues, "scheduler">): SchedulerName {
   return typeof scheduler === "object" ? scheduler.fallback : scheduler;
 }
 

@@ -1,4 +1,5 @@
 import { type Address, isInPrefix } from "../../base/address.ts";
+import { INTERFACES_MAX } from "../../base/limits.ts";
 import type { HealthType } from "../../service/health-definition.ts";
 import { type CheckedService, type CrossCheck, placeOf } from "./cross-check.ts";
 import { checkTiming } from "./health-check.ts";
@@ -29,6 +30,11 @@ export function checkProbe(check: CrossCheck): void {
   if (device.replies === "route") {
     const at = placeOf(reading, ["device", "replies"]);
     report(["probe"], `expected off with device.replies route${at}: a check has no route back`);
+  }
+  if ((device.interfaces?.length ?? 0) >= INTERFACES_MAX) {
+    const at = placeOf(reading, ["device", "interfaces"]);
+    const message = `expected off with ${INTERFACES_MAX} interfaces${at}, since it takes one more`;
+    report(["probe"], message);
   }
   if (limits.backends > PROBED_SLOTS_MAX) {
     const at = placeOf(reading, ["probe"]);
@@ -84,11 +90,6 @@ export function checkPath({ reading, report }: CrossCheck, service: CheckedServi
   } else if (values.protocol?.includes(protocol) === false) {
     const at = placeOf(reading, [...path, "protocol"]);
     const message = `expected direct for type ${health.type}${type} in a service without protocol ${protocol}${at}, got path`;
-    report(key, message);
-  }
-  if (values.mode !== "nat" && values.mode !== "full-nat") {
-    const at = placeOf(reading, [...path, "mode"]);
-    const message = `expected direct with mode ${values.mode}${at}, whose backends answer past the gateway, got path`;
     report(key, message);
   }
   if (values.vip?.every((vip) => vip?.family === 6) === true) {

@@ -14,6 +14,7 @@ import {
   absolutePath,
   boolean,
   duration,
+  fraction,
   hostAddress,
   integer,
   listOf,
@@ -27,11 +28,15 @@ import {
   word,
   words,
 } from "./kinds.ts";
+import { backendCountOrPercent, percent } from "./pool-kinds.ts";
 
 /** The keys of a service, which `defaults` may give for all of them. */
 
 export const SERVICE_NAME = /^[a-z0-9](?:[a-z0-9./-]{0,126}[a-z0-9])?$/;
 
+/** `maxLoad`: at 1 nearly every backend would be full, and above 10 hardly one ever is. */
+const LOAD_MIN = 1.01;
+const LOAD_MAX = 10;
 /** Slots of a maglev table: below 251 it spreads badly, the largest is the Maglev paper's (5.3). */
 const TABLE_SLOTS_MIN = 251;
 const TABLE_SLOTS_MAX = 655_373;
@@ -111,11 +116,33 @@ const quic = sectionOrWord(
   "Route QUIC by the server ID in connection IDs (draft-ietf-quic-load-balancers, unencrypted)",
 );
 
+/** Flows at once: what a flow table can have. */
+const flowCount = integer(1, 1 << 24);
+
+const slowStart = sectionOrWord(
+  {
+    window: withDefault(duration("1s", "1h"), "30s", "Time until it has its whole weight"),
+    minimumWeight: withDefault(percent(1, 99), "10%", "Share of its weight at first"),
+  },
+  "off",
+  "A backend that comes up gets its weight in ten steps",
+);
+
 const backend = section(
   {
     address: optional(hostAddress, "Address of the backend", "required"),
     port: optional(port, "Port of the backend", "the packet's"),
     weight: withDefault(integer(0, 65_535), 1, "Share of new flows; 0 drains"),
+    priority: withDefault(
+      integer(0, 255),
+      0,
+      "Tier, 0 is the first: it takes flows while those before it have too few backends up",
+    ),
+    maxConnections: optional(
+      flowCount,
+      "Flows at once, like limits.perBackend",
+      "limits.perBackend.connections",
+    ),
     serverId: optional(
       text("hex digits, two a byte", /^(?:[0-9a-f]{2})+$/, { max: 2 * QUIC_SERVER_ID_BYTES_MAX }),
       "QUIC server ID that the backend puts into its connection IDs",
@@ -182,9 +209,6 @@ const synProxy = section(
   },
   "SYN cookies (RFC 4987); auto also begins when three quarters of the flow table are in use",
 );
-
-/** Flows at once: what a flow table can have. */
-const flowCount = integer(1, 1 << 24);
 
 const limits = section(
   {
@@ -267,9 +291,21 @@ const schedulerWord = word(
     sh: "source-hash",
     maglev: "maglev",
     mh: "maglev",
+    "shortest-expected-delay": "shortest-expected-delay",
+    sed: "shortest-expected-delay",
+    "never-queue": "never-queue",
+    nq: "never-queue",
+    rendezvous: "rendezvous",
+    hrw: "rendezvous",
+    "power-of-two": "power-of-two",
+    twos: "power-of-two",
+    random: "random",
+    failover: "failover",
+    fo: "failover",
+    overflow: "overflow",
+    ovf: "overflow",
   },
   "scheduler",
-  ["power-of-two", "twos", "random", "rendezvous", "failover", "fo"],
 );
 
 /** `scheduler` as a map. */
@@ -325,7 +361,12 @@ export function serviceKeys() {
       schedulerWord,
       "maglev",
       policyKeys(),
-      "Which backend a new flow goes to; a map: a policy in TypeScript (docs/policy.md)",
+      "Which backend a new flow goes to; see docs/schedulers.md; a map: a policy in TypeScript, see docs/policy.md",
+    ),
+    maxLoad: withDefault(
+      offOr(fraction(LOAD_MIN, LOAD_MAX)),
+      "off",
+      "maglev with bounded loads: a backend's share of the flows by weight, times this, is the most it gets",
     ),
     tableSize: withDefault(
       prime(TABLE_SLOTS_MIN, TABLE_SLOTS_MAX),
@@ -338,8 +379,8 @@ export function serviceKeys() {
     quic,
     outOfState: optional(
       words(["adopt", "reset", "drop"]),
-      "TCP segments that belong to no flow; adopt only for source-hash and maglev outside full-nat",
-      "adopt for source-hash and maglev outside full-nat, else reset",
+      "TCP segments that belong to no flow; adopt only where every node chooses alike (source-hash, maglev without maxLoad, rendezvous, failover), outside full-nat",
+      "adopt for source-hash, maglev without maxLoad, rendezvous and failover outside full-nat, else reset",
     ),
     onIdle: withDefault(
       words(["reset", "silent"]),
@@ -352,6 +393,11 @@ export function serviceKeys() {
         removed: withDefault(existingRule, "drain", "Flows of a backend that a reload removed"),
         down: withDefault(existingRule, "keep", "Flows of a backend whose checks fail"),
         disabled: withDefault(existingRule, "reset", "Flows of a backend that is disabled"),
+        ejected: withDefault(
+          existingRule,
+          "keep",
+          "Flows of a backend that passive checks ejected",
+        ),
         deadline: withDefault(duration("0s", "168h"), "5m", "drain: time until they are reset"),
       },
       "What happens to flows that a backend has",
@@ -368,6 +414,17 @@ export function serviceKeys() {
       },
       "What a new flow gets when no backend takes it",
     ),
+    minimumHealthy: withDefault(
+      backendCountOrPercent,
+      1,
+      "Backends up (percent: of the first tier) without which the next tier takes flows too",
+    ),
+    panicThreshold: withDefault(
+      percent(0, 100),
+      "0%",
+      "Share of backends up below which all take flows that no operator took out (Envoy: 50%)",
+    ),
+    slowStart,
     ping: withDefault(
       words(["always", "healthy", "never"]),
       "healthy",

@@ -1,5 +1,5 @@
 import type { GatewayDefinition } from "../../service/definition.ts";
-import { hasHash, isOneWayMode, needsFlows } from "../../service/stateless.ts";
+import { choosesAlike, isOneWayMode, needsFlows } from "../../service/stateless.ts";
 import type { CrossCheck } from "./cross-check.ts";
 import type { KeyPath } from "./source.ts";
 
@@ -26,7 +26,7 @@ export function statelessNotes(
     for (const protocol of service.protocols) {
       const why = needsFlows(service, protocol);
       if (why === null) served++;
-      else if (hasHash(service) && isOneWayMode(service)) {
+      else if (choosesAlike(service) && isOneWayMode(service)) {
         const message = `service "${service.name}" has flows for ${protocol} above flows.statelessAbove too: ${why}`;
         notes.push({ path: ["services", index], message });
       }
@@ -34,7 +34,7 @@ export function statelessNotes(
   }
   if (served === 0) {
     const message =
-      "no service goes on without flows: that takes scheduler maglev or source-hash and mode dsr, ipip or gue";
+      "no service goes on without flows: that takes scheduler maglev, rendezvous, source-hash or failover and mode dsr, ipip or gue";
     notes.unshift({ path: ["flows", "statelessAbove"], message });
   }
   return notes;

@@ -107,13 +107,7 @@ export class Draft {
    * @param text - any text
    */
   nameFor(text: string): string {
-    const clean = text
-      .toLowerCase()
-      .replaceAll(/[^a-z0-9./-]+/g, "-")
-      .replaceAll(/^[./-]+|[./-]+$/g, "")
-      .slice(0, NAME_CHARACTERS_MAX)
-      .replace(/[./-]+$/, "");
-    const base = clean === "" ? "service" : clean;
+    const base = cleanName(text);
     let name = base;
     for (let count = 2; this.#names.has(name); count++) name = `${base}-${count}`;
     this.#names.add(name);
@@ -123,3 +117,14 @@ export class Draft {
 
 /** Leaves room for the number of {@link Draft.nameFor} in the 128 characters of a name. */
 const NAME_CHARACTERS_MAX = 120;
+
+/** What the configuration allows of a text as the name of a service or group; never empty. */
+export function cleanName(text: string): string {
+  const clean = text
+    .toLowerCase()
+    .replaceAll(/[^a-z0-9./-]+/g, "-")
+    .replaceAll(/^[./-]+|[./-]+$/g, "")
+    .slice(0, NAME_CHARACTERS_MAX)
+    .replace(/[./-]+$/, "");
+  return clean === "" ? "service" : clean;
+}

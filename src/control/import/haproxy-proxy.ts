@@ -36,7 +36,9 @@ const LAST_COUNTS: Readonly<Record<string, readonly string[]>> = {
   disabled: ["frontend", "backend", "listen"],
 };
 
-const OPTIONS = new Set(["httpchk", "tcp-check", "ssl-hello-chk", "allbackups"]);
+const OPTIONS = new Set(
+  "httpchk tcp-check ssl-hello-chk redis-check smtpchk allbackups".split(" "),
+);
 const BACKEND_OPTIONS = ["backend", "listen"];
 
 /** Options that choose a check: the last of them counts. */

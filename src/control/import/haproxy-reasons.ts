@@ -80,14 +80,6 @@ const REASONS: readonly (readonly [keyword: string, reason: string])[] = [
   ["external-check*", "health.type exec does it"],
   ["option mysql-check", "no such check: the backends are checked by connecting"],
   ["option pgsql-check", "no such check: the backends are checked by connecting"],
-  [
-    "option redis-check",
-    "no such check: the backends are checked by connecting; send and expect do it",
-  ],
-  [
-    "option smtpchk",
-    "no such check: the backends are checked by connecting; send and expect do it",
-  ],
   ["option ldap-check", "no such check: the backends are checked by connecting"],
   ["option spop-check", "no such check: the backends are checked by connecting"],
   ["option log-health-checks", LOGGING],
@@ -149,12 +141,11 @@ const SERVER_REASONS: Readonly<Record<string, string>> = {
   "init-addr": "names are not resolved here",
   minconn: "maxconn is all there is",
   maxqueue: "there is no queue",
-  downinter: "health.interval is for backends that are down too",
   "on-marked-up": "flows stay with the backend that they have",
   "non-stick": "affinity is for all backends of a service",
   id: "a backend has its address and port",
   enabled: "it is",
-  "agent-addr": "the agent is asked at the backend's address",
+  "agent-addr": "set check.address of the backend, which checks and agent share",
   namespace: "the gateway's own namespace is used",
 };
 

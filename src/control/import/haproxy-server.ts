@@ -32,7 +32,7 @@ const WITH_VALUE = new Set(
 /** Parameters that this import reads; the others are named. */
 const READ = new Set(
   `addr agent-check agent-inter agent-port agent-send backup check check-sni check-ssl disabled
-  error-limit fall fastinter inter maxconn observe on-error on-marked-down port rise slowstart weight
+  downinter error-limit fall fastinter inter maxconn observe on-error on-marked-down port rise slowstart weight
   verify`.split(/\s+/),
 );
 

@@ -1,12 +1,12 @@
-import { type Draft, type Keys, quote } from "./draft.ts";
+import { cleanName, type Draft, type Keys, quote } from "./draft.ts";
 import type { HaFile } from "./haproxy.ts";
 import { haAccess } from "./haproxy-access.ts";
 import type { VipGroup } from "./haproxy-bind.ts";
-import { haHealth } from "./haproxy-health.ts";
+import { haCheck, haHealth } from "./haproxy-health.ts";
 import { type HaLine, haDuration } from "./haproxy-lines.ts";
 import type { HaProxy } from "./haproxy-proxy.ts";
 import type { HaServer } from "./haproxy-server.ts";
-import { timeoutText, wholeNumber } from "./values.ts";
+import { clampedDuration, timeoutText, wholeNumber } from "./values.ts";
 
 /** A frontend and its backend as a service. */
 export function haService(
@@ -33,8 +33,10 @@ export function haService(
   if (access !== null) keys["access"] = access;
   setConnections(draft, keys, front);
   haHealth(draft, keys, file, back);
-  const priority = priorities(back);
-  keys["backends"] = back.servers.flatMap((server) => backendOf(draft, server, group, priority));
+  setSlowStart(draft, keys, back);
+  setPassive(draft, keys, back);
+  const order = orderOf(back, keys["scheduler"]);
+  keys["backends"] = back.servers.flatMap((server) => backendOf(draft, back, server, group, order));
   return keys;
 }
 
@@ -118,8 +120,7 @@ function setAffinity(draft: Draft, keys: Keys, file: HaFile, back: HaProxy): voi
     if (own !== undefined) draft.note(own.line, "stick-table without stick on src: it only counts");
     return;
   }
-  const [, verb = "", first = "", second = ""] = stick.words;
-  const sample = first === "on" ? second : verb === "on" ? first : verb === "match" ? first : first;
+  const [, , sample = ""] = stick.words;
   const [, bits4, bits6] = /^src(?:,ipmask\((\d+)(?:,(\d+))?\))?$/.exec(sample) ?? [null];
   if (!/^src(,ipmask\(\d+(,\d+)?\))?$/.test(sample) || stick.words.includes("if")) {
     draft.note(stick.line, "stick: affinity is by the client's address (src), without condition");
@@ -137,7 +138,7 @@ function setAffinity(draft: Draft, keys: Keys, file: HaFile, back: HaProxy): voi
   const prefix = { ...ofBits("ipv4", bits4), ...ofBits("ipv6", bits6) };
   if (Object.keys(prefix).length > 0) affinity["prefix"] = prefix;
   if (name !== back.name || file.sharedTables.has(name)) {
-    affinity["group"] = name.toLowerCase().replaceAll(/[^a-z0-9./-]+/g, "-");
+    affinity["group"] = cleanName(name);
   }
   draft.set(keys, "affinity", affinity, stick.line);
 }
@@ -187,18 +188,78 @@ function setConnections(draft: Draft, keys: Keys, front: HaProxy): void {
   } else draft.set(keys, "limits", { connections }, line.line);
 }
 
-/** Backups are used when all others are down: one after the other, or with `allbackups` together. */
-function priorities(back: HaProxy): Map<HaServer, number> {
+/** Keys of backends that follow from the order of the servers, or from which of them are backups. */
+interface Order {
+  readonly priorities: ReadonlyMap<HaServer, number>;
+  /** In place of the servers' own weights. */
+  readonly weights: ReadonlyMap<HaServer, number>;
+}
+
+/**
+ * Backups are used when all others are down: one after the other, or with `allbackups` together.
+ * `balance first` fills one server after the other, whatever their weights: failover orders by weight.
+ */
+function orderOf(back: HaProxy, scheduler: unknown): Order {
+  const isBackup = ({ parameters }: HaServer): boolean => parameters.has("backup");
+  const backups = back.servers.filter(isBackup);
+  if (scheduler === "failover") {
+    const all = [...back.servers.filter((server) => !isBackup(server)), ...backups];
+    const weights = all.map((server, index) => [server, all.length - index] as const);
+    return { priorities: new Map(), weights: new Map(weights) };
+  }
   const together = back.last.has("option allbackups");
-  const backups = back.servers.filter(({ parameters }) => parameters.has("backup"));
-  return new Map(backups.map((server, index) => [server, together ? 1 : index + 1]));
+  const tiers = backups.map((server, index) => [server, together ? 1 : index + 1] as const);
+  return { priorities: new Map(tiers), weights: new Map() };
+}
+
+/** `slowstart` of the first server that has one: a service has one window. */
+function setSlowStart(draft: Draft, keys: Keys, back: HaProxy): void {
+  const first = back.servers.find(({ parameters }) => parameters.has("slowstart"));
+  if (first === undefined) return;
+  const written = first.parameters.get("slowstart");
+  const durationMs = haDuration(written);
+  if (durationMs === null || durationMs === 0) {
+    draft.note(first.line, `slowstart ${quote(written ?? "")}: expected a time`);
+    return;
+  }
+  const window = clampedDuration(durationMs, 1000, 3_600_000);
+  draft.set(keys, "slowStart", { window }, first.line);
+  for (const { line, name, parameters } of back.servers) {
+    if (parameters.get("slowstart") === written) continue;
+    draft.note(
+      line,
+      `server ${quote(name)}: slowStart is ${window}, for all backends of a service`,
+    );
+  }
+}
+
+/** `observe layer4`: HAProxy's limit of errors, without a cap on how many servers it takes out. */
+function setPassive(draft: Draft, keys: Keys, back: HaProxy): void {
+  for (const { line, parameters } of back.servers) {
+    const observed = parameters.get("observe");
+    if (observed === undefined) continue;
+    if (observed !== "layer4") {
+      draft.note(line, `observe ${quote(observed)}: layer 7 is not seen`);
+      continue;
+    }
+    const limit = wholeNumber(parameters.get("error-limit") ?? "10", 1000);
+    const failures = limit === null || limit === 0 ? 10 : limit;
+    const action = parameters.get("on-error") ?? "fail-check";
+    if (action !== "mark-down") {
+      draft.note(line, `on-error ${quote(action)}: a backend is taken out, as mark-down does`);
+    }
+    if (keys["passive"] === undefined) {
+      draft.set(keys, "passive", { failures, ejectAtMost: 1 }, line);
+    }
+  }
 }
 
 function backendOf(
   draft: Draft,
+  back: HaProxy,
   server: HaServer,
   group: VipGroup,
-  priority: ReadonlyMap<HaServer, number>,
+  order: Order,
 ): Keys[] {
   const { line, address, parameters } = server;
   const backend: Keys = draft.from(line, { address });
@@ -217,16 +278,18 @@ function backendOf(
   }
   const weight = wholeNumber(parameters.get("weight") ?? "1", 256);
   if (weight === null) draft.note(line, `weight ${quote(parameters.get("weight")!)}: it is 1 now`);
-  backend["weight"] = weight ?? 1;
+  backend["weight"] = order.weights.get(server) ?? weight ?? 1;
   if (parameters.has("disabled")) {
     draft.note(line, `server ${quote(server.name)} is disabled: weight 0 (it was ${weight ?? 1})`);
     backend["weight"] = 0;
   }
-  const tier = priority.get(server);
+  const tier = order.priorities.get(server);
   if (tier !== undefined) draft.set(backend, "priority", tier, line);
   const connections = wholeNumber(parameters.get("maxconn"), 1 << 24);
   if (connections !== null && connections > 0) {
     draft.set(backend, "maxConnections", connections, line);
   }
+  const check = haCheck(server, back);
+  if (check !== null) draft.set(backend, "check", check, line);
   return [backend];
 }

@@ -12,6 +12,8 @@ import {
   S_HASH_FIRST,
   S_HASH_SIZE,
   S_SCHEDULER,
+  SCHEDULER_BOUNDED_MAGLEV,
+  SCHEDULER_FAILOVER,
   SCHEDULER_LEAST_CONNECTIONS,
   SCHEDULER_MAGLEV,
   SCHEDULER_ROUND_ROBIN,
@@ -44,7 +46,7 @@ export interface Difference {
 const DRAWS = 16_384;
 /** These know no weights: a backend is in the list or not. */
 const UNWEIGHTED = new Set([SCHEDULER_ROUND_ROBIN, SCHEDULER_LEAST_CONNECTIONS]);
-const BY_TABLE = new Set([SCHEDULER_SOURCE_HASH, SCHEDULER_MAGLEV]);
+const BY_TABLE = new Set([SCHEDULER_SOURCE_HASH, SCHEDULER_MAGLEV, SCHEDULER_BOUNDED_MAGLEV]);
 
 /** The service's record in the bank that was published last. */
 interface Chooser {
@@ -62,7 +64,7 @@ function chooserOf({ i32, u16, layout }: RegionViews, serviceSlot: number): Choo
   const list = Array.from({ length: i32[word + S_BACKENDS_COUNT]! }, (_, index) => {
     const entry = first + (i32[word + S_BACKENDS_FIRST]! + index) * ENTRY_WORDS;
     const [slot, weight] = [i32[entry + E_SLOT]!, i32[entry + E_WEIGHT]!];
-    return { slot, weight, address: 0, port: 0, isDown: false };
+    return { slot, weight, address: 0, port: 0, share: 100, isDown: false };
   });
   const scheduler = i32[word + S_SCHEDULER]!;
   const at = (bank << 1) + (i32[bank + BANK_HASH_SLOTS_AT]! >> 1) + i32[word + S_HASH_FIRST]!;
@@ -100,6 +102,11 @@ function weightShares(
   { scheduler }: Chooser,
   list: readonly Eligible[],
 ): ReadonlyMap<number, number> {
+  if (scheduler === SCHEDULER_FAILOVER) {
+    // The first of those with the largest weight has all.
+    const heaviest = list.reduce((best, one) => (one.weight > best.weight ? one : best));
+    return new Map([[heaviest.slot, 1]]);
+  }
   const weightOf = ({ weight }: Eligible): number => (UNWEIGHTED.has(scheduler) ? 1 : weight);
   const sum = list.reduce((total, backend) => total + weightOf(backend), 0);
   return new Map(list.map((backend) => [backend.slot, weightOf(backend) / sum]));

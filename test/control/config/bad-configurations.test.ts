@@ -3,6 +3,8 @@ import { test } from "node:test";
 import { ConfigError, EXIT } from "../../../src/base/errors.ts";
 import { parseConfig } from "../../../src/control/config/load.ts";
 import { BAD_AFFINITY } from "./bad-affinity.ts";
+import { BAD_HEALTH } from "./bad-health.ts";
+import { BAD_POOLS } from "./bad-pools.ts";
 import { BAD_PROBE } from "./bad-probe.ts";
 import { BAD_SECTIONS } from "./bad-sections.ts";
 import { BAD_SERVICES } from "./bad-services.ts";
@@ -14,9 +16,11 @@ import { BAD_UDP } from "./bad-udp.ts";
 for (const { name, given, want } of [
   ...BAD_SECTIONS,
   ...BAD_SERVICES,
+  ...BAD_POOLS,
   ...BAD_UDP,
   ...BAD_AFFINITY,
   ...BAD_PROBE,
+  ...BAD_HEALTH,
   ...BAD_TOGETHER,
 ]) {
   test(`refused: ${name}`, () => {

@@ -63,13 +63,6 @@ export const BAD_PROBE: readonly BadConfig[] = [
     ],
   },
   {
-    name: "path: a mode whose backends answer past the gateway",
-    given: withProbe({ mode: "dsr", backends: "[{ address: 10.20.0.11 }]" }),
-    want: [
-      "gw.yaml:8:24: services[0].health.through: expected direct with mode dsr (gw.yaml:9:11), whose backends answer past the gateway, got path",
-    ],
-  },
-  {
     name: "path: TCP to a service without",
     given: withProbe({ protocol: "udp" }),
     want: [

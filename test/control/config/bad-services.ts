@@ -150,15 +150,10 @@ export const BAD_SERVICES: readonly BadConfig[] = [
     want: ['gw.yaml:7:11: services[0].mode: expected nat, full-nat, dsr, ipip or gue, got "masq"'],
   },
   {
-    name: "A service: scheduler of a later version",
-    given: one({ scheduler: "twos" }),
-    want: ["gw.yaml:7:16: services[0].scheduler: not supported yet: scheduler twos"],
-  },
-  {
     name: "A service: unknown scheduler",
     given: one({ scheduler: "fastest" }),
     want: [
-      'gw.yaml:7:16: services[0].scheduler: expected round-robin (rr), weighted-round-robin (wrr), least-connections (lc), weighted-least-connections (wlc), source-hash (sh) or maglev (mh), or a map, got "fastest"',
+      'gw.yaml:7:16: services[0].scheduler: expected round-robin (rr), weighted-round-robin (wrr), least-connections (lc), weighted-least-connections (wlc), source-hash (sh), maglev (mh), shortest-expected-delay (sed), never-queue (nq), rendezvous (hrw), power-of-two (twos), random, failover (fo) or overflow (ovf), or a map, got "fastest"',
     ],
   },
   {
@@ -182,15 +177,34 @@ export const BAD_SERVICES: readonly BadConfig[] = [
     name: "A service: adopt with round robin",
     given: one({ scheduler: "rr", outOfState: "adopt" }),
     want: [
-      'gw.yaml:8:17: services[0].outOfState: expected reset or drop with scheduler round-robin (gw.yaml:7:16), got "adopt" (only source-hash and maglev, outside full-nat)',
+      'gw.yaml:8:17: services[0].outOfState: expected reset or drop with scheduler round-robin (gw.yaml:7:16), got "adopt" (only source-hash, maglev without maxLoad, rendezvous and failover, outside full-nat)',
     ],
+  },
+  {
+    name: "A service: adopt with a bound on loads",
+    given: one({ scheduler: "mh", maxLoad: "1.25", outOfState: "adopt" }),
+    want: [
+      'gw.yaml:9:17: services[0].outOfState: expected reset or drop with scheduler maglev and maxLoad (gw.yaml:8:14), got "adopt" (only source-hash, maglev without maxLoad, rendezvous and failover, outside full-nat)',
+    ],
+  },
+  {
+    name: "A service: a bound on loads with another scheduler",
+    given: one({ scheduler: "hrw", maxLoad: "1.25" }),
+    want: [
+      "gw.yaml:8:14: services[0].maxLoad: expected off with scheduler rendezvous (gw.yaml:7:16), got 1.25 (only for maglev)",
+    ],
+  },
+  {
+    name: "A service: a bound on loads that is none",
+    given: one({ maxLoad: "1" }),
+    want: ["gw.yaml:7:14: services[0].maxLoad: expected a number from 1.01 to 10, or off, got 1"],
   },
   {
     name: "A service: adopt in full-nat",
     given:
       "device: { type: packet, interfaces: [eth0] }\nsnat: { addresses: [10.20.0.100] }\nservices:\n  - name: web\n    vip: 203.0.113.10\n    port: 80\n    protocol: tcp\n    mode: full-nat\n    outOfState: adopt\n    backends: [{ address: 10.20.0.11, port: 8080 }]\n",
     want: [
-      'gw.yaml:9:17: services[0].outOfState: expected reset or drop with mode full-nat (gw.yaml:8:11), got "adopt" (only source-hash and maglev, outside full-nat)',
+      'gw.yaml:9:17: services[0].outOfState: expected reset or drop with mode full-nat (gw.yaml:8:11), got "adopt" (only source-hash, maglev without maxLoad, rendezvous and failover, outside full-nat)',
     ],
   },
   {
@@ -198,7 +212,7 @@ export const BAD_SERVICES: readonly BadConfig[] = [
     given:
       "device: { type: packet, interfaces: [eth0] }\ndefaults: { outOfState: adopt }\nservices:\n  - name: web\n    vip: 203.0.113.10\n    port: 80\n    protocol: tcp\n    scheduler: lc\n    backends: [{ address: 10.20.0.11, port: 8080 }]\n",
     want: [
-      'gw.yaml:4:5: services[0].outOfState: expected reset or drop with scheduler least-connections (gw.yaml:8:16), got "adopt" (only source-hash and maglev, outside full-nat)',
+      'gw.yaml:4:5: services[0].outOfState: expected reset or drop with scheduler least-connections (gw.yaml:8:16), got "adopt" (only source-hash, maglev without maxLoad, rendezvous and failover, outside full-nat)',
     ],
   },
   {

@@ -6,8 +6,10 @@ const SIX = { backends: "[{ address: '2001:db8:2::11' }]" };
 export const BAD_TOGETHER: readonly BadConfig[] = [
   {
     name: "health: unknown type",
-    given: one({ health: "{ type: icmp }" }),
-    want: ['gw.yaml:7:21: services[0].health.type: expected tcp or http, got "icmp"'],
+    given: one({ health: "{ type: smtp }" }),
+    want: [
+      'gw.yaml:7:21: services[0].health.type: expected tcp, tls, http, https, http2, grpc, udp, dns, icmp, exec or script, got "smtp"',
+    ],
   },
   {
     name: "health: a word",
@@ -47,7 +49,7 @@ export const BAD_TOGETHER: readonly BadConfig[] = [
     name: "health: a path for tcp",
     given: one({ health: "{ type: tcp, path: /health }" }),
     want: [
-      'gw.yaml:7:32: services[0].health.path: expected no "path" for type tcp (gw.yaml:7:21), got one (only for http)',
+      'gw.yaml:7:32: services[0].health.path: expected no "path" for type tcp (gw.yaml:7:21), got one (only for http, https, http2)',
     ],
   },
   {

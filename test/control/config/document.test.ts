@@ -46,6 +46,7 @@ test("the JSON Schema accepts what the parser accepts, and refuses what an edito
     one({}),
     one({ port: '[80, "8000-8099"]', health: "none", affinity: "off" }),
     one({ port: "any", scheduler: "mh", health: "{ type: http, status: [200, 301-302] }" }),
+    one({ scheduler: "mh", maxLoad: "1.25" }),
     two({ protocol: "[tcp, udp]" }, { port: "81" }),
     `device: { type: tun }\ndefaults: { protocol: tcp }\nservices:\n${service({ protocol: null })}`,
   ];
@@ -63,6 +64,7 @@ test("the JSON Schema accepts what the parser accepts, and refuses what an edito
     one({ timeouts: "{ tcp: { close: 30 } }" }),
     one({ timeouts: "{ tcp: { close: 1.5s } }" }),
     one({ scheduler: "fastest" }),
+    one({ maxLoad: "1" }),
     one({ name: null }),
     one({ backends: "[{ port: 80 }]" }),
     "device: { type: dpdk }",

@@ -240,3 +240,19 @@ test("checkHost asks this host: an interface that cannot be there is found missi
     /^expected an interface of this host \(.*lo.*\), got "no-such-if0"$/,
   );
 });
+
+test("checks through the data path: a VIP of the host's, and sources that it has", () => {
+  const text = PACKET.replace("\nservices:", "\nprobe: {}\nservices:").replace(
+    "    backends:",
+    "    health: { through: path }\n    backends:",
+  );
+  const found = hostProblems(
+    parseConfig(text, "gw.yaml"),
+    facts(owner("203.0.113.10", "198.18.3.4")),
+  );
+  assert.deepEqual(found.map(formatConfigProblem), [
+    "gw.yaml:5:8: probe.ipv4: expected a range without addresses of this host, got one that has 198.18.3.4",
+    "gw.yaml:8:10: services[0].vip: expected a VIP that is checked through the data path (health.through) that is no address of this host, got 203.0.113.10, which eth0 has",
+  ]);
+  assert.deepEqual(hostProblems(parseConfig(text, "gw.yaml"), facts()), []);
+});

@@ -73,6 +73,7 @@ test("defaults are those of the design", () => {
       mode: "nat",
       scheduler: "maglev",
       policy: null,
+      maxLoad: null,
       tableSize: 65_537,
       affinity: null,
       timeouts: {
@@ -99,9 +100,13 @@ test("defaults are those of the design", () => {
         removed: "drain",
         down: "keep",
         disabled: "reset",
+        ejected: "keep",
         deadlineMs: 300_000,
       },
       noBackend: { action: "reset", sorry: null },
+      minimumHealthy: { count: 1 },
+      panicThreshold: 0,
+      slowStart: null,
       ping: "healthy",
       access: {
         allow: null,
@@ -128,7 +133,16 @@ test("defaults are those of the design", () => {
       },
       health: null,
       agent: null,
-      backends: [{ address: addressOf4(0x0a14000b), port: 8080, weight: 1, serverId: null }],
+      backends: [
+        {
+          address: addressOf4(0x0a14000b),
+          port: 8080,
+          weight: 1,
+          priority: 0,
+          maxConnections: null,
+          serverId: null,
+        },
+      ],
     },
   ]);
 });
@@ -145,18 +159,35 @@ const SCHEDULERS: readonly (readonly [string, string])[] = [
   ["wlc", "weighted-least-connections"],
   ["sh", "source-hash"],
   ["mh", "maglev"],
+  ["sed", "shortest-expected-delay"],
+  ["nq", "never-queue"],
+  ["hrw", "rendezvous"],
+  ["twos", "power-of-two"],
+  ["random", "random"],
+  ["fo", "failover"],
+  ["ovf", "overflow"],
   ["maglev", "maglev"],
 ];
 for (const [written, meant] of SCHEDULERS) {
   test(`scheduler ${written} is ${meant}; outOfState follows it and the mode`, () => {
-    const isHash = meant === "source-hash" || meant === "maglev";
+    const isAlike = ["source-hash", "maglev", "rendezvous", "failover"].includes(meant);
     const nat = parsed({ scheduler: written });
     assert.equal(nat.scheduler, meant);
-    assert.equal(nat.outOfState, isHash ? "adopt" : "reset");
+    assert.equal(nat.outOfState, isAlike ? "adopt" : "reset");
     assert.equal(parsedFullNat({ scheduler: written }).outOfState, "reset");
     assert.equal(parsed({ scheduler: written, outOfState: "drop" }).outOfState, "drop");
   });
 }
+
+test("maxLoad makes maglev a scheduler that counts: nothing is adopted", () => {
+  const bounded = parsed({ scheduler: "mh", maxLoad: "1.25" });
+  assert.deepEqual(
+    [bounded.scheduler, bounded.maxLoad, bounded.outOfState],
+    ["bounded-maglev", 1.25, "reset"],
+  );
+  const plain = parsed({ scheduler: "mh", maxLoad: "off" });
+  assert.deepEqual([plain.scheduler, plain.maxLoad, plain.outOfState], ["maglev", null, "adopt"]);
+});
 
 test("ports: numbers, ranges, any, lists; sorted", () => {
   const ports = (text: string) => parsed({ port: text }).ports.map((it) => `${it.low}-${it.high}`);
@@ -261,9 +292,13 @@ test("health: defaults, statuses, and which port is checked", () => {
     port: 0,
     source: null,
     through: "direct",
+    method: "GET",
     path: "/",
     host: null,
+    headers: {},
     status: [{ low: 200, high: 399 }],
+    body: null,
+    bodyBytes: 65_536,
   });
   assert.equal(health({ health: "{ interval: 300ms }" })?.timeoutMs, 300);
   const chosen = health({ health: "{ type: http, status: [204, 300-399] }" });

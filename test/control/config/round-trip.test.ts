@@ -69,7 +69,10 @@ const backendList = fc
 
 const serviceKeys = {
   mode: fc.constantFrom("nat", "full-nat"),
-  scheduler: fc.constantFrom("rr", "wrr", "lc", "wlc", "sh", "mh", "maglev", "source-hash"),
+  scheduler: fc.constantFrom(
+    ...["rr", "wrr", "lc", "wlc", "sh", "mh", "maglev", "source-hash"],
+    ...["sed", "nq", "hrw", "twos", "random", "fo", "ovf"],
+  ),
   tableSize: fc.constantFrom(251, 65_537, 655_373),
   affinity: fc.oneof(
     fc.constant("off"),

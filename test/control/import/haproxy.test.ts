@@ -270,8 +270,63 @@ test("HTTP checks, and a proxy that nothing can be made of", () => {
     /^8: frontend "off" \(lines 8-11\) is left out: it is disabled$/,
     /^12: backend "b" \(lines 12-13\) is left out: no service has it: /,
     /^14: backend "c" \(lines 14-15\) is left out: no service has it: /,
-    /^19: server "b" is checked too: health is for all backends of a service$/,
-    /^20: server "c": fall is 1, as at "a": health is for all backends of a service$/,
+    /^19: server "b" has check now too: it is for all backends of a service$/,
+    /^20: server "c": fall is 1, as at "a": it is for all backends of a service$/,
+  ]);
+});
+
+test("stick on src is affinity; a table that others use is a group", () => {
+  const text = right(
+    "defaults\n    mode tcp\n" +
+      "listen a\n    bind 203.0.113.10:80\n    stick-table type ip size 1m expire 30m\n    stick on src\n" +
+      "    server a 10.20.0.11:80\n" +
+      "listen B_c\n    bind 203.0.113.10:443\n    stick match src table a\n    server a 10.20.0.11:443\n" +
+      "listen d\n    bind 203.0.113.10:444\n    stick-table type ip size 1k\n    stick on src,ipmask(24)\n" +
+      "listen e\n    bind 203.0.113.10:445\n    stick-table type ip size 1k expire 1m\n",
+  );
+  const { services, notes } = imported(importHaproxy, text, { snat: ["10.20.0.100"] });
+  assert.deepEqual(
+    services.map(({ affinity }) => affinity),
+    [
+      { timeout: "30m", group: "a" },
+      { timeout: "30m", group: "a" },
+      { timeout: "168h", prefix: { ipv4: 24 } },
+      undefined,
+    ],
+  );
+  assertNotes(notes, [
+    /^15: stick without expire: a week is the longest$/,
+    /^18: stick-table without stick on src: it only counts$/,
+  ]);
+});
+
+test("agents, checks at another place, and intervals by state", () => {
+  const text = right(
+    listen(
+      "bind 203.0.113.10:80",
+      "default-server inter 3s fastinter 1s downinter 10s agent-inter 5s",
+      "server a 10.20.0.11:80 check port 9200 agent-check agent-port 9",
+      'server b 10.20.0.12:80 check port 9201 addr 10.99.0.12 agent-check agent-port 10 agent-send "b\\n"',
+      "server c 10.20.0.13:80 check agent-check agent-port 9",
+    ),
+  );
+  const { services, notes } = imported(importHaproxy, text, { snat: ["10.20.0.100"] });
+  const [{ health, agent, backends }] = services as [(typeof services)[0]];
+  assert.deepEqual(health, {
+    ...{ type: "tcp", interval: "3s", timeout: "1s", fastInterval: "1s", downInterval: "10s" },
+    ...{ rise: 2, fall: 3, port: 9200 },
+  });
+  assert.deepEqual(agent, { port: 9, interval: "5s", timeout: "5s" });
+  assert.deepEqual(backends, [
+    { address: "10.20.0.11", port: 80, weight: 1 },
+    {
+      ...{ address: "10.20.0.12", port: 80, weight: 1 },
+      check: { address: "10.99.0.12", port: 9201, agentPort: 10 },
+    },
+    { address: "10.20.0.13", port: 80, weight: 1, check: { port: 80 } },
+  ]);
+  assertNotes(notes, [
+    /^7: server "b": agent-send is the default, as at "a": it is for all backends of a service$/,
   ]);
 });
 

@@ -176,10 +176,38 @@ ipvsadm --set 900 0 300
   ]);
 });
 
+test("persistence, and the masks that make clients of a network one", () => {
+  const text = `-A -t 203.0.113.10:80 -s rr -p 360
+-A -t 203.0.113.11:80 -s rr -p -M 255.255.255.0
+-A -t [2001:db8:ff::10]:80 -s mh -p 10800 -M 64
+-A -t 203.0.113.12:80 -s rr -p 360 -M 255.0.255.0
+-A -u 203.0.113.13:53 -s rr -p 60 -o
+`;
+  const { services, notes } = imported(importIpvsadm, text);
+  assert.deepEqual(
+    services.map(({ affinity }) => affinity),
+    [
+      { timeout: "6m" },
+      { timeout: "5m", prefix: { ipv4: 24 } },
+      { timeout: "3h", prefix: { ipv6: 64 } },
+      { timeout: "6m" },
+      undefined,
+    ],
+  );
+  assert.equal(services[2]?.["scheduler"], "maglev");
+  assertNotes(notes, [
+    /^4: -M "255\.0\.255\.0": expected a prefix$/,
+    /^5: affinity of service udp-203\.0\.113\.13-53 is left out: expected off with udp\.perPacket/,
+  ]);
+});
+
 test("a tunnel without an outer source address says which option gives it", () => {
   const text = "-A -t 203.0.113.10:80 -s rr\n-a -t 203.0.113.10:80 -r 10.20.0.11:80 -i -w 1\n";
   const { services, notes } = imported(importIpvsadm, text);
-  assertNotes(notes, [/^1: service .* is left out: .* got none: --tunnel-source says it$/]);
+  assertNotes(notes, [
+    /^1: service .* is left out: .* got none: --tunnel-source says it$/,
+    /^2: backend 10\.20\.0\.11 goes with service .*, which is left out$/,
+  ]);
   assert.deepEqual(services, []);
 });
 
