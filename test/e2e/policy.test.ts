@@ -95,6 +95,11 @@ function changes(gateway: GatewayProcess): string[] {
     .map(({ previous, state, reason }) => `${previous} -> ${state} ${reason}`.trim());
 }
 
+async function act(gateway: GatewayProcess, action: string, target: string): Promise<void> {
+  const answer = await gateway.api("POST", "/api/v1/backends/action", { action, target });
+  assert.equal(answer.status, 200, answer.body);
+}
+
 /** The threads of policies and the one they come from, by their priority: none can do anything. */
 function checkThreads(pid: number): void {
   const tasks = readdirSync(`/proc/${pid}/task`).map((task) => `/proc/${pid}/task/${task}`);
@@ -114,18 +119,27 @@ function checkThreads(pid: number): void {
   }
 }
 
+/** From the last reload to the last failure, by the times of the log. */
+function sinceReload(gateway: GatewayProcess): number {
+  const timeOf = (event: string, state?: string): number => {
+    const line = gateway.log.findLast((it) => it["event"] === event && it["state"] === state);
+    return Date.parse(String(line?.["time"]));
+  };
+  return timeOf("policy_state", "failed") - timeOf("reloaded");
+}
+
 async function decides(lab: Lab, gateway: GatewayProcess): Promise<void> {
   await waitState(gateway, "active");
   checkThreads(gateway.pid);
   assert.deepEqual(await bodies(lab, 30), { b3: 30 });
   // Called on change: nobody waits for the interval, and b3 gets no flow while nothing is decided.
-  await gateway.cli(["backend", "drain", "web/10.20.0.13:8080"]);
+  await act(gateway, "drain", "web/10.20.0.13:8080");
   await waitFor("b2 to be the last", async () => {
     const got = await bodies(lab, 20);
     assert.equal(got["b3"], undefined);
     return got["b2"] === 20;
   });
-  await gateway.cli(["backend", "reset", "web/10.20.0.13:8080"]);
+  await act(gateway, "reset", "web/10.20.0.13:8080");
 
   await swap(lab, gateway, TABLE);
   await waitFor("the table", async () => (await policy(gateway)).answer === "table");
@@ -133,9 +147,9 @@ async function decides(lab: Lab, gateway: GatewayProcess): Promise<void> {
   assert.equal(got["b3"], undefined);
   // 3 of 4 entries: 300 expected, and 8.7 is the deviation.
   assert.ok(got["b1"]! > 245 && got["b1"]! < 355, JSON.stringify(got));
-  await gateway.cli(["backend", "drain", "web/10.20.0.11:8080"]);
+  await act(gateway, "drain", "web/10.20.0.11:8080");
   await waitFor("its entries to be b2's", async () => (await bodies(lab, 20))["b2"] === 20);
-  await gateway.cli(["backend", "reset", "web/10.20.0.11:8080"]);
+  await act(gateway, "reset", "web/10.20.0.11:8080");
 }
 
 async function fails(lab: Lab, gateway: GatewayProcess): Promise<void> {
@@ -148,6 +162,7 @@ async function fails(lab: Lab, gateway: GatewayProcess): Promise<void> {
     await swap(lab, gateway, FIRST(then));
     const failed = await waitState(gateway, "failed");
     assert.match(failed.reason, want);
+    console.log(`${reason}: the fallback decides ${sinceReload(gateway)} ms after the reload`);
     // The fallback knows all three, whatever the policy said last.
     assert.deepEqual(Object.keys(await bodies(lab, 60)).sort(), ["b1", "b2", "b3"]);
     const metrics = (await gateway.api("GET", "/metrics")).body;
@@ -157,8 +172,6 @@ async function fails(lab: Lab, gateway: GatewayProcess): Promise<void> {
       new RegExp(`headgate_policy_failures_total\\{${labels},reason="${reason}"\\} [1-9]`),
     );
     assert.match(metrics, /headgate_policy_state\{.*state="(failed|active)"\} 1/);
-    const wide = await gateway.cli(["get", "services", "-o", "wide"]);
-    assert.match(wide.stdout, /Policy/);
   }
   const lines = changes(gateway).filter((line) => line.startsWith("active -> failed"));
   for (const [reason] of cases) {

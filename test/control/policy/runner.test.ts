@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { readdirSync, readFileSync } from "node:fs";
 import { test } from "node:test";
 import { compiledPolicy, compilePolicies } from "../../../src/control/policy/compile.ts";
 import type { PolicyInput } from "../../../src/control/policy/input.ts";
@@ -229,6 +230,32 @@ test("weights and tables become decisions about slots", async () => {
     table: Uint16Array.of(2, 0, 1, 0),
   });
   assert.deepEqual(weights!.lines, ["weights start 1"]);
+});
+
+const NOT_ROOT = process.getuid?.() === 0 ? false : "needs root: others have nothing to give up";
+
+test("threads have no capability and no way to one, also as root", { skip: NOT_ROOT }, async () => {
+  const run = await begin("weights", { timeoutMs: 20_000 });
+  await waitFor("an answer", () => run.runner.state() === "active", { timeoutMs: 60_000 });
+  const nice = readdirSync("/proc/self/task")
+    .map((task) => `/proc/self/task/${task}`)
+    .filter((task) => {
+      const fields = readFileSync(`${task}/stat`, "utf8")
+        .replace(/^.*\) /, "")
+        .split(" ");
+      return fields[16] === "10";
+    });
+  // Its own, and the nursery's.
+  assert.ok(nice.length >= 2, String(nice.length));
+  for (const task of nice) {
+    const status = readFileSync(`${task}/status`, "utf8");
+    for (const set of ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"]) {
+      assert.match(status, new RegExp(`^${set}:\\s*0+$`, "m"));
+    }
+    assert.match(status, /^NoNewPrivs:\s*1$/m);
+  }
+  assert.match(readFileSync("/proc/self/status", "utf8"), /^NoNewPrivs:\s*0$/m);
+  run.runner.close();
 });
 
 test("called on change and by the interval; a new thread after a pause that grows", async () => {
