@@ -30,8 +30,8 @@ test("services stand in ipvsadm's columns", () => {
 
 test("wide services add counters, rates and drops", () => {
   const [head, web] = renderServices(SERVICES, true).split("\n");
-  const titles = head!.split(/ {2,}/).slice(-11);
-  const cells = web!.trim().split(/ {2,}/).slice(-11);
+  const titles = head!.split(/ {2,}/).slice(-12);
+  const cells = web!.trim().split(/ {2,}/).slice(-12);
   assert.deepEqual(Object.fromEntries(titles.map((title, at) => [title.trim(), cells[at]])), {
     Conns: "123K",
     InPkts: "1.5M",

@@ -1,9 +1,10 @@
 import assert from "node:assert/strict";
-import { chmodSync, copyFileSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { chmodSync, copyFileSync, writeFileSync } from "node:fs";
 import path from "node:path";
 import { test } from "node:test";
 import type { LoadReport } from "../../lab/tools/http-load.ts";
 import type { PolicyRow, ServiceRow } from "../../src/base/admin-types.ts";
+import { policyProcesses, policyThreads } from "../control/policy/policies.ts";
 import {
   createLab,
   type GatewayProcess,
@@ -19,8 +20,6 @@ import { waitFor } from "../support/wait.ts";
  * A policy in TypeScript under traffic that never stops: weights, a table, a drain, and every way to
  * fail. Not one request may fail, whoever decides.
  */
-
-const NICENESS = "10";
 
 /** @param body - of rebuild */
 function moduleOf(body: string): string {
@@ -100,22 +99,18 @@ async function act(gateway: GatewayProcess, action: string, target: string): Pro
   assert.equal(answer.status, 200, answer.body);
 }
 
-/** The threads of policies and the one they come from, by their priority: none can do anything. */
+/** Everything about a policy is nobody's, in a process of its own, and can do nothing. */
 function checkThreads(pid: number): void {
-  const tasks = readdirSync(`/proc/${pid}/task`).map((task) => `/proc/${pid}/task/${task}`);
-  const nice = tasks.filter((task) => {
-    const fields = readFileSync(`${task}/stat`, "utf8")
-      .replace(/^.*\) /, "")
-      .split(" ");
-    return fields[16] === NICENESS;
-  });
-  assert.ok(nice.length >= 2, `${nice.length} threads`);
-  for (const task of nice) {
-    const status = readFileSync(`${task}/status`, "utf8");
+  const [nursery, ...others] = policyProcesses(pid);
+  assert.deepEqual(others, []);
+  const threads = policyThreads(nursery!);
+  assert.ok(threads.length >= 2, `${threads.length} threads`);
+  for (const status of threads) {
     for (const set of ["CapInh", "CapPrm", "CapEff", "CapAmb"]) {
-      assert.match(status, new RegExp(`^${set}:\\s*0+$`, "m"), task);
+      assert.match(status, new RegExp(`^${set}:\\s*0+$`, "m"));
     }
     assert.match(status, /^NoNewPrivs:\s*1$/m);
+    assert.match(status, /^Uid:\s*65534\s+65534\s/m);
   }
 }
 

@@ -1,14 +1,13 @@
 import { setPriority } from "node:os";
-import { parentPort, Worker } from "node:worker_threads";
-import { assert } from "../../base/assert.ts";
+import { Worker } from "node:worker_threads";
 import { reasonOf } from "../../base/log.ts";
 import { giveUpCapabilities } from "../../device/privileges-native.ts";
-import type { Failure, FromNursery, ThreadData, ToNursery } from "./protocol.ts";
+import type { Failure, FromNursery, FromThread, ThreadData, ToNursery } from "./protocol.ts";
 
 /**
- * The thread that policies' threads come from. A thread has the capabilities and the priority of the one
- * that makes it: this one gives up what control has, runs no code but this, and so has nothing to hand
- * on. Its children cannot load an addon (--no-addons) and see no environment.
+ * The process that the threads of a module come from. A thread has the capabilities and the priority of
+ * the one that makes it: this one gives up all it has before the first, and runs no code but this. Its
+ * children cannot load an addon (--no-addons) and see no environment. It ends with the gateway.
  */
 
 /** A policy that loops for its timeout must not take a processor from the workers. */
@@ -23,17 +22,18 @@ const RESOURCE_LIMITS = {
 
 const OUT_OF_MEMORY = "ERR_WORKER_OUT_OF_MEMORY";
 
-assert(parentPort !== null, "the nursery runs as a thread of the gateway");
-const control = parentPort;
 const threads = new Map<number, Worker>();
 
-function begin({ id, name, port, files, tableSizeMax }: ToNursery & { kind: "start" }): void {
+function say(message: FromNursery): void {
+  if (process.connected) process.send?.(message);
+}
+
+function begin({ id, name, files, tableSizeMax }: ToNursery & { kind: "start" }): void {
   let failure: Failure = "exit";
   let message = "";
   const worker = new Worker(new URL("./thread.js", import.meta.url), {
     name: `headgate policy ${name}`,
-    workerData: { port, files, tableSizeMax } satisfies ThreadData,
-    transferList: [port],
+    workerData: { files, tableSizeMax } satisfies ThreadData,
     execArgv: ["--no-addons"],
     env: {},
     stdout: true,
@@ -43,6 +43,7 @@ function begin({ id, name, port, files, tableSizeMax }: ToNursery & { kind: "sta
   threads.set(id, worker);
   worker.stdout.resume();
   worker.stderr.resume();
+  worker.on("message", (said: FromThread) => say({ kind: "said", id, message: said }));
   worker.once("error", (error: unknown) => {
     const isFull = (error as NodeJS.ErrnoException).code === OUT_OF_MEMORY;
     failure = isFull ? "memory" : "throws";
@@ -53,13 +54,15 @@ function begin({ id, name, port, files, tableSizeMax }: ToNursery & { kind: "sta
   worker.once("exit", (code) => {
     threads.delete(id);
     message ||= `its thread ended with code ${code}`;
-    control.postMessage({ id, failure, message } satisfies FromNursery);
+    say({ kind: "ended", id, failure, message });
   });
 }
 
 giveUpCapabilities();
 setPriority(0, NICENESS);
-control.on("message", (message: ToNursery) => {
+process.on("message", (message: ToNursery) => {
   if (message.kind === "start") begin(message);
+  else if (message.kind === "call") threads.get(message.id)?.postMessage(message.message);
   else void threads.get(message.id)?.terminate();
 });
+process.on("disconnect", () => process.exit(0));

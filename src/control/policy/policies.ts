@@ -75,7 +75,10 @@ export function createPolicies(
           timeoutMs: policy.timeoutMs,
           intervalMs: policy.intervalMs,
           startThread: (events) =>
-            threads.start(definition.name, compiled.files, definition.tableSize, events),
+            threads.start(
+              { ...compiled, name: definition.name, tableSizeMax: definition.tableSize },
+              events,
+            ),
           read: () => inputs.read(own.service, performance.now(), new Date()),
           onDecision: refresh,
           onState: (state, previous, reason) => {

@@ -1,13 +1,11 @@
-import type { MessagePort } from "node:worker_threads";
 import type { Backend, Statistics } from "./policy.d.ts";
 
 /**
- * What control, the nursery and a policy's thread say to each other: plain data, cloned. There is no
- * memory that two of them share.
+ * What control, the nursery and a policy's thread say to each other: plain data, cloned. The nursery is
+ * a process; there is no memory that it shares with the gateway.
  *
- *   control --start, end--> nursery --makes, ends--> thread of a policy
- *           <---ended------
- *   control <--loaded, answer, failed-- --rebuild--> thread of a policy
+ *   control --start, call, end--> nursery --rebuild------------------> thread of a policy
+ *           <--said, ended-------         <--loaded, answer, failed---
  */
 
 /** A file of a policy after compilation. */
@@ -29,22 +27,24 @@ export type ToNursery =
       readonly kind: "start";
       readonly id: number;
       readonly name: string;
-      readonly port: MessagePort;
       readonly files: readonly CompiledFile[];
       readonly tableSizeMax: number;
     }
+  | { readonly kind: "call"; readonly id: number; readonly message: ToThread }
   | { readonly kind: "end"; readonly id: number };
 
-/** A thread is gone, whoever ended it. */
-export interface FromNursery {
-  readonly id: number;
-  readonly failure: Failure;
-  readonly message: string;
-}
+export type FromNursery =
+  | { readonly kind: "said"; readonly id: number; readonly message: FromThread }
+  /** A thread is gone, whoever ended it. */
+  | {
+      readonly kind: "ended";
+      readonly id: number;
+      readonly failure: Failure;
+      readonly message: string;
+    };
 
 /** What a policy's thread is made with. */
 export interface ThreadData {
-  readonly port: MessagePort;
   readonly files: readonly CompiledFile[];
   readonly tableSizeMax: number;
 }

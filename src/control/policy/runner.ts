@@ -109,20 +109,20 @@ export function createRunner(parts: RunnerParts, before: PolicyDecision | null =
     if (!isSame) parts.onDecision();
   }
 
-  /** Whoever is late gets one look into the mailbox: it may be control that was busy. */
+  /** Whoever is late gets one turn of the event loop: it may be control that was busy. */
   function limitTo(ms: number, message: string): void {
     const waitedFor = calls;
-    const isOpen = (): boolean => waitedFor === calls && limit !== null;
-    limit = after(ms, () => {
-      thread?.drain();
-      if (isOpen()) fail("timeout", message);
-    });
+    const own = thread;
+    limit = after(ms, () =>
+      setImmediate(() => {
+        if (own === thread && waitedFor === calls && limit !== null) fail("timeout", message);
+      }),
+    );
   }
 
   function begin(): void {
     clear();
     isLoaded = false;
-    limitTo(pauses.load, `its module was not loaded within ${pauses.load} ms`);
     const own = parts.startThread({
       onMessage: (message) => {
         if (thread === own) hear(message);
@@ -132,6 +132,7 @@ export function createRunner(parts: RunnerParts, before: PolicyDecision | null =
       },
     });
     thread = own;
+    limitTo(pauses.load, `its module was not loaded within ${pauses.load} ms`);
   }
 
   function call(why: Statistics["reason"]): void {

@@ -3,6 +3,7 @@ import path from "node:path";
 import { inspect } from "node:util";
 import vm from "node:vm";
 import { parentPort, workerData } from "node:worker_threads";
+import { assert } from "../../base/assert.ts";
 import type { Policy } from "./policy.d.ts";
 import type { CompiledFile, Failure, FromThread, ThreadData, ToThread } from "./protocol.ts";
 
@@ -16,7 +17,9 @@ import type { CompiledFile, Failure, FromThread, ThreadData, ToThread } from "./
 const LINES_MAX = 20;
 const LINE_CHARACTERS_MAX = 500;
 
-const { files, port, tableSizeMax } = workerData as ThreadData;
+assert(parentPort !== null, "a policy runs as a thread of the nursery");
+const port = parentPort;
+const { files, tableSizeMax } = workerData as ThreadData;
 const maps = new Map<string, SourceMap>();
 let lines: string[] = [];
 
@@ -117,8 +120,6 @@ function answer(policy: Policy, { call, backends, statistics }: ToThread): void 
 function start(): void {
   const console = { log: write, info: write, debug: write, warn: write, error: write };
   Object.assign(globalThis, { console });
-  // Nobody reads what comes this way, and nothing goes that way.
-  parentPort?.close();
   try {
     const policy = load(files);
     if (typeof policy.rebuild !== "function") {

@@ -1,5 +1,6 @@
-import { MessageChannel, receiveMessageOnPort, Worker } from "node:worker_threads";
-import { reasonOf } from "../../base/log.ts";
+import { type ChildProcess, fork } from "node:child_process";
+import { fileURLToPath } from "node:url";
+import { withoutAmbient } from "../../device/privileges-native.ts";
 import type {
   CompiledFile,
   Failure,
@@ -17,88 +18,102 @@ export interface ThreadEvents {
 
 export interface PolicyThread {
   call(message: ToThread): void;
-  /** Hand over what has come and was not yet looked at. */
-  drain(): void;
   /** End it, whatever it does; nothing more comes of it. */
   end(): void;
 }
 
+export interface ThreadOptions {
+  /** For people who look at threads. */
+  readonly name: string;
+  /** Threads of one module share a process. */
+  readonly digest: string;
+  readonly files: readonly CompiledFile[];
+  readonly tableSizeMax: number;
+}
+
 export interface PolicyThreads {
-  /** @param name - for people who look at threads */
-  start(
-    name: string,
-    files: readonly CompiledFile[],
-    tableSizeMax: number,
-    events: ThreadEvents,
-  ): PolicyThread;
+  start(options: ThreadOptions, events: ThreadEvents): PolicyThread;
   /** End them all; nothing is started any more. */
   close(): Promise<void>;
 }
 
-/** Threads of policies, from a nursery that is there from the first one on. */
+/** A process that threads come from, and those that it has. */
+interface Nursery {
+  readonly child: ChildProcess;
+  readonly live: Map<number, ThreadEvents>;
+  readonly ended: Promise<void>;
+}
+
+const NURSERY = fileURLToPath(new URL("./nursery.js", import.meta.url));
+
+/**
+ * Threads of policies, in a process for each module: an engine that finds no more memory for one of its
+ * threads ends the whole process, and that must not be the gateway's.
+ */
 export function createPolicyThreads(): PolicyThreads {
-  const live = new Map<number, { readonly events: ThreadEvents; readonly close: () => void }>();
-  let nursery: Worker | null = null;
+  const nurseries = new Map<string, Nursery>();
   let next = 1;
   let isClosed = false;
 
-  function end(id: number, failure: Failure, message: string): void {
-    const thread = live.get(id);
-    live.delete(id);
-    thread?.close();
-    thread?.events.onEnded(failure, message);
-  }
-
-  function openNursery(): Worker {
-    const worker = new Worker(new URL("./nursery.js", import.meta.url), {
-      name: "headgate policies",
-      execArgv: ["--enable-source-maps"],
-      env: {},
-    });
-    let reason = "the thread that policies come from has ended";
-    worker.unref();
-    worker.on("message", ({ id, failure, message }: FromNursery) => end(id, failure, message));
-    worker.once("error", (error) => {
-      reason = reasonOf(error);
-    });
-    worker.once("exit", () => {
-      if (nursery === worker) nursery = null;
-      // Its children end with it.
-      for (const id of [...live.keys()]) end(id, "exit", reason);
-    });
-    return worker;
-  }
-
-  function start(
-    name: string,
-    files: readonly CompiledFile[],
-    tableSizeMax: number,
-    events: ThreadEvents,
-  ): PolicyThread {
-    nursery ??= openNursery();
-    const from = nursery;
-    const id = next++;
-    const { port1: own, port2: port } = new MessageChannel();
-    live.set(id, { events, close: () => own.close() });
-    const hear = (message: FromThread): void => {
-      if (live.has(id)) events.onMessage(message);
+  function open(digest: string): Nursery {
+    const live = new Map<number, ThreadEvents>();
+    const end = (id: number, failure: Failure, message: string): void => {
+      const events = live.get(id);
+      live.delete(id);
+      events?.onEnded(failure, message);
     };
-    own.on("message", hear);
-    own.unref();
-    const message: ToNursery = { kind: "start", id, name, port, files, tableSizeMax };
-    if (isClosed) live.delete(id);
-    else from.postMessage(message, [port]);
+    const child = withoutAmbient(() =>
+      fork(NURSERY, [], {
+        env: {},
+        execArgv: ["--enable-source-maps"],
+        serialization: "advanced",
+        stdio: ["ignore", "ignore", "ignore", "ipc"],
+      }),
+    );
+    // Policies keep no process alive that has nothing else to do.
+    child.unref();
+    child.channel?.unref();
+    child.on("message", (message: FromNursery) => {
+      if (message.kind === "ended") end(message.id, message.failure, message.message);
+      else live.get(message.id)?.onMessage(message.message);
+    });
+    // What it cannot be sent any more was for threads that end with it.
+    child.on("error", () => {});
+    const ended = new Promise<void>((resolve) => {
+      child.once("exit", (code, signal) => {
+        if (nurseries.get(digest)?.child === child) nurseries.delete(digest);
+        // V8 aborts where one allocation is larger than what is left.
+        const failure = signal === "SIGABRT" ? "memory" : "exit";
+        const message = `the process of its threads ended with ${signal ?? `code ${code}`}`;
+        for (const id of [...live.keys()]) end(id, failure, message);
+        resolve();
+      });
+    });
+    const nursery = { child, live, ended };
+    nurseries.set(digest, nursery);
+    return nursery;
+  }
+
+  function send({ child }: Nursery, message: ToNursery): void {
+    if (child.connected) child.send(message, () => {});
+  }
+
+  function start(options: ThreadOptions, events: ThreadEvents): PolicyThread {
+    const { name, digest, files, tableSizeMax } = options;
+    if (isClosed) return { call: () => {}, end: () => {} };
+    const nursery = nurseries.get(digest) ?? open(digest);
+    const id = next++;
+    nursery.live.set(id, events);
+    send(nursery, { kind: "start", id, name, files, tableSizeMax });
     return {
-      call: (call) => own.postMessage(call),
-      drain: () => {
-        for (let it = receiveMessageOnPort(own); it !== undefined; it = receiveMessageOnPort(own)) {
-          hear(it.message as FromThread);
-        }
-      },
+      call: (message) => send(nursery, { kind: "call", id, message }),
       end: () => {
-        if (!live.delete(id)) return;
-        own.close();
-        from.postMessage({ kind: "end", id } satisfies ToNursery);
+        if (!nursery.live.delete(id)) return;
+        send(nursery, { kind: "end", id });
+        if (nursery.live.size > 0) return;
+        // The next thread of this module has a process of its own: this one may still be ending.
+        if (nurseries.get(digest) === nursery) nurseries.delete(digest);
+        nursery.child.kill("SIGKILL");
       },
     };
   }
@@ -107,9 +122,12 @@ export function createPolicyThreads(): PolicyThreads {
     start,
     async close() {
       isClosed = true;
-      for (const { close } of live.values()) close();
-      live.clear();
-      await nursery?.terminate();
+      const all = [...nurseries.values()];
+      for (const { child, live } of all) {
+        live.clear();
+        child.kill("SIGKILL");
+      }
+      await Promise.all(all.map(({ ended }) => ended));
     },
   };
 }

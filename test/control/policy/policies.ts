@@ -1,4 +1,4 @@
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import type { TestContext } from "node:test";
@@ -38,4 +38,36 @@ export function folderOf(t: TestContext, texts: Readonly<Record<string, string>>
     writeFileSync(path.join(folder, name), text, { mode: 0o644 });
   }
   return folder;
+}
+
+/** Processes that threads of policies are in, of this one. */
+export function policyProcesses(pid: number): number[] {
+  return readdirSync(`/proc/${pid}/task`).flatMap((task) => {
+    const children = textOf(`/proc/${pid}/task/${task}/children`).trim().split(" ");
+    return children
+      .filter((child) => textOf(`/proc/${child}/cmdline`).includes("policy/nursery.js"))
+      .map(Number);
+  });
+}
+
+/** What the kernel says of the threads of policies, and of the one that they come from. */
+export function policyThreads(pid: number): string[] {
+  return readdirSync(`/proc/${pid}/task`)
+    .map((task) => `/proc/${pid}/task/${task}`)
+    .filter((task) => {
+      const fields = textOf(`${task}/stat`)
+        .replace(/^.*\) /, "")
+        .split(" ");
+      return fields[16] === "10";
+    })
+    .map((task) => textOf(`${task}/status`));
+}
+
+/** Empty when the process has ended meanwhile. */
+function textOf(file: string): string {
+  try {
+    return readFileSync(file, "utf8");
+  } catch {
+    return "";
+  }
 }
