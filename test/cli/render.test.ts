@@ -48,6 +48,27 @@ test("wide services add counters, rates and drops", () => {
   });
 });
 
+test("wide services say how their policies do", () => {
+  const policy = {
+    ...{ protocol: "tcp", module: "/etc/p.ts", fallback: "maglev", shadow: false, since: "" },
+    ...{ answer: "weights", durationMs: 0.44, failures: {}, backends: [] },
+    ...{ state: "active", reason: "", differenceRatio: null },
+  };
+  const timeout = "timeout: no answer within 500 ms";
+  const cases = [
+    [[], "-"],
+    [[policy], "active 0.4ms"],
+    [[{ ...policy, state: "starting" }], "starting (maglev)"],
+    [[{ ...policy, state: "failed", reason: timeout }], `failed (maglev): ${timeout}`],
+    [[{ ...policy, state: "shadow", differenceRatio: 0.125 }], "shadow differs 12.5%"],
+    [[policy, { ...policy, durationMs: 2 }], "active 0.4ms; active 2.0ms"],
+  ] as const;
+  for (const [policies, want] of cases) {
+    const [, line] = renderServices([{ ...SERVICES[0]!, policies }], true).split("\n");
+    assert.ok(line!.endsWith(` ${want}`), line);
+  }
+});
+
 test("backends: weight with its override, state and reason", () => {
   assert.equal(
     renderBackends(BACKENDS),

@@ -126,7 +126,7 @@ function sinceReload(gateway: GatewayProcess): number {
 async function decides(lab: Lab, gateway: GatewayProcess): Promise<void> {
   await waitState(gateway, "active");
   checkThreads(gateway.pid);
-  assert.deepEqual(await bodies(lab, 30), { b3: 30 });
+  await waitFor("its weights", async () => (await bodies(lab, 30))["b3"] === 30);
   // Called on change: nobody waits for the interval, and b3 gets no flow while nothing is decided.
   await act(gateway, "drain", "web/10.20.0.13:8080");
   await waitFor("b2 to be the last", async () => {
@@ -138,6 +138,7 @@ async function decides(lab: Lab, gateway: GatewayProcess): Promise<void> {
 
   await swap(lab, gateway, TABLE);
   await waitFor("the table", async () => (await policy(gateway)).answer === "table");
+  await waitFor("no flow to b3", async () => (await bodies(lab, 20))["b3"] === undefined);
   const got = await bodies(lab, 400);
   assert.equal(got["b3"], undefined);
   // 3 of 4 entries: 300 expected, and 8.7 is the deviation.
@@ -171,7 +172,7 @@ async function fails(lab: Lab, gateway: GatewayProcess): Promise<void> {
   const lines = changes(gateway).filter((line) => line.startsWith("active -> failed"));
   for (const [reason] of cases) {
     const own = lines.filter((line) => line.startsWith(`active -> failed ${reason}: `));
-    assert.ok(own.length >= 1 && own.length <= 3, lines.join("\n"));
+    assert.ok(own.length >= 1 && own.length <= 6, lines.join("\n"));
   }
 }
 
@@ -234,6 +235,21 @@ async function example(lab: Lab, gateway: GatewayProcess): Promise<void> {
   assert.ok(Object.keys(await bodies(lab, 60)).length >= 2);
 }
 
+/** A service without a policy has nothing of the one that it had. */
+async function goes(lab: Lab, gateway: GatewayProcess): Promise<void> {
+  await swap(lab, gateway, LAST, lab.config(balance()));
+  await waitState(gateway, "active");
+  await waitFor("its weights", async () => (await bodies(lab, 30))["b3"] === 30);
+  const { services, ...rest } = balance();
+  const plain = services.map((it) => ({ ...it, more: { scheduler: "rr" } }));
+  const answer = await gateway.reload(lab.config({ ...rest, services: plain }));
+  assert.match(answer.body, /service web: .*policy/);
+  assert.deepEqual(Object.keys(await bodies(lab, 30)).sort(), ["b1", "b2", "b3"]);
+  const [row] = await gateway.get<ServiceRow[]>("/api/v1/services");
+  assert.deepEqual([row?.scheduler, row?.policies], ["round-robin", []]);
+  await waitFor("its process to end", () => policyProcesses(gateway.pid).length === 0);
+}
+
 const title =
   "a policy decides, is drained around, fails, is refused and shadows: no request is lost";
 test(title, { skip: SKIP_UNLESS_ROOT, timeout: 180_000 }, async (t) => {
@@ -245,7 +261,7 @@ test(title, { skip: SKIP_UNLESS_ROOT, timeout: 180_000 }, async (t) => {
   const gateway = await lab.startGateway(lab.config(balance()));
   const command = httpLoadCommand({ requests: 100_000, rate: 100 });
   const load = lab.spawn("client", command);
-  for (const part of [decides, fails, refuses, shadows, example]) {
+  for (const part of [decides, fails, refuses, shadows, example, goes]) {
     const startedMs = performance.now();
     await part(lab, gateway);
     console.log(`${part.name}: ${Math.round(performance.now() - startedMs)} ms`);
