@@ -54,7 +54,10 @@ const GLOBALS = `declare const console: Readonly<
 >;
 `;
 
+/** The last ones used, for definitions to come. */
 const kept = new Map<string, CompiledPolicy>();
+/** Whoever has a definition has what was compiled for it. */
+const compiled = new WeakMap<PolicyDefinition, CompiledPolicy>();
 
 /**
  * Check and compile the policies of a definition.
@@ -64,30 +67,29 @@ const kept = new Map<string, CompiledPolicy>();
  */
 export async function compilePolicies({ services }: GatewayDefinition): Promise<void> {
   const problems: ConfigProblem[] = [];
-  const seen = new Set<string>();
+  const results = new Map<string, CompiledPolicy | ConfigProblem[]>();
   for (const [index, { policy }] of services.entries()) {
     if (policy === null) continue;
     const digest = digestOf(policy);
-    if (seen.has(digest)) continue;
-    seen.add(digest);
-    const known = kept.get(digest);
-    if (known !== undefined) {
-      keep(known);
-      continue;
+    const key = `services[${index}].scheduler.module`;
+    const result = results.get(digest) ?? kept.get(digest) ?? (await compile(policy, digest, key));
+    // What is wrong with a module is said once, for the first service that has it.
+    if (!("files" in result)) {
+      if (!results.has(digest)) problems.push(...result);
+    } else {
+      compiled.set(policy, result);
+      keep(result);
     }
-    const result = await compile(policy, digest, `services[${index}].scheduler.module`);
-    if ("files" in result) keep(result);
-    else problems.push(...result);
+    results.set(digest, result);
   }
   if (problems.length > 0) throw new ConfigError(problems);
 }
 
 /** @returns the policy that `compilePolicies` has compiled; null before */
 export function compiledPolicy(policy: PolicyDefinition): CompiledPolicy | null {
-  return kept.get(digestOf(policy)) ?? null;
+  return compiled.get(policy) ?? null;
 }
 
-/** The last ones used are kept. */
 function keep(policy: CompiledPolicy): void {
   kept.delete(policy.digest);
   kept.set(policy.digest, policy);

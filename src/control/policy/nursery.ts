@@ -65,4 +65,5 @@ process.on("message", (message: ToNursery) => {
   else if (message.kind === "call") threads.get(message.id)?.postMessage(message.message);
   else void threads.get(message.id)?.terminate();
 });
-process.on("disconnect", () => process.exit(0));
+// An exit in order waits for threads, and one of them may loop.
+process.on("disconnect", () => process.kill(process.pid, "SIGKILL"));

@@ -125,6 +125,7 @@ export function createPolicyThreads(): PolicyThreads {
       const all = [...nurseries.values()];
       for (const { child, live } of all) {
         live.clear();
+        child.ref();
         child.kill("SIGKILL");
       }
       await Promise.all(all.map(({ ended }) => ended));

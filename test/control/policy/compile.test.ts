@@ -91,10 +91,13 @@ test("a policy of several files compiles once, and leaves nothing behind", async
     ["/etc/test/policy.ts", "/etc/test/numbers.ts"],
   );
   // The same sources are the same policy, whatever definition they are in; others are not.
-  await compilePolicies(gatewayOf({ ...policy, shadow: true }));
-  assert.equal(compiledPolicy({ ...policy, shadow: true }), first);
+  const shadow = { ...policy, shadow: true };
+  await compilePolicies(gatewayOf(shadow));
+  assert.equal(compiledPolicy(shadow), first);
   const [module, numbers] = policy.sources;
   const other = { ...policy, sources: [module!, { ...numbers!, text: "export const one = 2;\n" }] };
   assert.equal(compiledPolicy(other), null);
+  await compilePolicies(gatewayOf(other));
+  assert.notEqual(compiledPolicy(other)?.digest, first?.digest);
   assert.deepEqual(readdirSync(temporary), []);
 });
