@@ -80,6 +80,7 @@ export function createPolicies(
               events,
             ),
           read: () => inputs.read(own.service, performance.now(), new Date()),
+          key: () => inputs.key(own.service),
           onDecision: refresh,
           onState: (state, previous, reason) => {
             own.since = new Date().toISOString();

@@ -29,6 +29,8 @@ export interface RunnerParts {
   readonly intervalMs: number;
   readonly startThread: (events: ThreadEvents) => PolicyThread;
   readonly read: () => PolicyInput;
+  /** The key that `read` would give. */
+  readonly key: () => string;
   /** The decision in force is another one. */
   readonly onDecision: () => void;
   /** State or reason are others: once a change. */
@@ -197,7 +199,7 @@ export function createRunner(parts: RunnerParts, before: PolicyDecision | null =
   begin();
   return {
     look: () => {
-      if (thread !== null && isLoaded && parts.read().key !== lastKey) call("change");
+      if (thread !== null && isLoaded && parts.key() !== lastKey) call("change");
     },
     decision: () => decision,
     state: () => state,

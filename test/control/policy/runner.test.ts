@@ -130,6 +130,7 @@ async function begin(
         return threads.start({ name: service, digest, files, tableSizeMax: TABLE_MAX }, events);
       },
       read: () => inputOf(service),
+      key: () => (overrides.read ?? (() => inputOf(service)))().key,
       onDecision: () => counts.decisions++,
       onState: (state, previous, reason) => states.push(`${previous} -> ${state} ${reason}`.trim()),
       onAnswer: (decision) => answers.push(decision),
