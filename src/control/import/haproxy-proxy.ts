@@ -28,7 +28,7 @@ const LAST_COUNTS: Readonly<Record<string, readonly string[]>> = {
   balance: ["backend", "listen"],
   "hash-type": ["backend", "listen"],
   "hash-balance-factor": ["backend", "listen"],
-  "stick-table": ["backend", "listen"],
+  "stick-table": ["frontend", "backend", "listen"],
   stick: ["backend", "listen"],
   source: ["backend", "listen"],
   maxconn: ["frontend", "listen"],
@@ -39,7 +39,8 @@ const LAST_COUNTS: Readonly<Record<string, readonly string[]>> = {
 const OPTIONS = new Set(
   "httpchk tcp-check ssl-hello-chk redis-check smtpchk allbackups".split(" "),
 );
-const BACKEND_OPTIONS = ["backend", "listen"];
+const BACKENDS = ["backend", "listen"];
+const FRONTENDS = ["frontend", "listen"];
 
 /** Options that choose a check: the last of them counts. */
 const CHECK_OPTIONS =
@@ -54,6 +55,21 @@ const TIMEOUTS: Readonly<Record<string, readonly string[]>> = {
   tunnel: ["backend", "listen"],
   check: ["backend", "listen"],
 };
+
+/** Kinds of sections in which a line is read; null: in all. */
+function kindsOf(first: string, second: string): readonly string[] | null {
+  if (first === "timeout") return Object.hasOwn(TIMEOUTS, second) ? TIMEOUTS[second]! : null;
+  if (first === "option") {
+    return OPTIONS.has(second) || CHECK_OPTIONS.test(second) ? BACKENDS : null;
+  }
+  if (["server", "default-server", "dispatch", "http-check", "tcp-check"].includes(first)) {
+    return BACKENDS;
+  }
+  if (first === "acl" || first === "bind" || `${first} ${second}` === "tcp-request connection") {
+    return FRONTENDS;
+  }
+  return Object.hasOwn(LAST_COUNTS, first) ? LAST_COUNTS[first]! : null;
+}
 
 class Reader {
   readonly binds: HaBind[] = [];
@@ -71,9 +87,17 @@ class Reader {
     this.#kind = kind;
   }
 
-  read(line: HaLine): void {
+  /** @param isOwn - the line stands in the section itself, not in its defaults */
+  read(line: HaLine, isOwn: boolean): void {
     const { words } = line;
     const [first = "", second = ""] = words;
+    const kinds = kindsOf(first, second);
+    if (kinds !== null && !kinds.includes(this.#kind)) {
+      // Defaults are for sections of every kind.
+      const why = `it means nothing in a ${this.#kind}, or only counts there`;
+      if (isOwn) this.#draft.note(line.line, `${quote(words.slice(0, 2).join(" "))}: ${why}`);
+      return;
+    }
     if (first === "mode" || (first === "no" && this.#readNo(words))) return;
     if (first === "bind") this.binds.push(...readBind(this.#draft, line));
     else if (first === "default-server") {
@@ -88,9 +112,8 @@ class Reader {
       this.conditions.push(line);
     } else if (first === "use_backend" && words.length === 2) {
       this.last.set("default_backend", this.last.get("default_backend") ?? line);
-    } else if (Object.hasOwn(LAST_COUNTS, first)) {
-      if (LAST_COUNTS[first]!.includes(this.#kind)) this.last.set(first, line);
-    } else this.#draft.note(line.line, `${quote(words.slice(0, 2).join(" "))}: ${haReason(words)}`);
+    } else if (Object.hasOwn(LAST_COUNTS, first)) this.last.set(first, line);
+    else this.#draft.note(line.line, `${quote(words.slice(0, 2).join(" "))}: ${haReason(words)}`);
   }
 
   /** `no option X`: what `defaults` switched on. */
@@ -107,7 +130,6 @@ class Reader {
 
   #readTimeout({ line, words }: HaLine): void {
     const [, name = "", text] = words;
-    if (!TIMEOUTS[name]!.includes(this.#kind)) return;
     const durationMs = haDuration(text);
     if (durationMs === null)
       this.#draft.note(line, `timeout ${name}: ${quote(text ?? "")} is none`);
@@ -118,7 +140,6 @@ class Reader {
     const [, option = ""] = line.words;
     const isCheck = CHECK_OPTIONS.test(option);
     const isRead = OPTIONS.has(option);
-    if ((isCheck || isRead) && !BACKEND_OPTIONS.includes(this.#kind)) return;
     if (isCheck)
       for (const other of OPTIONS) if (other !== "allbackups") this.last.delete(`option ${other}`);
     if (isRead) this.last.set(`option ${option}`, line);
@@ -138,8 +159,8 @@ export function modeOf(section: HaSection, defaults: HaSection | null): string {
 /** Read a section after the lines of its `defaults`. */
 export function readProxy(draft: Draft, section: HaSection, defaults: HaSection | null): HaProxy {
   const reader = new Reader(draft, section.kind);
-  for (const line of defaults?.lines ?? []) reader.read(line);
-  for (const line of section.lines) reader.read(line);
+  for (const line of defaults?.lines ?? []) reader.read(line, false);
+  for (const line of section.lines) reader.read(line, true);
   const { binds, servers, last, timeouts, checks, conditions } = reader;
   const { kind, name, line, lastLine } = section;
   const mode = modeOf(section, defaults);

@@ -24,7 +24,7 @@ export function haService(
   });
   setMode(draft, keys, front, back);
   setScheduler(draft, keys, back);
-  setAffinity(draft, keys, file, back);
+  setAffinity(draft, keys, file, front, back);
   setTimeouts(keys, front, back);
   if (back.servers.some((it) => it.parameters.get("on-marked-down") === "shutdown-sessions")) {
     keys["existingFlows"] = { down: "reset" };
@@ -113,9 +113,13 @@ function setHashing(draft: Draft, keys: Keys, back: HaProxy): void {
 }
 
 /** `stick on src` with a `stick-table`. */
-function setAffinity(draft: Draft, keys: Keys, file: HaFile, back: HaProxy): void {
+function setAffinity(draft: Draft, keys: Keys, file: HaFile, front: HaProxy, back: HaProxy): void {
   const stick = back.last.get("stick");
   const own = back.last.get("stick-table");
+  const counts = front.kind === "frontend" ? front.last.get("stick-table") : undefined;
+  if (counts !== undefined && !file.sharedTables.has(front.name)) {
+    draft.note(counts.line, "stick-table without stick on src: it only counts");
+  }
   if (stick === undefined) {
     if (own !== undefined) draft.note(own.line, "stick-table without stick on src: it only counts");
     return;

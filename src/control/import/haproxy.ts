@@ -129,7 +129,12 @@ function backendOf(draft: Draft, file: HaFile, proxy: HaProxy): HaProxy | null {
   const name = line?.words[1] ?? "";
   // A listen with servers uses them until a rule sends it elsewhere.
   const named = file.proxies.get(`backend ${name}`) ?? file.proxies.get(`listen ${name}`);
-  if (line !== undefined && named !== undefined) return named;
+  if (line !== undefined && named !== undefined) {
+    for (const own of proxy.servers) {
+      draft.note(own.line, `server ${quote(own.name)}: default_backend has others`);
+    }
+    return named;
+  }
   const why =
     line === undefined
       ? "it has no default_backend"

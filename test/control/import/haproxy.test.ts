@@ -462,6 +462,39 @@ test("agents, checks at another place, and intervals by state", () => {
   ]);
 });
 
+test("lines in a section where they mean nothing are named, in defaults they are not", () => {
+  const text = `defaults
+    mode tcp
+    timeout server 1m
+    balance roundrobin
+frontend f
+    bind 203.0.113.10:80
+    stick-table type ip size 1k store conn_cnt
+    timeout server 2m
+    default_backend b
+backend b
+    acl inside src 10.0.0.0/8
+    timeout client 9s
+    server a 10.20.0.11:80
+listen l
+    bind 203.0.113.11:80
+    default_backend b
+    server unused 10.20.0.12:80
+`;
+  const { services, notes } = imported(importHaproxy, text, { snat: ["10.20.0.100"] });
+  assert.deepEqual(
+    services.map(({ timeouts }) => timeouts),
+    [{ tcp: { established: "1m" } }, { tcp: { established: "1m" } }],
+  );
+  assertNotes(notes, [
+    /^7: stick-table without stick on src: it only counts$/,
+    /^8: "timeout server": it means nothing in a frontend/,
+    /^11: "acl inside": it means nothing in a backend/,
+    /^12: "timeout client": it means nothing in a backend/,
+    /^17: server "unused": default_backend has others$/,
+  ]);
+});
+
 test("words: quotes, escapes, comments; durations", () => {
   assert.deepEqual(haWords(`a 'b c' "d # e" f\\ g \\x41\\r # h`), [
     "a",
