@@ -145,14 +145,17 @@ class FrameIo : public SharedOwner {
   Descriptor* tx() const { return reinterpret_cast<Descriptor*>(memory.at() + kTxAt); }
   int32_t* mtu_words() const { return reinterpret_cast<int32_t*>(memory.at() + kMtuAt); }
 
-  // Writes the clock into the batch and returns it: CLOCK_MONOTONIC milliseconds, low 32 bits.
+  // Writes the clock into the batch: CLOCK_MONOTONIC milliseconds, and behind them microseconds, low
+  // 32 bits each. Returns the milliseconds.
   uint32_t WriteTick() const {
     timespec now{};
     clock_gettime(CLOCK_MONOTONIC, &now);
-    const uint32_t tick = static_cast<uint32_t>(static_cast<uint64_t>(now.tv_sec) * 1000 +
-                                                static_cast<uint64_t>(now.tv_nsec) / 1000000);
-    memcpy(memory.at() + kTickAt, &tick, sizeof tick);
-    return tick;
+    const uint64_t microseconds =
+        static_cast<uint64_t>(now.tv_sec) * 1000000 + static_cast<uint64_t>(now.tv_nsec) / 1000;
+    const uint32_t words[2] = {static_cast<uint32_t>(microseconds / 1000),
+                               static_cast<uint32_t>(microseconds)};
+    memcpy(memory.at() + kTickAt, words, sizeof words);
+    return words[0];
   }
 
   // Called when frames came: the next wait may spin.

@@ -263,7 +263,7 @@ function boundedPair(): Pair {
   const sum = backends.reduce((total, { weight }) => total + weight, 0);
   const all = backends.reduce((total, one) => total + load(one), 0);
   return {
-    name: `maglev with bounded loads, ${BACKENDS} backends`,
+    name: `bounded loads, ${BACKENDS} backends`,
     alternative: "objects, loads summed for each flow",
     same: false,
     fast(at) {
@@ -298,5 +298,5 @@ export const SCHEDULER_PAIRS: Readonly<Record<string, () => Pair>> = {
   twos: powerOfTwoPair,
   fo: failoverPair,
   ovf: overflowPair,
-  "maglev-bounded": boundedPair,
+  bounded: boundedPair,
 };

@@ -91,6 +91,13 @@ const FIGURES: readonly Figure[] = [
     measured: /^# (\d+ datagrams, back at .*)$/,
   },
   {
+    what: "a backend that dies under load, with passive checks",
+    figure: "no new flow to it after 200 ms",
+    files: ["e2e/passive.test.js"],
+    environment: { HEADGATE_DEATHS: "10" },
+    measured: /^# (silent: out .*|refusing: out .*)$/,
+  },
+  {
     what: "a flood of first fragments",
     figure: "1,000,000: table bounded, at least 95 % of whole packets forwarded",
     files: ["datapath/fragments.test.js"],
@@ -122,6 +129,19 @@ const FIGURES: readonly Figure[] = [
     files: ["fuzz/datapath.test.js"],
     environment: { HEADGATE_MUTATIONS: "10000000" },
     measured: /^(?:# )?(.* frames in .* batches.*)$/,
+  },
+  {
+    what: "a backend that flaps at 1 Hz for a minute, and one that dies (interval 1 s, fall 3)",
+    figure: "no flow moved between the others, one line a change; no new flow after 3 s + 1 s",
+    files: ["e2e/flapping.test.js"],
+    environment: { HEADGATE_FLAPS: "60", HEADGATE_CHECK_INTERVAL: "1s" },
+    measured: /^# (\d+ flaps.*|a backend that dies.*)$/,
+  },
+  {
+    what: "drain, weight 0, removal, disable, down: every row of the table in docs/states.md",
+    figure: "all pass, TCP and UDP, real servers in namespaces",
+    files: ["e2e/states.test.js"],
+    measured: /^# (\d+ rows)$/,
   },
   {
     what: "maglev, equal weights, one of 10 removed",

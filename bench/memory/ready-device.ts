@@ -77,7 +77,7 @@ export function createReadyDevice(interfaces: readonly DeviceInterface[]): Ready
   const batch: Batch = {
     rx: new Int32Array(BATCH_FRAMES_MAX * DESCRIPTOR_WORDS),
     tx: new Int32Array(OUT_FRAMES_MAX * DESCRIPTOR_WORDS),
-    tick: new Int32Array(1),
+    tick: new Int32Array(2),
   };
   const { rx, tx } = batch;
   const lengths = new Int32Array(WINDOW_FRAMES);

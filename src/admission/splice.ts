@@ -21,7 +21,7 @@ import { shiftTcpOptions } from "../wire/tcp-options.ts";
 
 /** PHASE_…; the words below mean something when it is not 0. */
 export const X_PHASE = 0;
-/** D. While opening: 0. */
+/** D. While opening: the microseconds at which the SYN went to the backend (datapath/passive.ts). */
 export const X_SEQUENCE_DELTA = 1;
 /** T; 0 where one of the two has no timestamps. */
 export const X_TIMESTAMP_DELTA = 2;

@@ -141,6 +141,18 @@ export interface BackendRow extends TrafficCounters {
   readonly active: number;
   readonly inactive: number;
   readonly slot: number;
+  readonly passive: PassiveRow;
+}
+
+/** What the backend's traffic says of it. */
+export interface PassiveRow {
+  /** Microseconds from SYN to SYN-ACK, an exponentially weighted mean; null: none was measured. */
+  readonly latencyUs: number | null;
+  /** New flows that failed, by kind: silent, refused, unreachable, unanswered. */
+  readonly failures: Readonly<Record<string, number>>;
+  readonly ejections: number;
+  /** Milliseconds until the ejection ends; null: it is not ejected. */
+  readonly ejectedForMs: number | null;
 }
 
 export interface FlowRow {

@@ -17,6 +17,11 @@ const SOURCES: readonly (readonly [name: string, about: string, load: () => Prom
     async () => (await import("../control/import/ipvsadm.ts")).importIpvsadm,
   ],
   [
+    "keepalived",
+    "the virtual servers of keepalived.conf",
+    async () => (await import("../control/import/keepalived.ts")).importKeepalived,
+  ],
+  [
     "haproxy",
     "the TCP part of a configuration of HAProxy",
     async () => (await import("../control/import/haproxy.ts")).importHaproxy,

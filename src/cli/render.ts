@@ -115,6 +115,9 @@ const BACKEND_COLUMNS_WIDE: readonly Column<BackendRow>[] = [
   ...BACKEND_COLUMNS.slice(0, -1),
   ...traffic<BackendRow>(),
   { title: "Health", cell: (row) => row.health },
+  { title: "Latency", cell: (row) => formatLatency(row.passive.latencyUs), isNumber: true },
+  number("Failed", (row) => failedFlows(row)),
+  number("Ejected", (row) => row.passive.ejections),
   { title: "Priority", cell: (row) => row.priority, isNumber: true },
   { title: "New", cell: (row) => (row.takesNewFlows ? "yes" : "no") },
   { title: "Remaining", cell: (row) => row.remaining ?? "-", isNumber: true },
@@ -127,6 +130,19 @@ const BACKEND_COLUMNS_WIDE: readonly Column<BackendRow>[] = [
   { title: "Slot", cell: (row) => row.slot, isNumber: true },
   ...BACKEND_COLUMNS.slice(-1),
 ];
+
+/** New flows that the backend did not take, of all kinds. */
+function failedFlows({ passive }: BackendRow): number {
+  return Object.values(passive.failures).reduce((sum, count) => sum + count, 0);
+}
+
+/** `85us`, `1.24ms`, `2.00s`; `-` where nothing was measured. */
+export function formatLatency(latencyUs: number | null): string {
+  if (latencyUs === null) return "-";
+  if (latencyUs < 1000) return `${latencyUs}us`;
+  if (latencyUs < 1_000_000) return `${(latencyUs / 1000).toFixed(2)}ms`;
+  return `${(latencyUs / 1_000_000).toFixed(2)}s`;
+}
 
 export function renderBackends(rows: readonly BackendRow[], isWide = false): string {
   return renderTable(isWide ? BACKEND_COLUMNS_WIDE : BACKEND_COLUMNS, rows);

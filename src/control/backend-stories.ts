@@ -57,7 +57,7 @@ export function createBackendStories(
         previous: was?.state ?? "new",
         reason,
       };
-      if (state === "down") log.warn("backend_state", fields);
+      if (state === "down" || state === "ejected") log.warn("backend_state", fields);
       else log.info("backend_state", fields);
     }
     stories = next;

@@ -9,8 +9,13 @@ import type { RegionViews } from "../state/layout.ts";
 
 /** What checks say beside up and down: weights, kept in the slots of their backends, and certificates. */
 export interface CheckExtrasKeeper {
-  /** These are checked from now on; weights that nobody says any more are forgotten. */
+  /**
+   * These are checked from now on. Weights of a process before this one are taken over, those that
+   * nobody says any more are forgotten. To be called before agents forget what is in the slots.
+   */
   follow(targets: readonly HealthTarget[]): void;
+  /** Write the weights into the slots again, where agents have forgotten them. */
+  restore(): void;
   record(slot: number, reason: string, extras: CheckExtras): void;
   /** End of the certificate that the backend showed last, in ms since 1970; null: none was seen. */
   certificateExpiresMsOf(slot: number): number | null;
@@ -73,20 +78,25 @@ export function createCheckExtras(
       for (const { slot, definition, serviceName, address, port } of targets) {
         const owner = `${serviceName} ${address}:${port}`;
         owners.set(slot, owner);
-        if (before.get(slot) !== owner) {
-          certificates.delete(slot);
-          weights.delete(slot);
-        }
+        const isWeighed = definition.type === "exec" && definition.dynamicWeight;
+        if (isWeighed) weighed.add(slot);
         if ("tls" in definition && definition.tls !== null) questions.set(slot, definition.tls);
-        if (definition.type === "exec" && definition.dynamicWeight) weighed.add(slot);
+        if (before.get(slot) === owner) continue;
+        certificates.delete(slot);
+        weights.delete(slot);
+        const said = views.i32[backendSlotWord(views, slot) + B_AGENT_WEIGHT]!;
+        if (isWeighed && said >= 0 && !before.has(slot)) weights.set(slot, said);
       }
       for (const slot of certificates.keys()) {
         if (!questions.has(slot)) certificates.delete(slot);
       }
+      for (const slot of weights.keys()) {
+        if (!weighed.has(slot)) weights.delete(slot);
+      }
+    },
+    restore() {
       for (const [slot, percent] of weights) {
-        // Agents forget the weights of backends that have none: this one has.
-        if (weighed.has(slot)) views.i32[backendSlotWord(views, slot) + B_AGENT_WEIGHT] = percent;
-        else weights.delete(slot);
+        views.i32[backendSlotWord(views, slot) + B_AGENT_WEIGHT] = percent;
       }
     },
     record(slot, reason, { weight, certificateExpiresMs }) {

@@ -45,6 +45,7 @@ const SERVICE_KEYS = [
   "synProxy",
   "limits",
   "health",
+  "passive",
 ] as const satisfies readonly (keyof ServiceDefinition)[];
 
 /** Keys of the gateway that a reload takes over; the others are refused before this is asked. */

@@ -37,6 +37,7 @@ import { type Devices, type Ground, hostProblems, layGround, type Undo, unwind }
 import { createHealth, type Health } from "./health.ts";
 import { OTHERS_INTERVAL_MS, publishOthers } from "./others.ts";
 import { createPartialChecksumWarner } from "./partial-checksums.ts";
+import { createPassiveChecks, PASSIVE_LOOK_MS } from "./passive.ts";
 import { createRateMeter } from "./rates.ts";
 import { createReadings } from "./readings.ts";
 import { type Applied, createReconciler, type Reconciler } from "./reconcile.ts";
@@ -212,8 +213,10 @@ function createControl(ground: Ground, log: Log, undo: Undo, beforeFrames: () =>
   };
   const tools = openCheckTools();
   undo.push(() => tools.close());
-  const health = createHealth(views, log, tools, refresh);
-  const stories = createBackendStories(views, log, health.reasonOf);
+  const passive = createPassiveChecks({ views, tick: monotonicMs, refresh });
+  const health = createHealth(views, log, tools, refresh, passive.checked);
+  const whyOf = (slot: number): string => passive.reasonOf(slot) || health.reasonOf(slot);
+  const stories = createBackendStories(views, log, whyOf);
   const isNewAddress = createAddressMemory();
   let isRunning = false;
   const reconciler = createReconciler({
@@ -233,6 +236,7 @@ function createControl(ground: Ground, log: Log, undo: Undo, beforeFrames: () =>
     hostAddresses: () => ground.hosts.addresses,
     onApplied: (applied) => {
       log.setLevel(applied.definition.log.level);
+      passive.follow(applied);
       stories.update();
       health.follow(applied);
       if (isNewAddress(applied)) ground.announce();
@@ -240,6 +244,7 @@ function createControl(ground: Ground, log: Log, undo: Undo, beforeFrames: () =>
   });
   undo.push(() => health.close());
   undo.push(() => reconciler.close());
+  every(PASSIVE_LOOK_MS, undo, passive.look);
   return { reconciler, health, stories, refresh };
 }
 

@@ -37,12 +37,14 @@ const LATE_SHARE = 0.1;
 /**
  * @param tools - what some types of checks need of the host
  * @param onChange - B_HEALTH of a slot is another one now
+ * @param onCheck - a check has come to an end
  */
 export function createHealth(
   views: RegionViews,
   log: Log,
   tools: CheckTools,
   onChange: () => void,
+  onCheck: (slot: number, ok: boolean, durationMs: number) => void,
 ): Health {
   const reasons = new Map<number, string>();
   const failures = new Map<number, number>();
@@ -63,6 +65,7 @@ export function createHealth(
     },
     onResult(result) {
       const { slot, ok, durationMs, reason } = result;
+      onCheck(slot, ok, durationMs);
       if (!ok) failures.set(slot, (failures.get(slot) ?? 0) + 1);
       log.trace("health_check", { ...names.get(slot), ok, durationMs, reason });
       extras.record(slot, reason, result);
@@ -90,8 +93,9 @@ export function createHealth(
       }
       rounds.setConcurrent(applied.definition.health?.concurrent ?? CHECKS_AT_ONCE);
       monitor.apply(targets);
-      const isChanged = agents.follow(applied);
       extras.follow(targets);
+      const isChanged = agents.follow(applied);
+      extras.restore();
       if (isChanged) onChange();
     },
     reasonOf(slot) {

@@ -41,6 +41,7 @@ import {
 } from "../datapath/counters.ts";
 import { DROP_REASONS, REFUSAL_NAMES } from "../datapath/verdict.ts";
 import { BACKEND_STATES } from "../service/effective.ts";
+import { addPassive } from "./passive-metrics.ts";
 
 /** What the metrics are read from, at every scrape; each function is called many times in one. */
 export interface MetricsSource {
@@ -67,7 +68,7 @@ export interface MetricsSource {
   readonly processStartMs: number;
 }
 
-type Labels = Readonly<Record<string, string>>;
+export type Labels = Readonly<Record<string, string>>;
 type Add = (value: number, labels?: Labels) => void;
 
 /**
@@ -94,7 +95,7 @@ type Declare = (
   labelNames: readonly string[],
   read: (add: Add) => void,
 ) => void;
-interface Declarations {
+export interface Declarations {
   readonly counter: Declare;
   readonly gauge: Declare;
 }
@@ -421,6 +422,7 @@ function addBackends(declare: Declarations, source: MetricsSource): void {
       }
     },
   );
+  addPassive(declare, labelNames, rows, labelsOf);
 }
 
 function addChecks({ counter }: Declarations, source: MetricsSource): void {

@@ -82,6 +82,7 @@ import { type RegionViews, W_FLOWS_USED } from "../state/layout.ts";
 import { counterTotal } from "../state/shards.ts";
 import type { FlowQuery } from "./admin/gateway-view.ts";
 import { readDropSamples } from "./drop-samples.ts";
+import { passiveRow } from "./passive-row.ts";
 import type { Totals } from "./rates.ts";
 import type { Applied } from "./reconcile.ts";
 import { serviceFlags } from "./service-flags.ts";
@@ -213,6 +214,7 @@ export function createReadings(options: ReadingsOptions): Readings {
       active,
       inactive: Math.max(0, flows - active),
       slot,
+      passive: passiveRow(views, slot, options.tick()),
       connections: double(BF_CONNECTIONS),
       packetsIn: double(BF_PACKETS_IN),
       bytesIn: double(BF_BYTES_IN),

@@ -66,16 +66,20 @@ export interface Affinity {
    * @returns entry of the service's backend list that the client has, or NO_BACKEND
    */
   find(serviceWord: number, client: number): number;
-  /** The flow in `row` was opened for the packet that find() was asked about last. */
-  keep(serviceWord: number, client: number, row: number): void;
+  /**
+   * The flow in `row` was opened for the packet that find() was asked about last.
+   *
+   * @param at - entry of the backend list that was chosen
+   */
+  keep(serviceWord: number, client: number, row: number, at: number): void;
 }
 
 export function createAffinity(context: Context, countersAt: number): Affinity {
   const { affinity: table, f64, i32, layout, registers, table: flowTable } = context;
   const { draft } = table;
   const slots = layout.backendSlots.at >> 2;
-  /** What the entry belonged to by which find() has chosen; 0: the scheduler has. */
-  const chosen = new Int32Array(1);
+  /** What the entry belongs to by which find() has chosen (0: the scheduler has), and its place. */
+  const chosen = new Int32Array(2);
 
   function count(counter: number): void {
     f64[countersAt + counter] = f64[countersAt + counter]! + 1;
@@ -103,16 +107,19 @@ export function createAffinity(context: Context, countersAt: number): Affinity {
     );
   }
 
+  /** First word of the service's list of backends that take new flows. */
+  function listWord(serviceWord: number): number {
+    const bank = registers[R_BANK]!;
+    const entries = bank + (i32[bank + BANK_BACKENDS_AT]! >> 2);
+    return entries + i32[serviceWord + S_BACKENDS_FIRST]! * ENTRY_WORDS;
+  }
+
   /**
    * The entry's backend in the service's list: of those at its address the one with its port, else the
    * first one, since each service has its own port. Where it was last it is found at once.
    */
   function listed(serviceWord: number, entry: number): number {
-    const bank = registers[R_BANK]!;
-    const first =
-      bank +
-      (i32[bank + BANK_BACKENDS_AT]! >> 2) +
-      i32[serviceWord + S_BACKENDS_FIRST]! * ENTRY_WORDS;
+    const first = listWord(serviceWord);
     const count = i32[serviceWord + S_BACKENDS_COUNT]!;
     const hint = i32[entry + AE_PORT]! >>> 16;
     let place = hint < count && hasAddress(first + hint * ENTRY_WORDS, entry) ? hint : 0;
@@ -152,6 +159,7 @@ export function createAffinity(context: Context, countersAt: number): Affinity {
       const at = entry < 0 ? NO_BACKEND : listed(serviceWord, entry);
       if (at !== NO_BACKEND) {
         chosen[0] = own;
+        chosen[1] = entry;
         return at;
       }
       // Else it would call the client back once its backend is well again.
@@ -160,15 +168,24 @@ export function createAffinity(context: Context, countersAt: number): Affinity {
     const group = i32[serviceWord + S_AFFINITY]!;
     const entry = entryOf(group);
     const at = entry < 0 ? NO_BACKEND : listed(serviceWord, entry);
-    if (at !== NO_BACKEND) chosen[0] = group;
+    if (at !== NO_BACKEND) {
+      chosen[0] = group;
+      chosen[1] = entry;
+    }
     return at;
   }
 
-  /** The draft's backend is the one in the slot at `slot`. */
-  function setBackend(slot: number): void {
+  /** Place in the service's list of the entry at `at`, or 0: it is sought then. */
+  function placeOf(serviceWord: number, at: number): number {
+    const place = ((at - listWord(serviceWord)) / ENTRY_WORDS) | 0;
+    return place <= PLACE_MAX ? place : 0;
+  }
+
+  /** The draft's backend is the one in the slot at `slot`, which was chosen from `place` of the list. */
+  function setBackend(slot: number, place: number): void {
     const address = i32[slot + B_ADDRESS]!;
     const six = slot + B_ADDRESS6;
-    draft[AE_PORT] = i32[slot + B_PORT]!;
+    draft[AE_PORT] = i32[slot + B_PORT]! | (place << 16);
     draft[AE_BACKEND] = address !== 0 ? 0 : i32[six]!;
     draft[AE_BACKEND + 1] = address !== 0 ? 0 : i32[six + 1]!;
     draft[AE_BACKEND + 2] = address !== 0 ? MAPPED_WORD : i32[six + 2]!;
@@ -180,7 +197,7 @@ export function createAffinity(context: Context, countersAt: number): Affinity {
   }
 
   /** An entry with the backend of a flow that the scheduler has placed, or -1: no room. */
-  function remember(serviceWord: number, row: number): number {
+  function remember(serviceWord: number, row: number, at: number): number {
     const tick = registers[R_TICK]!;
     const backend = backendSlotOf(i32[flowTable.word(row) + F_BACKEND]!);
     const slot = slots + backend * BACKEND_WORDS;
@@ -188,7 +205,7 @@ export function createAffinity(context: Context, countersAt: number): Affinity {
     const isOwn = own !== 0 && i32[slot + B_AFFINITY_SHARED] === 0;
     draft[AE_EXPIRES] = (tick + i32[serviceWord + S_AFFINITY_TIMEOUT_MS]!) | 0;
     draft[AE_TIMEOUT_MS] = i32[serviceWord + S_AFFINITY_TIMEOUT_MS]!;
-    setBackend(slot);
+    setBackend(slot, placeOf(serviceWord, at));
     const before = entryOf(isOwn ? own : i32[serviceWord + S_AFFINITY]!);
     if (before >= 0) {
       table.move(before);
@@ -201,12 +218,19 @@ export function createAffinity(context: Context, countersAt: number): Affinity {
     return entry;
   }
 
-  function keep(serviceWord: number, client: number, row: number): void {
-    setClient(serviceWord, client);
+  /** The entry that find() has chosen by, if it is still there; else -1. */
+  function chosenEntry(): number {
+    if (chosen[0] === 0) return -1;
+    draft[AE_GROUP] = chosen[0]!;
     // Making room for the flow may have ended others of the client, and its entry with them.
-    let entry = chosen[0] === 0 ? -1 : entryOf(chosen[0]!);
+    return table.isDraft(chosen[1]!) ? chosen[1]! : -1;
+  }
+
+  function keep(serviceWord: number, client: number, row: number, at: number): void {
+    setClient(serviceWord, client);
+    let entry = chosenEntry();
     if (entry >= 0) count(C_AFFINITY_HITS);
-    else entry = remember(serviceWord, row);
+    else entry = remember(serviceWord, row, at);
     if (entry < 0) return;
     const timeoutMs = i32[serviceWord + S_AFFINITY_TIMEOUT_MS]!;
     i32[entry + AE_TIMEOUT_MS] = timeoutMs;

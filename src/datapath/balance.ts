@@ -19,6 +19,7 @@ import {
   F_VIP_ADDR,
   FLAG_ACTIVE,
   FLAG_ADOPTED,
+  FLAG_AWAITS,
   FLAG_BY_BACKEND,
   FLAG_PROBE,
   KEY_IPV6,
@@ -97,6 +98,7 @@ import {
 import { C_FLOWS_CREATED, C_FLOWS_EVICTED } from "./counters.ts";
 import { createDraft6 } from "./draft6.ts";
 import { type Flows, isActive } from "./flows.ts";
+import type { Passive } from "./passive.ts";
 import { createProbes, NO_PROBE, PROBE_OF_NOBODY } from "./probes.ts";
 import type { Reply } from "./reply.ts";
 import type { Stateless } from "./stateless.ts";
@@ -152,6 +154,7 @@ export function createBalancer(
   reply: Reply,
   udp: UdpFlows,
   stateless: Stateless,
+  passive: Passive,
   countersAt: number,
 ): Balancer {
   const { f64, i32, layout, link, registers, rx, scheduler, snatPorts, table, view } = context;
@@ -314,7 +317,9 @@ export function createBalancer(
     draft[F_CLIENT_VIP_PORTS] = ports;
     draft[F_CREATED] = registers[R_TICK]!;
     draft[F_ACK_ORIGINAL] = 0;
-    draft[F_ACK_REPLY] = 0;
+    // What it is for a flow that awaits an answer: passive.ts.
+    const awaits = start !== START_ADOPTS && start !== START_ENDS && !oneWay;
+    draft[F_ACK_REPLY] = awaits ? passive.stamp() : 0;
     draft[F_HOP_MAC_HIGH] = link === 0 ? 0 : sourceMacHigh(view, rx[rxWord + D_AT]!);
     draft[F_HOP_MAC_LOW] =
       link === 0
@@ -331,6 +336,7 @@ export function createBalancer(
     word |= flags;
     const isSlow = oneWay || start === START_BRINGS_COOKIE || (asks & ADMIT_PACKETS) !== 0;
     if (isSlow) word |= KEY_SLOW << 8;
+    if (awaits) word |= FLAG_AWAITS;
     draft[F_STATE] = word | (protocol << 8) | (mode << 16);
 
     let failure = insert(slot, serviceWord, service, client, ports, protocol);
@@ -339,7 +345,7 @@ export function createBalancer(
     }
     if (failure >= 0) {
       // A sorry server is no client's backend.
-      if (sticks && entry !== NO_BACKEND) affinity.keep(serviceWord, client, failure);
+      if (sticks && entry !== NO_BACKEND) affinity.keep(serviceWord, client, failure, entry);
       return start === START_BRINGS_COOKIE ? synProxy.begin(l4At, opened[0]!) : OPENED;
     }
     if (failure === WITHOUT_FLOW) return STATELESS;
@@ -544,6 +550,7 @@ export function createBalancer(
     if (row < 0) return row;
     opened[0] = row;
     flows.opened(table.word(row));
+    if ((draft[F_STATE]! & FLAG_AWAITS) !== 0) passive.sent(table.word(row));
     f64[countersAt + C_FLOWS_CREATED] = f64[countersAt + C_FLOWS_CREATED]! + 1;
     const backendAt = backendRuns + slot * (BACKEND_RUN_BYTES >> 3) + BF_CONNECTIONS;
     f64[backendAt] = f64[backendAt]! + 1;
@@ -558,6 +565,11 @@ export function createBalancer(
     const state = i32[flowWord + F_STATE]! & 0xff;
     const isPerPacket = i32[serviceWord + S_UDP_PER_PACKET] !== 0;
     flows.enter(flowWord, backend, isPerPacket ? STATE_UDP_ONE_WAY : state);
+    if (isPerPacket) {
+      i32[flowWord + F_STATE] = i32[flowWord + F_STATE]! | FLAG_AWAITS;
+      i32[flowWord + F_ACK_REPLY] = passive.stamp();
+      passive.sent(flowWord);
+    }
     opened[0] = row;
     return row;
   }

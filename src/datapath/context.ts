@@ -88,6 +88,8 @@ export const R_L4_AT = 37;
 export const R_FRAGMENT_AT = 38;
 /** Announcement under way: the next address within a prefix. */
 export const R_ANNOUNCE_WITHIN = 39;
+/** Microseconds of the batch, for latencies (passive.ts). */
+export const R_MICROS = 40;
 /** 1: a frame of this batch that was sent before its end was refused, and its verdict changed. */
 export const R_REFUSED = 44;
 /** Tick of the last look through the backend slots for a path MTU. */

@@ -38,6 +38,7 @@ import {
   R_HOP_REQUESTS,
   R_HOPS,
   R_INTERVALS,
+  R_MICROS,
   R_REFUSED,
   R_SERVICES,
   R_SPARES,
@@ -79,6 +80,7 @@ import { createNdp } from "./ndp.ts";
 import { createOutput, ORIGINATED, RELEASED } from "./output.ts";
 import { createOwners } from "./owners.ts";
 import { createPartialChecksums } from "./partial.ts";
+import { createPassive } from "./passive.ts";
 import { createProcessor } from "./process.ts";
 import { createReply } from "./reply.ts";
 import { createSamples } from "./samples.ts";
@@ -169,7 +171,8 @@ export function createDatapath(options: DatapathOptions): Datapath {
   const encapsulator = createEncapsulator(context, output, reply, fragmenter, segmenter);
   const flows = createFlows(context, hops, output, reply, bucket, encapsulator, counters);
   const translator = createTranslator(context, output, reply, fragmenter);
-  const synProxy = createSynProxy(context, hops, output, reply, flows, counters);
+  const passive = createPassive(context);
+  const synProxy = createSynProxy(context, hops, output, reply, flows, passive, counters);
   const admission = createAdmission(context, reply, counters);
   const udp = createUdpFlows(context);
   const stateless = createStateless(context, counters);
@@ -181,6 +184,7 @@ export function createDatapath(options: DatapathOptions): Datapath {
     reply,
     udp,
     stateless,
+    passive,
     counters,
   );
   const ndp = createNdp(context, addresses, output, counters);
@@ -199,6 +203,7 @@ export function createDatapath(options: DatapathOptions): Datapath {
     icmp46,
     encapsulator,
     tunnelErrors,
+    passive,
     counters,
   );
   const mss = createMssClamp(context, flows, encapsulator);
@@ -214,6 +219,7 @@ export function createDatapath(options: DatapathOptions): Datapath {
     icmp46,
     encapsulator,
     tunnelErrors,
+    passive,
     counters,
   );
   const translator46 = createTranslator46(context, output, reply, fragmenter);
@@ -242,10 +248,11 @@ export function createDatapath(options: DatapathOptions): Datapath {
     keys6,
     translator6,
     reply,
+    passive,
     counters,
   );
   const fastLane = createFastLane(context, output, partial);
-  const expiry = createExpiry(context, flows, synProxy, udp, output, counters);
+  const expiry = createExpiry(context, flows, synProxy, udp, output, passive, counters);
   const samples = createSamples(context);
 
   function takePublished(): void {
@@ -396,6 +403,7 @@ export function createDatapath(options: DatapathOptions): Datapath {
     takePublished();
     const count = receive(timeoutMs);
     registers[R_TICK] = device.batch.tick[0]!;
+    registers[R_MICROS] = device.batch.tick[1]!;
     registers[R_TX_COUNT] = 0;
     registers[R_SPARES] = 0;
     registers[R_HOP_REQUESTS] = 0;

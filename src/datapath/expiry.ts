@@ -33,6 +33,7 @@ import {
 import { C_FLOWS_EXPIRED, C_FLOWS_RESET } from "./counters.ts";
 import type { Flows } from "./flows.ts";
 import type { Output } from "./output.ts";
+import type { Passive } from "./passive.ts";
 import type { SynProxy } from "./syn-proxy.ts";
 import type { UdpFlows } from "./udp.ts";
 
@@ -56,6 +57,7 @@ export function createExpiry(
   synProxy: SynProxy,
   udp: UdpFlows,
   output: Output,
+  passive: Passive,
   countersAt: number,
 ): Expiry {
   const { f64, i32, layout, registers, table } = context;
@@ -110,6 +112,7 @@ export function createExpiry(
 
   function expire(row: number): void {
     const flowWord = table.word(row);
+    passive.silent(flowWord);
     if (synProxy.isOpening(flowWord)) {
       if (synProxy.retry(flowWord)) return;
       // The backend has not answered, and the client waits: `reset` tells both.

@@ -36,6 +36,7 @@ import {
   ICMP_OK,
   icmpType,
   isIcmpError,
+  isUnreachable,
 } from "../wire/icmp.ts";
 import {
   decrementTtl,
@@ -59,6 +60,7 @@ import { HOP_FOUND, type Hops } from "./hops.ts";
 import type { Icmp46 } from "./icmp46.ts";
 import type { Output } from "./output.ts";
 import type { Owners } from "./owners.ts";
+import type { Passive } from "./passive.ts";
 import { createSplices } from "./splices.ts";
 import type { TunnelErrors } from "./tunnel-errors.ts";
 import {
@@ -95,6 +97,7 @@ export function createIcmp(
   between: Icmp46,
   encapsulator: Encapsulator,
   tunnelErrors: TunnelErrors,
+  passive: Passive,
   countersAt: number,
 ): Icmp {
   const { f64, i32, layout, link, registers, rx, table, view } = context;
@@ -193,6 +196,7 @@ export function createIcmp(
     const flowWord = table.word(reference >> 1);
     if (isOneWay(i32[flowWord + F_STATE]!)) return forwardError(rxWord, ipAt, icmpAt, flowWord);
     const toClient = (reference & 1) === REPLY;
+    if (toClient && isUnreachable(view, icmpAt)) passive.unreachable(flowWord);
     const hop = toClient
       ? hops.toClient(flowWord)
       : hops.toBackend(backendSlotOf(i32[flowWord + F_BACKEND]!));

@@ -39,6 +39,7 @@ import {
   ICMP6_OK,
   icmp6Type,
   isIcmp6Error,
+  isIcmp6Unreachable,
 } from "../wire/icmpv6.ts";
 import {
   copyIpv6Address,
@@ -74,6 +75,7 @@ import type { Keys6 } from "./keys6.ts";
 import type { Ndp } from "./ndp.ts";
 import type { Output } from "./output.ts";
 import type { Owners } from "./owners.ts";
+import type { Passive } from "./passive.ts";
 import { createSplices } from "./splices.ts";
 import type { TunnelErrors } from "./tunnel-errors.ts";
 import {
@@ -118,6 +120,7 @@ export function createIcmp6(
   between: Icmp46,
   encapsulator: Encapsulator,
   tunnelErrors: TunnelErrors,
+  passive: Passive,
   countersAt: number,
 ): Icmp6 {
   const { f64, i32, layout, link, registers, rx, table, view } = context;
@@ -234,6 +237,7 @@ export function createIcmp6(
       if (found !== HOP_FOUND) return DROPPED | (found << 8);
       return encapsulator.forward(rxWord, ipAt, icmpAt, flowWord);
     }
+    if (toClient && isIcmp6Unreachable(view, icmpAt)) passive.unreachable(flowWord);
     const hop = toClient
       ? hops.toClient(flowWord)
       : hops.toBackend(backendSlotOf(i32[flowWord + F_BACKEND]!));

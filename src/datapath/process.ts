@@ -23,6 +23,7 @@ import {
   F_HOP_MAC_LOW,
   F_STATE,
   F_VIP_ADDR,
+  FLAG_AWAITS,
   FLAG_BY_BACKEND,
   FLAG_FIN_ORIGINAL,
   FLAG_FIN_REPLY,
@@ -34,6 +35,7 @@ import {
   PROTOCOL_TCP,
   PROTOCOL_UDP,
   REPLY,
+  STATE_SYN_SENT,
   STATE_UDP_ONE_WAY,
   STATE_UDP_REPLIED,
 } from "../flow/flow-record.ts";
@@ -136,6 +138,7 @@ import type { MssClamp } from "./mss.ts";
 import type { Output } from "./output.ts";
 import type { Owners } from "./owners.ts";
 import type { PartialChecksums } from "./partial.ts";
+import type { Passive } from "./passive.ts";
 import { createProcessor6, FLOW_OVER } from "./process6.ts";
 import type { Reply } from "./reply.ts";
 import type { Stateless } from "./stateless.ts";
@@ -208,6 +211,7 @@ export function createProcessor(
   keys6: Keys6,
   translator6: Translator6,
   reply: Reply,
+  passive: Passive,
   countersAt: number,
 ): Processor {
   const { device, f64, i32, layout, link, registers, rx, table, view } = context;
@@ -447,7 +451,8 @@ export function createProcessor(
       if (direction === REPLY && (tcpFlagBits & TCP_SYN) !== 0) learn(backend, l4At);
       const kind = kindOf(l4At, tcpFlagBits, flowWord, direction);
       const next = oneWay ? nextOneWayState(state, kind) : nextState(state, direction, kind);
-      if (next === TCP_NEW_FLOW) {
+      const mustMove = state === STATE_SYN_SENT && passive.segment(flowWord, direction, kind);
+      if (next === TCP_NEW_FLOW || mustMove) {
         flows.close(row);
         return FLOW_OVER;
       }
@@ -464,6 +469,9 @@ export function createProcessor(
     } else {
       const next =
         direction === ORIGINAL && state === STATE_UDP_ONE_WAY ? state : STATE_UDP_REPLIED;
+      if (direction === REPLY && state === STATE_UDP_ONE_WAY) {
+        passive.answered(flowWord, i32[flowWord + F_ACK_REPLY]!);
+      }
       if (next !== state) flows.enter(flowWord, backend, next);
       else
         i32[flowWord + F_EXPIRES] =
@@ -565,6 +573,7 @@ export function createProcessor(
   function isInWindow(l4At: number, flowWord: number, direction: number): boolean {
     const known = i32[flowWord + (direction === ORIGINAL ? F_ACK_REPLY : F_ACK_ORIGINAL)]!;
     if (known === 0) return true;
+    if (direction === ORIGINAL && (i32[flowWord + F_STATE]! & FLAG_AWAITS) !== 0) return true;
     // Numbers of a backend's segment are its own here; the client acknowledges what it was told.
     const acknowledged = direction === ORIGINAL ? known : known + flows.sequenceDelta(flowWord);
     return (tcpSequence(view, l4At) - acknowledged) >>> 0 <= SEQUENCE_WINDOW_BYTES;

@@ -114,6 +114,7 @@ import type { Flows } from "./flows.ts";
 import { HOP_FOUND, type Hops } from "./hops.ts";
 import { ORIGINATED, type Output } from "./output.ts";
 import { createOwnSegments } from "./own-segments.ts";
+import type { Passive } from "./passive.ts";
 import type { Reply } from "./reply.ts";
 import { createSplices } from "./splices.ts";
 import {
@@ -194,6 +195,7 @@ export function createSynProxy(
   output: Output,
   reply: Reply,
   flows: Flows,
+  passive: Passive,
   countersAt: number,
 ): SynProxy {
   const { f64, i32, layout, link, registers, rx, table, view } = context;
@@ -397,7 +399,7 @@ export function createSynProxy(
     if ((kept & COOKIE_SACK) !== 0) options |= X_SACK;
     if ((kept & COOKIE_ECN) !== 0) options |= X_ECN;
     const hasScale = (kept & COOKIE_SCALE_MASK) !== COOKIE_NO_SCALE;
-    i32[word + X_SEQUENCE_DELTA] = 0;
+    i32[word + X_SEQUENCE_DELTA] = passive.stamp();
     // Until it is known what the backend's timestamps are: the scale that the client was told.
     i32[word + X_TIMESTAMP_DELTA] = hasScale ? seen[TO_WINDOW_SCALE]! : -1;
     i32[word + X_CLIENT_SEQUENCE] = sequence;
@@ -507,6 +509,7 @@ export function createSynProxy(
     const backend = flows.backendWord(flowWord);
     const ipAt = hops.toClient(flowWord) === HOP_FOUND ? output.takeSpare() : -1;
     if (ipAt < 0) return DROPPED | (DROP_OUT_OF_STATE << 8);
+    passive.refused(flowWord);
     said.fill(0);
     said[TO_WINDOW_SCALE] = -1;
     const bytes = own.toClient(ipAt, flowWord, TCP_RST | TCP_ACK, 0);
@@ -551,6 +554,7 @@ export function createSynProxy(
     const bytes = own.toBackend(toBackendAt, flowWord, next, (first + 1) | 0, TCP_ACK, window);
     originate(toBackendAt, bytes, rxWord);
 
+    passive.answered(flowWord, i32[word + X_SEQUENCE_DELTA]!);
     const cookie = i32[word + X_COOKIE]!;
     i32[word + X_SEQUENCE_DELTA] = (first - cookie) | 0;
     i32[word + X_TIMESTAMP_DELTA] = both ? (tsval - i32[word + X_OUR_TIMESTAMP]!) | 0 : 0;

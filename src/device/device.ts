@@ -74,8 +74,9 @@ export interface Batch {
   /** OUT_FRAMES_MAX descriptors. */
   readonly tx: Int32Array;
   /**
-   * [0]: CLOCK_MONOTONIC in milliseconds, low 32 bits as int32. The native calls write it, at
-   * least once between two batches, so that the fast path needs no clock of its own.
+   * [0]: CLOCK_MONOTONIC in milliseconds, [1]: in microseconds, the low 32 bits of each as int32.
+   * The native calls write them, at least once between two batches, so that the fast path needs no
+   * clock of its own.
    */
   readonly tick: Int32Array;
 }

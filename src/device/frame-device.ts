@@ -45,7 +45,7 @@ export function wrapNativeDevice(
   const batch: Batch = {
     rx: new Int32Array(memory, native.rxAt, BATCH_FRAMES_MAX * DESCRIPTOR_WORDS),
     tx: new Int32Array(memory, native.txAt, OUT_FRAMES_MAX * DESCRIPTOR_WORDS),
-    tick: new Int32Array(memory, native.tickAt, 1),
+    tick: new Int32Array(memory, native.tickAt, 2),
   };
   const mtus = new Int32Array(memory, native.mtuAt, native.interfaces.length);
   const interfaces = native.interfaces.map((entry, index): DeviceInterface => {

@@ -86,8 +86,12 @@ export interface MemoryDevice extends FrameDevice {
   room(): number;
   /** Frames injected that `receive` has not handed out. */
   waiting(): number;
-  /** The tick of the batches from now on: milliseconds, its low 32 bits count. */
-  setTick(ms: number): void;
+  /**
+   * The tick of the batches from now on: milliseconds, its low 32 bits count.
+   *
+   * @param microseconds - the same in microseconds; left out: to the whole millisecond
+   */
+  setTick(ms: number, microseconds?: number): void;
   /**
    * Refuse the next `count` frames given to `transmit`, as a full queue or a small MTU would.
    *
@@ -134,7 +138,7 @@ export function createMemoryDevice(options: MemoryDeviceOptions): MemoryDevice {
   const batch: Batch = {
     rx: new Int32Array(BATCH_FRAMES_MAX * DESCRIPTOR_WORDS),
     tx: new Int32Array(OUT_FRAMES_MAX * DESCRIPTOR_WORDS),
-    tick: new Int32Array(1),
+    tick: new Int32Array(2),
   };
   const { rx, tx } = batch;
   const lengths = new Int32Array(slots);
@@ -287,8 +291,9 @@ export function createMemoryDevice(options: MemoryDeviceOptions): MemoryDevice {
     inject,
     room,
     waiting: () => waitingCount,
-    setTick(ms: number): void {
+    setTick(ms: number, microseconds = ms * 1000): void {
       batch.tick[0] = ms;
+      batch.tick[1] = microseconds;
     },
     refuse(result: number, count: number): void {
       refusal = result;

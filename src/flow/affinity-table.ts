@@ -57,6 +57,8 @@ export interface AffinityTable {
   setClient6(words: Int32Array, from: number, bits: number): void;
   /** @returns first word of the entry that has the draft's group, bits and client, or -1 */
   find(): number;
+  /** Whether a place that find() has told still has the draft's entry. */
+  isDraft(entry: number): boolean;
   /**
    * Make an entry of the draft, whose key find() has just not found. It has no flow and was not answered.
    *
@@ -137,14 +139,17 @@ export function createAffinityTable(views: RegionViews): AffinityTable {
   function hash(): number {
     const k0 = i32[H_SECRET]! ^ AFFINITY_KEY;
     const k1 = i32[H_SECRET + 1]!;
-    const client = foldAddress6(
-      k0,
-      k1,
-      draft[AE_CLIENT]!,
-      draft[AE_CLIENT + 1]!,
-      draft[AE_CLIENT + 2]!,
-      draft[AE_CLIENT + 3]!,
-    );
+    const isFour = draft[AE_CLIENT + 2] === MAPPED_WORD && draft[AE_CLIENT] === 0;
+    const client = isFour
+      ? draft[AE_CLIENT + 3]!
+      : foldAddress6(
+          k0,
+          k1,
+          draft[AE_CLIENT]!,
+          draft[AE_CLIENT + 1]!,
+          draft[AE_CLIENT + 2]!,
+          draft[AE_CLIENT + 3]!,
+        );
     const value = flowHash(k0, k1, draft[AE_GROUP]!, affinityBits(draft[AE_BITS]!), client, 0);
     return value === 0 ? 1 : value;
   }
@@ -372,6 +377,7 @@ export function createAffinityTable(views: RegionViews): AffinityTable {
     setClient4,
     setClient6,
     find,
+    isDraft,
     insert,
     hasEvicted: () => state[T_EVICTED] !== 0,
     move,

@@ -49,7 +49,11 @@ export const F_HOP_MAC_LOW = 12;
 export const F_CREATED = 13;
 /** Latest acknowledgement number of the client: the sequence number of a RST to the client. */
 export const F_ACK_ORIGINAL = 14;
-/** Latest acknowledgement number of the backend: the sequence number of a RST to the backend. */
+/**
+ * Latest acknowledgement number of the backend: the sequence number of a RST to the backend. With
+ * FLAG_AWAITS, which a flow loses before the backend acknowledges anything: the microseconds at which
+ * it began.
+ */
 export const F_ACK_REPLY = 15;
 
 export const FLOW_WORDS = 16;
@@ -100,7 +104,11 @@ export const REPLY = 1;
 export const FLAG_REPLIED = 1 << 24;
 export const FLAG_FIN_ORIGINAL = 1 << 25;
 export const FLAG_FIN_REPLY = 1 << 26;
-export const FLAG_IPV6 = 1 << 27;
+/**
+ * The backend has not answered the first packet, nobody has sent it again, and it has not failed:
+ * datapath/passive.ts. Never in a one-way flow.
+ */
+export const FLAG_AWAITS = 1 << 27;
 /** Counted as active (not inactive) in its backend's slot. */
 export const FLAG_ACTIVE = 1 << 28;
 /** Out-of-state segment made this flow (`outOfState: adopt`). */

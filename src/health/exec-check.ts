@@ -22,6 +22,7 @@ export interface ExecHost {
 }
 
 const OUTPUT_BYTES_MAX = 4096;
+const OUTPUT_GRACE_MS = 200;
 /** Exit codes of keepalived's MISC_CHECK: up, down, and from here on up with a weight of code - 2. */
 const CODE_UP = 0;
 const CODE_WEIGHT_MIN = 2;
@@ -76,13 +77,23 @@ export function checkExec(
       // Started, but a signal could not be sent: its end comes by itself.
       if (child.pid === undefined) end();
     });
-    child.once("exit", (code, killedBy) => {
+    // Its last words may come after its end: they have come when its output is closed (`close`). What
+    // it left running may hold that open, so they are not waited for long.
+    let grace: NodeJS.Timeout | null = null;
+    child.once("exit", () => {
+      grace = setTimeout(finish, OUTPUT_GRACE_MS);
+    });
+    child.once("close", finish);
+    function finish(): void {
+      if (grace !== null) clearTimeout(grace);
+      if (hasEnded) return;
       const first = output().split("\n", 1)[0]!.trim();
       const said = first === "" ? "" : `: ${first}`;
-      if (code === null) decide(false, `killed by ${killedBy}${said}`);
-      else judge(code, said);
+      const { exitCode, signalCode } = child;
+      if (exitCode === null) decide(false, `killed by ${signalCode}${said}`);
+      else judge(exitCode, said);
       end();
-    });
+    }
     function judge(code: number, said: string): void {
       const reason = `exit code ${code}${said}`;
       const isWeight = question.dynamicWeight && code >= CODE_WEIGHT_MIN;

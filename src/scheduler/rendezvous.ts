@@ -13,7 +13,7 @@ import { finish } from "./mix.ts";
  * weight. Only integers and the basic operations of IEEE 754 decide, so nodes agree to the bit. Of
  * equal costs the first in the list wins, whose order is that of addresses and ports.
  *
- * It looks at every backend for each new flow, some 2 to 3 ns each: maglev is the one for thousands.
+ * It looks at every backend for each new flow, some 3 ns each: maglev is the one for thousands.
  */
 
 /** Hash of a backend (rendezvous-keys.ts): two 16-bit words a position, low half first. */

@@ -18,6 +18,7 @@ import {
   SCHEDULER_BOUNDED_MAGLEV,
   SCHEDULER_FAILOVER,
   SCHEDULER_LEAST_CONNECTIONS,
+  SCHEDULER_LEAST_LATENCY,
   SCHEDULER_MAGLEV,
   SCHEDULER_NEVER_QUEUE,
   SCHEDULER_OVERFLOW,
@@ -34,6 +35,7 @@ import type { RegionViews } from "../state/layout.ts";
 import { pickBoundedMaglev } from "./bounded-maglev.ts";
 import { nextByWeight, pickFailover } from "./failover.ts";
 import { pickLeastConnections } from "./least-connections.ts";
+import { pickLeastLatency } from "./least-latency.ts";
 import { nextMaglev, pickMaglev } from "./maglev.ts";
 import { mix } from "./mix.ts";
 import { pickNeverQueue } from "./never-queue.ts";
@@ -94,6 +96,7 @@ export function createScheduler(views: RegionViews): Scheduler {
   const { worker, workers } = layout;
   const serviceRuns = layout.serviceRuns.at >> 2;
   const backendRuns = layout.backendRuns.at >> 2;
+  const slots = layout.backendSlots.at >> 2;
 
   function pick(
     bankWord: number,
@@ -175,6 +178,8 @@ export function createScheduler(views: RegionViews): Scheduler {
         return pickWeightedLeastConnections(i32, backendRuns, list, count, turn);
       case SCHEDULER_SHORTEST_EXPECTED_DELAY:
         return pickShortestExpectedDelay(i32, backendRuns, list, count, turn);
+      case SCHEDULER_LEAST_LATENCY:
+        return pickLeastLatency(i32, slots, backendRuns, list, count, turn);
       case SCHEDULER_NEVER_QUEUE:
         return pickNeverQueue(i32, backendRuns, list, count, turn);
       default:

@@ -78,7 +78,7 @@ function agentOf(said: number): number {
   return (said & SAID_DOWN) !== 0 ? AGENT_DOWN : AGENT_READY;
 }
 
-/** A weight after the agent's share of it: at least 1, unless either is 0. */
+/** A weight after the agent's share of it, rounded up: at least 1, unless either is 0. */
 export function agentWeight(i32: Int32Array, at: number, weight: number): number {
   const percent = i32[at + B_AGENT_WEIGHT]!;
   if (percent < 0 || weight === 0) return weight;

@@ -79,6 +79,24 @@ export const B_PRIORITY = 36;
  */
 export const B_AGENT_WEIGHT = 40;
 export const B_AGENT = 41;
+/**
+ * Passive checks (control/passive.ts). Microseconds from SYN to SYN-ACK, an exponentially weighted
+ * mean over all workers; 0: none was measured. And what least-latency goes by: the same, less and
+ * less while no new flow is answered, so that a backend that was slow is tried again.
+ */
+export const B_LATENCY_US = 48;
+export const B_COST_US = 49;
+/** Ejected: tick at which it ends; how long ejections last by now, in multiples of the first. */
+export const B_EJECTED_UNTIL = 50;
+export const B_EJECTED_TIMES = 51;
+/** Tick from which good time counts: of the return, or when B_EJECTED_TIMES was lowered last. */
+export const B_EJECTED_SINCE = 52;
+/** Ejections since the slot was taken. */
+export const B_EJECTIONS = 53;
+/** Raised with every ejection and return: workers then count failures from 0. */
+export const B_PASSIVE_EPOCH = 54;
+/** Why it is ejected: FAILED_… | failures in a row << 8. */
+export const B_EJECTED_WHY = 55;
 /** 1: every service of its affinity group has a backend at this address. */
 export const B_AFFINITY_SHARED = 56;
 /** All that it has said and not taken back, of which B_AGENT is the strongest: service/agent-state.ts. */

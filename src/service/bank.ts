@@ -146,6 +146,8 @@ export const S_QUIC = 42;
 /** Entries (Q_…) of its server IDs, in the list of backend entries: first one and how many. */
 export const S_QUIC_FIRST = 43;
 export const S_QUIC_COUNT = 44;
+/** 1: `passive.answers`, a UDP flow without an answer has failed. */
+export const S_ANSWERS = 45;
 /** Timeouts in ms, indexed by flow state (STATE_COUNT of them): S_TIMEOUTS + state. */
 export const S_TIMEOUTS = 16;
 /** Schedulers: changes with the slots and weights of the list; never 0. */
@@ -237,6 +239,7 @@ export const SCHEDULER_FAILOVER = 11;
 export const SCHEDULER_OVERFLOW = 12;
 /** What `maglev` with `maxLoad` is; no word of the configuration. */
 export const SCHEDULER_BOUNDED_MAGLEV = 13;
+export const SCHEDULER_LEAST_LATENCY = 14;
 /** By number. */
 export const SCHEDULER_NAMES = [
   "round-robin",
@@ -253,6 +256,7 @@ export const SCHEDULER_NAMES = [
   "failover",
   "overflow",
   "bounded-maglev",
+  "least-latency",
 ] as const;
 export type SchedulerName = (typeof SCHEDULER_NAMES)[number];
 

@@ -51,6 +51,25 @@ export interface Timeouts {
   readonly udp: UdpTimeouts;
 }
 
+/** Passive checks: what becomes of a backend that does not answer new flows. */
+export interface PassiveDefinition {
+  /** Flows in a row that have to fail. */
+  readonly failures: number;
+  /** How long every new flow of a backend has to go unanswered. */
+  readonly silenceMs: number;
+  /** Length of the first ejection, and the most that one has. */
+  readonly ejectionMs: number;
+  readonly maximumMs: number;
+  /** Good time that makes the next ejection shorter by one step. */
+  readonly intervalMs: number;
+  /** Share of the backends that may be ejected at once, 0..1; one always may. */
+  readonly ejectAtMost: number;
+  /** A health check that succeeds ends an ejection. */
+  readonly activeCheckEnds: boolean;
+  /** UDP: every client is answered, so a flow without an answer has failed. */
+  readonly answers: boolean;
+}
+
 /** So many backends, or percent of the first tier's. */
 export type MinimumHealthy = { readonly count: number } | { readonly percent: number };
 
@@ -177,6 +196,8 @@ export interface ServiceDefinition {
   readonly synProxy: SynProxyDefinition;
   readonly limits: LimitsDefinition;
   readonly health: HealthDefinition | null;
+  /** Null: off. */
+  readonly passive: PassiveDefinition | null;
   /** Agents of its backends; null or left out: none. */
   readonly agent?: AgentDefinition | null;
   readonly backends: readonly BackendDefinition[];
@@ -257,6 +278,11 @@ export interface GatewayDefinition {
     readonly gue: { readonly port: number; readonly checksum: "zero" | "computed" | null };
   };
   readonly services: readonly ServiceDefinition[];
+}
+
+/** Whether replies go past the gateway. */
+export function isOneWayMode(mode: ModeName): boolean {
+  return mode !== "nat" && mode !== "full-nat";
 }
 
 /** Whether the definition needs room for IPv6 flows (`flows.ipv6`). */

@@ -123,7 +123,7 @@ export function eligibleBackends(views: RegionViews, service: AssignedService): 
       isDown: state === "down" || state === "ejected",
     }),
   );
-  return withShares(chosen);
+  return withShares(chosen, service.definition.scheduler);
 }
 
 export interface ExistingReport {

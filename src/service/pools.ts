@@ -1,3 +1,4 @@
+import type { SchedulerName } from "./bank.ts";
 import type { MinimumHealthy } from "./definition.ts";
 
 /**
@@ -93,14 +94,21 @@ const WEIGHT_MAX = 65_535;
 
 /**
  * Weights in force. While a share is less than the whole, all weights of the list are made ten times
- * as large where they fit, so that a weight of 1 has shares too.
+ * as large where they fit, so that a weight of 1 has shares too. Not where weights are more than
+ * proportions: to failover they are ranks and to source-hash places of clients, which slow start
+ * leaves alone, and to overflow numbers of connections.
  *
  * @returns the list with new weights, at least 1 each
  */
-export function withShares<Backend extends Weighted>(list: readonly Backend[]): Backend[] {
+export function withShares<Backend extends Weighted>(
+  list: readonly Backend[],
+  scheduler: SchedulerName,
+): Backend[] {
+  if (scheduler === "failover" || scheduler === "source-hash") return [...list];
   if (list.every(({ share }) => share === 100)) return [...list];
   const most = list.reduce((largest, { weight }) => Math.max(largest, weight), 1);
-  const factor = Math.max(1, Math.min(SLOW_START_STEPS, Math.floor(WEIGHT_MAX / most)));
+  const steps = scheduler === "overflow" ? 1 : SLOW_START_STEPS;
+  const factor = Math.max(1, Math.min(steps, Math.floor(WEIGHT_MAX / most)));
   return list.map((backend) => ({
     ...backend,
     weight: Math.max(1, Math.round((backend.weight * factor * backend.share) / 100)),

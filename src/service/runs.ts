@@ -1,5 +1,6 @@
 import type { RegionViews } from "../state/layout.ts";
 import { BACKEND_RUN_WORDS, R_ACTIVE, R_FLOWS, SERVICE_RUN_WORDS } from "./backend-slots.ts";
+import { clearPassiveRuns } from "./passive-run.ts";
 
 /**
  * What the workers count of backends and services, summed over them (control plane; cold). Each
@@ -42,6 +43,7 @@ export function clearBackendRuns(views: RegionViews, slot: number): void {
     const at = backendRunWord(views, worker, slot);
     views.i32.fill(0, at, at + BACKEND_RUN_WORDS);
   }
+  clearPassiveRuns(views, slot);
 }
 
 /** The same for a service slot. */

@@ -4,6 +4,7 @@ import {
   Q_ID,
   Q_SLOT,
   QUIC_ENTRY_WORDS,
+  S_ANSWERS,
   S_QUIC,
   S_QUIC_COUNT,
   S_QUIC_FIRST,
@@ -25,6 +26,7 @@ export function writeUdpWords(i32: Int32Array, word: number, service: AssignedSe
   const { definition, protocol } = service;
   if (protocol !== "udp") return;
   const { perPacket, maxAgeMs } = definition.udp;
+  i32[word + S_ANSWERS] = definition.passive?.answers === true ? 1 : 0;
   i32[word + S_UDP_PER_PACKET] = perPacket ? 1 : 0;
   i32[word + S_UDP_MAX_AGE_MS] = maxAgeMs ?? 0;
   if (!perPacket) return;

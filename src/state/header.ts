@@ -35,6 +35,7 @@ import {
   LAYOUT_VERSION,
   MAGIC,
   PAGE_BYTES,
+  PASSIVE_RUN_BYTES,
   planRegion,
   type RegionLayout,
   type RegionSize,
@@ -196,6 +197,7 @@ export function layoutHash(layout: RegionLayout): number {
       shard.affinityFlows,
       shard.samples,
       shard.flowExtensions,
+      shard.passiveRuns,
     ]),
   ];
   const numbers = [
@@ -210,6 +212,7 @@ export function layoutHash(layout: RegionLayout): number {
     BACKEND_RUN_BYTES,
     SERVICE_RUN_BYTES,
     ADMISSION_RUN_BYTES,
+    PASSIVE_RUN_BYTES,
     SOURCE_SET_BYTES,
     SPLICE_BYTES,
     AFFINITY_SET_BYTES,

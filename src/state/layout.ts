@@ -19,7 +19,8 @@ import {
  *   header | backendSlots | backendKeys | serviceSlots | serviceKeys | hops x 2 | bank x 2
  *          | access lists x 2 | handover rings | shard of worker 0 | shard of worker 1 | ...
  *   shard: workerHeader | flows | flowIndex | flowFree | backendRuns | serviceRuns | counters
- *          | admissionRuns | sources | splices | flowExtensions | affinity | affinityFlows | samples
+ *          | admissionRuns | sources | splices | flowExtensions | passiveRuns | affinity
+ *          | affinityFlows | samples
  *
  * Who writes what:
  *   worker    its own shard (but the OTHERS words of backendRuns), and the handover rings that it
@@ -53,6 +54,8 @@ export const SERVICE_SLOT_BYTES = 128;
 export const BACKEND_RUN_BYTES = 64;
 /** What one worker counts of one service slot, its schedulers' state included: a cache line. */
 export const SERVICE_RUN_BYTES = 64;
+/** What one worker sees of a backend's answers, a cache line. See service/passive-run.ts. */
+export const PASSIVE_RUN_BYTES = 64;
 /** What one worker knows of a service's limits and SYN cookies. See admission/admission-run.ts. */
 export const ADMISSION_RUN_BYTES = 128;
 /** Four token buckets of sources: a cache line. See admission/source-limits.ts. */
@@ -136,6 +139,8 @@ export interface Shard {
   readonly affinityFlows: Section;
   /** A row of EXTENSION_BYTES a flow; empty where the region has no room for IPv6. */
   readonly flowExtensions: Section;
+  /** A row of PASSIVE_RUN_BYTES a backend slot. */
+  readonly passiveRuns: Section;
 }
 
 /** The sections that all workers share, and the shards. */
@@ -367,6 +372,7 @@ function planShard(size: RegionSize, worker: number, take: Take): Shard {
     sources: take(sourceSets * SOURCE_SET_BYTES),
     splices: take((size.splices ?? 0) === 0 ? 0 : flowCapacity * SPLICE_BYTES),
     flowExtensions: take(size.ipv6 === true ? flowCapacity * EXTENSION_BYTES : 0),
+    passiveRuns: take(size.backends * PASSIVE_RUN_BYTES),
     affinitySets,
     affinity: take(affinitySets * AFFINITY_SET_BYTES),
     affinityFlows: take(affinitySets === 0 ? 0 : flowCapacity * 4),

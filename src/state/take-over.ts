@@ -40,6 +40,7 @@ import {
   B_ADDRESS,
   B_ADDRESS6,
   B_ADMIN,
+  B_EJECTED,
   B_EXISTING,
   B_GENERATION,
   B_HEALTH,
@@ -53,6 +54,7 @@ import {
   BACKEND_WORDS,
   BF_BYTES_OUT,
   BF_CONNECTIONS,
+  EJECTED_YES,
   EXISTING_MOVE_LATER,
   HEALTH_NAMES,
   R_ACTIVE,
@@ -64,6 +66,13 @@ import {
   VF_CONNECTIONS,
   VF_DROPS,
 } from "../service/backend-slots.ts";
+import {
+  FAILED_NAMES,
+  P_LATENCY,
+  PASSIVE_RUN_WORDS,
+  PF_FAILED,
+  restartPassiveRuns,
+} from "../service/passive-run.ts";
 import type { AffinityMove } from "./affinity-take-over.ts";
 import {
   BACKEND_RUN_BYTES,
@@ -128,6 +137,7 @@ export function takeOverFlows(views: RegionViews): TakeOverCounts {
     counts.flowsNoRoom += report.noRoom;
   }
   clearSplices(views);
+  restartPassiveRuns(views);
   recount(views);
   return { ...counts, slotsDropped };
 }
@@ -183,6 +193,7 @@ export function moveFlows(
       counts[moveFlow(from, to, tables, at, worker, carry)]++;
     }
   });
+  restartPassiveRuns(to);
   recount(to);
   return {
     flowsKept: counts.kept,
@@ -362,7 +373,8 @@ function backendSlotIsSound(views: RegionViews, slot: number): boolean {
     within(B_WEIGHT_OVERRIDE, -1, 0xffff) &&
     within(B_ADMIN, 0, ADMIN_NAMES.length - 1) &&
     within(B_HEALTH, 0, HEALTH_NAMES.length - 1) &&
-    within(B_EXISTING, 0, EXISTING_MOVE_LATER)
+    within(B_EXISTING, 0, EXISTING_MOVE_LATER) &&
+    within(B_EJECTED, 0, EJECTED_YES)
   );
 }
 
@@ -425,12 +437,19 @@ function moveRuns(from: RegionViews, to: RegionViews): void {
       to.f64[(toAt >> 3) + index] = sum;
     }
   };
+  /** Failures are added up; of several latencies one is as good as the other. */
+  const movePassive = (fromAt: number, toAt: number, slot: number): void => {
+    const row = slot * PASSIVE_RUN_WORDS * 4;
+    add(fromAt + row + PF_FAILED * 8, toAt + row + PF_FAILED * 8, FAILED_NAMES.length);
+    to.i32[((toAt + row) >> 2) + P_LATENCY] = from.i32[((fromAt + row) >> 2) + P_LATENCY]!;
+  };
   for (const old of from.layout.shards) {
     const next = to.layout.shards[old.worker % to.layout.workers]!;
     add(old.counters.at, next.counters.at, old.counters.bytes >> 3);
     for (let slot = 0; slot < backends; slot++) {
       const at = slot * BACKEND_RUN_BYTES + BF_CONNECTIONS * 8;
       add(old.backendRuns.at + at, next.backendRuns.at + at, BACKEND_DOUBLES);
+      movePassive(old.passiveRuns.at, next.passiveRuns.at, slot);
       if (old.worker >= to.layout.workers) continue;
       // Where smooth round robin stands.
       const current = slot * BACKEND_RUN_BYTES + R_CURRENT_WEIGHT * 4;

@@ -123,3 +123,10 @@ export function writeIcmpErrorHeader(
   view.setInt32(at, (type << 24) | (code << 16));
   view.setInt32(at + REST, mtuOrZero & 0xffff);
 }
+
+/** Whether the message says that network, host, protocol or port cannot be reached (RFC 792). */
+export function isUnreachable(view: DataView, at: number): boolean {
+  return (
+    icmpType(view, at) === ICMP_UNREACHABLE && icmpCode(view, at) <= ICMP_CODE_PORT_UNREACHABLE
+  );
+}

@@ -110,3 +110,14 @@ export function checkQuote6(view: DataView, at: number, bytes: number, result: I
   const isCut = result[WALK_L4_AT]! + 8 > at + bytes;
   return isCut || result[WALK_PROTOCOL] === 0 ? ICMP6_MALFORMED : ICMP6_OK;
 }
+
+/** Whether there is no route, or address or port cannot be reached (RFC 4443 section 3.1). */
+export function isIcmp6Unreachable(view: DataView, at: number): boolean {
+  if (icmp6Type(view, at) !== ICMP6_UNREACHABLE) return false;
+  const code = icmp6Code(view, at);
+  return (
+    code === ICMP6_CODE_NO_ROUTE ||
+    code === ICMP6_CODE_ADDRESS_UNREACHABLE ||
+    code === ICMP6_CODE_PORT_UNREACHABLE
+  );
+}

@@ -3,6 +3,7 @@ import { createServer, type IncomingMessage } from "node:http";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import type {
+  AffinityList,
   BackendRow,
   DropList,
   FlowList,
@@ -85,6 +86,12 @@ const BACKEND: BackendRow = {
   active: 12,
   inactive: 3,
   slot: 0,
+  passive: {
+    latencyUs: 840,
+    failures: { silent: 2, refused: 1, unreachable: 0, unanswered: 0 },
+    ejections: 1,
+    ejectedForMs: null,
+  },
   connections: 100,
   packetsIn: 1000,
   bytesIn: 64_000,
@@ -148,6 +155,40 @@ export const FLOWS: FlowList = {
     },
   ],
   total: 2,
+  truncated: false,
+};
+
+export const AFFINITY: AffinityList = {
+  entries: [
+    {
+      client: "198.51.100.0/24",
+      group: "shop",
+      service: null,
+      backend: "10.20.0.11:8080",
+      flows: 3,
+      expiresInMs: null,
+      answered: true,
+    },
+    {
+      client: "2001:db8:1::7",
+      group: null,
+      service: "dns",
+      backend: "[2001:db8:2::11]:53",
+      flows: 0,
+      expiresInMs: 61_000,
+      answered: false,
+    },
+    {
+      client: "198.51.100.9",
+      group: null,
+      service: null,
+      backend: "10.20.0.12",
+      flows: 0,
+      expiresInMs: 500,
+      answered: true,
+    },
+  ],
+  total: 3,
   truncated: false,
 };
 
@@ -283,6 +324,8 @@ function usual({ method, url }: Asked): Reply {
       return { body: FLOWS };
     case "GET /api/v1/drops":
       return { body: DROPS };
+    case "GET /api/v1/affinity":
+      return { body: AFFINITY };
     case "GET /api/v1/workers":
       return { body: WORKERS };
     case "POST /api/v1/backends/action":

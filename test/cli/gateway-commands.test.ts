@@ -7,6 +7,7 @@ import { parse } from "yaml";
 import { EXIT } from "../../src/base/errors.ts";
 import { createAdminClient } from "../../src/cli/admin-client.ts";
 import {
+  renderAffinity,
   renderBackends,
   renderDrops,
   renderFlows,
@@ -15,6 +16,7 @@ import {
   renderWorkers,
 } from "../../src/cli/render.ts";
 import {
+  AFFINITY,
   type Asked,
   BACKENDS,
   DROPS,
@@ -44,6 +46,7 @@ const TABLES: readonly (readonly [string, unknown, (isWide: boolean) => string])
   ["services", SERVICES, (isWide) => renderServices(SERVICES, isWide)],
   ["backends", BACKENDS, (isWide) => renderBackends(BACKENDS, isWide)],
   ["flows", FLOWS, (isWide) => renderFlows(FLOWS, isWide)],
+  ["affinity", AFFINITY, (isWide) => renderAffinity(AFFINITY, isWide)],
   ["drops", DROPS, (isWide) => renderDrops(DROPS, isWide)],
   ["workers", WORKERS, (isWide) => renderWorkers(WORKERS, isWide)],
 ];

@@ -1,7 +1,9 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import {
+  formatLatency,
   formatWeight,
+  renderAffinity,
   renderBackends,
   renderDrops,
   renderFlows,
@@ -11,7 +13,16 @@ import {
   renderWorkers,
 } from "../../src/cli/render.ts";
 import { formatAge, formatCount, renderTable } from "../../src/cli/table.ts";
-import { BACKENDS, DROPS, FLOWS, RELOADED, SERVICES, STATUS, WORKERS } from "./fake-gateway.ts";
+import {
+  AFFINITY,
+  BACKENDS,
+  DROPS,
+  FLOWS,
+  RELOADED,
+  SERVICES,
+  STATUS,
+  WORKERS,
+} from "./fake-gateway.ts";
 
 function lines(...text: string[]): string {
   return text.map((line) => `${line}\n`).join("");
@@ -65,10 +76,13 @@ test("backends: weight with its override, state and reason", () => {
   const wide = renderBackends(BACKENDS, true);
   assert.match(
     wide,
-    /^Service .* Conns +InPkts .* Health +Priority +New +Remaining +Since +Deadline +Slot +Reason$/m,
+    /^Service .* Conns +InPkts .* Health +Latency +Failed +Ejected +Priority +New +Remaining +Since +Deadline +Slot +Reason$/m,
   );
   assert.match(wide, / 0 +yes +- +2025-01-02T03:04:05\.000Z +- +0$/m);
   assert.match(wide, /down .* - +- +2 +connect ECONNREFUSED$/m);
+  assert.match(wide, /up +840us +3 +1 +0 +yes/m);
+  const latencies = [null, 7, 1240, 2_000_000].map(formatLatency);
+  assert.deepEqual(latencies, ["-", "7us", "1.24ms", "2.00s"]);
 });
 
 test("an IPv6 backend stands in brackets", () => {
@@ -91,6 +105,21 @@ test("flows stand in the columns of ipvsadm -L -c", () => {
 test("flows that were left out are counted", () => {
   const list = { ...FLOWS, total: 5000, truncated: true };
   assert.equal(renderFlows(list).split("\n").at(-2), "2 of 5000 flows; more with --limit");
+});
+
+test("affinity: clients, their backends, what remembers them", () => {
+  assert.equal(
+    renderAffinity(AFFINITY),
+    lines(
+      "Client           Backend              Of           Flows  Expire",
+      "198.51.100.0/24  10.20.0.11:8080      group shop       3       -",
+      "2001:db8:1::7    [2001:db8:2::11]:53  service dns      0    1m1s",
+      "198.51.100.9     10.20.0.12           -                0      0s",
+    ),
+  );
+  assert.match(renderAffinity(AFFINITY, true), /service dns +0 +1m1s +no$/m);
+  const list = { ...AFFINITY, total: 5000, truncated: true };
+  assert.equal(renderAffinity(list).split("\n").at(-2), "3 of 5000 clients; more with --limit");
 });
 
 test("drops: most first, none that are 0; wide: all, and samples", () => {

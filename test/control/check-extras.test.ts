@@ -71,13 +71,21 @@ test("a weight is in the slot from the first word to the last", () => {
     log.map(({ event, weight_percent }) => [event, weight_percent]),
     [["backend_check_weight", 50]],
   );
-  // What agents do with the slots of backends that have none.
-  views.i32[backendSlotWord(views, slot) + B_AGENT_WEIGHT] = -1;
-  extras.follow(targets(EXEC));
+  // As agents do with the slots of backends that have none.
+  const follow = (keeper: CheckExtrasKeeper, health: HealthDefinition): void => {
+    keeper.follow(targets(health));
+    views.i32[backendSlotWord(views, slot) + B_AGENT_WEIGHT] = -1;
+    keeper.restore();
+  };
+  views.i32[backendSlotWord(views, slot) + B_AGENT_WEIGHT] = 50;
+  follow(extras, EXEC);
   assert.equal(weight(slot), 50);
-  views.i32[backendSlotWord(views, slot) + B_AGENT_WEIGHT] = -1;
-  extras.follow(targets(TCP_HEALTH));
-  assert.deepEqual([weight(slot), extras.weightOf(slot)], [-1, null]);
+  // The next process goes on with it.
+  const next = createCheckExtras(views, createLog("error"), () => undefined);
+  follow(next, EXEC);
+  assert.deepEqual([weight(slot), next.weightOf(slot)], [50, 50]);
+  follow(next, TCP_HEALTH);
+  assert.deepEqual([weight(slot), next.weightOf(slot)], [-1, null]);
 });
 
 test("a certificate is warned of once, and again when it is another one", () => {

@@ -108,6 +108,7 @@ export function service(
       refuse: "drop",
     },
     health: null,
+    passive: null,
     backends: [backend("10.20.0.11:8080"), backend("10.20.0.12:8080")],
     ...overrides,
   };

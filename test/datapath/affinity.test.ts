@@ -263,6 +263,59 @@ test("no backend at all: the sorry server is nobody's backend, and clients find 
   assert.equal(bench.counter(C_AFFINITY_MOVED), 0);
 });
 
+test("a backup's clients move to the first tier once it is well, the others' have never left", () => {
+  const yaml = configOf({ web: [11, 12] }).replaceAll(
+    /(10\.20\.0\.12, port: \d+)/g,
+    "$1, priority: 1",
+  );
+  const bench = new Bench({ yaml });
+  assert.equal(bench.open(), "10.20.0.11:8080");
+  bench.set("10.20.0.11", B_HEALTH, HEALTH_DOWN);
+  for (let again = 0; again < 3; again++) assert.equal(bench.open(), "10.20.0.12:8080");
+  assert.equal(bench.open(CLIENT, 443), "10.20.0.12:8443");
+  bench.set("10.20.0.11", B_HEALTH, HEALTH_UP);
+  assert.equal(bench.open(), "10.20.0.11:8080");
+  assert.equal(bench.counter(C_AFFINITY_MOVED), 2);
+});
+
+test("quic: a connection ID comes first, and neither follows an entry nor makes one", () => {
+  const yaml = `
+version: 1
+device: { type: packet, interfaces: [eth0, eth1] }
+services:
+  - { name: h3, vip: ${VIP}, port: 443, protocol: udp, scheduler: rr, affinity: { timeout: 1m },
+      quic: { serverIdBytes: 2 }, udp: { maxAge: 30s },
+      backends: [{ address: 10.20.0.11, serverId: "0a0b" }, { address: 10.20.0.12, serverId: "0a0c" }] }
+`;
+  const bench = new Bench({ yaml });
+  let port = 1;
+  const send = (data: number[], source = CLIENT, sourcePort = ++port): number => {
+    const key = { source, sourcePort, destination: VIP, destinationPort: 443 };
+    return bench.client(udpPacket({ ...key, data }))[0]!.bytes[33]!;
+  };
+  const idOf = (host: number): number[] => [0x40, 0, 0x0a, host, 1, 2, 3, 4];
+  const mine = send([1]);
+  const other = mine === 11 ? 12 : 11;
+  assert.equal(send(idOf(other)), other);
+  assert.equal(send(idOf(other), "198.51.100.77"), other);
+  assert.equal(bench.entries, 1, "the other client has none");
+  assert.equal(send([1]), mine);
+  assert.equal(bench.counter(C_AFFINITY_HITS), 1);
+  // A flow that gets too old is made anew, where its client is at home.
+  for (let ms = 0; ms < 60_000; ms += 5000) {
+    bench.pause(5000);
+    assert.equal(send([1], CLIENT, 2), mine);
+  }
+});
+
+test("a SYN that is answered by a cookie makes no entry", () => {
+  const bench = new Bench({ yaml: configOf({ more: "synProxy: { mode: on }," }) });
+  const key = { source: CLIENT, destination: VIP, sourcePort: 1, destinationPort: 80, flags: SYN };
+  const [answer] = bench.client(tcpPacket(key));
+  assert.equal(answer!.interface, 0, "back to the client");
+  assert.equal(bench.entries, 0);
+});
+
 test("where the group's services differ, what only one has is remembered for that one alone", () => {
   // 11 and 12 are web's alone, 21 and 22 tls's; both have 15.
   const bench = new Bench({ yaml: configOf({ web: [11, 12, 15], tls: [21, 22, 15] }) });

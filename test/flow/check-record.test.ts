@@ -13,7 +13,6 @@ import {
   F_VERSION,
   F_VIP_ADDR,
   FLAG_ACTIVE,
-  FLAG_IPV6,
   FLAG_REPLIED,
   FLOW_WORDS,
   KEY_SLOW,
@@ -60,8 +59,6 @@ const CASES: readonly {
   { name: "UDP in a TCP state", flow: { protocol: PROTOCOL_UDP }, want: false },
   { name: "a state that is none", flow: { state: 11 }, want: false },
   { name: "another protocol", flow: { protocol: PROTOCOL_ICMP }, want: false },
-  { name: "IPv6, which this layout cannot hold", flow: { flags: FLAG_IPV6 }, want: false },
-  { name: "a flag that is none", flow: { flags: 1 << 30 }, want: false },
   {
     name: "one-way, but for the fast lane",
     patch: [[F_STATE, 3 | (PROTOCOL_TCP << 8) | (MODE_DSR << 16)]],

@@ -5,8 +5,9 @@ import { createRandom } from "../../src/base/random.ts";
 import { firstTurn } from "../../src/scheduler/turns.ts";
 import { weightShift } from "../../src/scheduler/weight-ranges.ts";
 import { smoothWeight } from "../../src/scheduler/weighted-round-robin.ts";
-import { HEALTH_DOWN, HEALTH_UP } from "../../src/service/backend-slots.ts";
+import { B_SLOW_SHARE, HEALTH_DOWN, HEALTH_UP } from "../../src/service/backend-slots.ts";
 import { S_SCHEDULER_SEED, SCHEDULER_NAMES } from "../../src/service/bank.ts";
+import { backendSlotWord } from "../../src/service/slots.ts";
 import { TCP_HEALTH } from "../control/definitions.ts";
 import { setSlot } from "../service/regions.ts";
 import { backendList as backends, chiSquared, createWorld, tally, type World } from "./world.ts";
@@ -369,5 +370,25 @@ test("hash schedulers: what a fleet's nodes choose does not change between versi
     );
     const choices = times(48, (client) => world.pick(0x0a000000 + client, 1000 + client));
     assert.equal(choices.map((choice) => choice.charAt(8)).join(""), expected[scheduler]);
+  }
+});
+
+test("slow start: failover keeps its ranks, and overflow counts connections as they are", () => {
+  for (const [scheduler, taken] of [
+    ["failover", 50],
+    // A tenth of 40 connections, and one more.
+    ["overflow", 5],
+  ] as const) {
+    const world = createWorld({ scheduler, backends: backends([40, 2]) });
+    world.views.i32[backendSlotWord(world.views, world.slot(0)) + B_SLOW_SHARE] = 10;
+    world.rewrite();
+    const held = [0, 0];
+    for (let flow = 0; flow < 50; flow++) {
+      const at = world.position();
+      if (at < 0) break;
+      held[at]!++;
+      world.setFlows(at, held[at]!, held[at]!);
+    }
+    assert.equal(held[0], taken, scheduler);
   }
 });

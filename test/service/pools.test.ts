@@ -185,11 +185,14 @@ test("slow start over the end of the clock, and long after it", () => {
 });
 
 test("weights with shares fit in 16 bits, and none is lost", () => {
-  const list = withShares([
-    { weight: 65_535, share: 100 },
-    { weight: 65_535, share: 10 },
-    { weight: 1, share: 10 },
-  ]);
+  const list = withShares(
+    [
+      { weight: 65_535, share: 100 },
+      { weight: 65_535, share: 10 },
+      { weight: 1, share: 10 },
+    ],
+    "maglev",
+  );
   assert.deepEqual(
     list.map(({ weight }) => weight),
     [65_535, 6554, 1],

@@ -49,10 +49,12 @@ device: { type: packet, interfaces: [eth0, eth1] }
 snat: { addresses: [10.20.0.100, "2001:db8:2::100"] }
 services:
   - { name: web, vip: 203.0.113.10, port: 80, protocol: [tcp, udp], scheduler: wlc, outOfState: drop,
+      affinity: { timeout: 1s, group: all, prefix: { ipv6: 64 } },
       backends: [{ address: 10.20.0.11, port: 8080 }, { address: 10.20.0.12, port: 8080 }] }
   - { name: full, vip: 203.0.113.11, port: 80, protocol: [tcp, udp], mode: full-nat, scheduler: maglev,
       tableSize: 251, outOfState: drop, backends: [{ address: 10.20.0.11, port: 8081 }] }
   - { name: six, vip: "2001:db8:ff::10", port: 80, protocol: [tcp, udp], scheduler: wlc, outOfState: drop,
+      affinity: { timeout: 1s, group: all, prefix: { ipv6: 64 } },
       backends: [{ address: "2001:db8:2::11", port: 8080 }] }
   - { name: full6, vip: "2001:db8:ff::11", port: 80, protocol: [tcp, udp], mode: full-nat, scheduler: sh,
       outOfState: drop, backends: [{ address: "2001:db8:2::11", port: 8081 }] }

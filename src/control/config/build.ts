@@ -4,6 +4,7 @@ import type {
   AffinityDefinition,
   GatewayDefinition,
   LimitsDefinition,
+  PassiveDefinition,
   ServiceDefinition,
   SynProxyDefinition,
 } from "../../service/definition.ts";
@@ -117,6 +118,7 @@ function buildService(values: ServiceValues): ServiceDefinition {
     synProxy: buildSynProxy(values.synProxy),
     limits: buildLimits(values.limits),
     health: buildHealth(values, ports),
+    passive: buildPassive(values.passive),
     agent: buildAgent(values),
     backends: values.backends.map((backend) => ({
       address: backend.address ?? NO_ADDRESS,
@@ -193,4 +195,16 @@ export function schedulerOf(
  */
 export function canAdopt(values: Pick<ServiceValues, "scheduler" | "maxLoad" | "mode">): boolean {
   return choosesAlike({ scheduler: schedulerOf(values) }) && values.mode !== "full-nat";
+}
+
+function buildPassive(values: ServiceValues["passive"]): PassiveDefinition | null {
+  if (values === undefined || values === "off") return null;
+  const { silence, ejection, maximum, interval, ...rest } = values;
+  return {
+    ...rest,
+    silenceMs: silence,
+    ejectionMs: ejection,
+    maximumMs: maximum,
+    intervalMs: interval,
+  };
 }

@@ -8,6 +8,7 @@ import { checkHealth } from "./health-check.ts";
 import { checkLimits } from "./limits-check.ts";
 import { checkMode } from "./mode-check.ts";
 import { checkOverlaps } from "./overlap-check.ts";
+import { checkPassive } from "./passive-check.ts";
 import { checkPools } from "./pool-check.ts";
 import { checkAgent, checkPath, checkProbe } from "./probe-check.ts";
 import { entryPath, type Reading } from "./reading.ts";
@@ -71,6 +72,7 @@ export function crossCheck(reading: Reading, problems: ConfigProblem[]): void {
     checkBackends(check, service);
     checkMode(check, service);
     checkUdp(check, service);
+    checkPassive(check, service);
     checkPools(check, service);
   }
   checkProbe(check);

@@ -7,6 +7,7 @@ import {
   type GatewayDefinition,
   type LimitsDefinition,
   type MinimumHealthy,
+  type PassiveDefinition,
   type PortRange,
   type ServiceDefinition,
   type SynProxyDefinition,
@@ -147,6 +148,7 @@ function effectiveService(service: ServiceDefinition): Record<string, unknown> {
     access: effectiveAccess(service.access),
     synProxy: effectiveSynProxy(service.synProxy),
     limits: effectiveLimits(service.limits),
+    passive: service.passive === null ? "off" : effectivePassive(service.passive),
     health: service.health === null ? "none" : effectiveHealth(service.health),
     agent: effectiveAgent(service.agent),
     backends: service.backends.map((it) => ({
@@ -207,6 +209,19 @@ function effectiveLimits(limits: LimitsDefinition): Record<string, unknown> {
           },
     perBackend: backendConnections === null ? {} : { connections: backendConnections },
     refuse,
+  };
+}
+
+function effectivePassive(passive: PassiveDefinition): Record<string, unknown> {
+  const { silenceMs, ejectionMs, maximumMs, intervalMs, ...rest } = passive;
+  return {
+    ...rest,
+    ...formatDurations({
+      silence: silenceMs,
+      ejection: ejectionMs,
+      maximum: maximumMs,
+      interval: intervalMs,
+    }),
   };
 }
 

@@ -7,7 +7,6 @@ const WITHOUT_SHARES: Readonly<Record<string, string>> = {
   "least-connections": "heeds no weights",
   "source-hash": "gives clients of other backends to another one at every step",
   failover: "takes weights as an order",
-  overflow: "takes weights as numbers of flows",
   policy: "has weights of its own",
 };
 
@@ -18,7 +17,8 @@ export function checkPools({ reading, report }: CrossCheck, service: CheckedServ
     reading.source.has(place) ? ` (${reading.source.reference(place)})` : "";
   const isOwn = (key: string): boolean =>
     reading.source.has([...path, key]) && !reading.isBad([...path, key]);
-  const scheduler = String(values.scheduler);
+  // A map instead of a word is a policy module.
+  const scheduler = typeof values.scheduler === "string" ? values.scheduler : "policy";
   const whereScheduler = at([...path, "scheduler"]);
 
   const why = WITHOUT_SHARES[scheduler];

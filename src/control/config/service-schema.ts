@@ -60,6 +60,45 @@ export const timeouts = section(
   "When an idle flow ends",
 );
 
+const passive = sectionOrWord(
+  {
+    failures: withDefault(integer(1, 1000), 5, "New flows in a row that have to fail"),
+    silence: withDefault(
+      duration("20ms", "1m"),
+      "100ms",
+      "How long a backend has to leave every new flow unanswered; at least 8 times its mean latency",
+    ),
+    ejection: withDefault(
+      duration("100ms", "24h"),
+      "30s",
+      "How long the first ejection lasts; the n-th n times as long",
+    ),
+    maximum: withDefault(duration("100ms", "24h"), "300s", "The longest ejection"),
+    interval: withDefault(
+      duration("100ms", "24h"),
+      "10s",
+      "Good time that makes the next ejection shorter by one step",
+    ),
+    ejectAtMost: withDefault(
+      fraction(0, 1),
+      0.1,
+      "Share of the service's backends that may be ejected at once; one of several always may",
+    ),
+    activeCheckEnds: withDefault(
+      boolean,
+      true,
+      "A health check that succeeds ends an ejection at once",
+    ),
+    answers: withDefault(
+      boolean,
+      false,
+      "UDP: the backends answer every client, so that a flow without an answer has failed",
+    ),
+  },
+  "off",
+  "Passive checks: eject backends that new flows find dead (docs/passive.md); nat and full-nat only",
+);
+
 const MSS_LOW = 64;
 const MSS_HIGH = 65_495;
 const segmentBytes = integer(MSS_LOW, MSS_HIGH);
@@ -323,6 +362,8 @@ export function serviceKeys() {
           fo: "failover",
           overflow: "overflow",
           ovf: "overflow",
+          "least-latency": "least-latency",
+          ll: "least-latency",
         },
         "scheduler",
       ),
@@ -400,6 +441,7 @@ export function serviceKeys() {
     synProxy,
     limits,
     health: healthSection,
+    passive,
     agent: agentSection,
     backends: list(backend, "The backends; may be empty", "required"),
   };

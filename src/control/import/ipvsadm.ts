@@ -2,25 +2,11 @@ import type { Draft, ImportOptions, ImportResult, Keys } from "./draft.ts";
 import { quote } from "./draft.ts";
 import { COMMANDS, type IpvsLine, readIpvsLine } from "./ipvsadm-line.ts";
 import { finishImport } from "./print.ts";
+import { lvsScheduler } from "./schedulers.ts";
 import { startDraft } from "./top.ts";
 import { type Endpoint, maskBits, parseEndpoint, timeoutText, wholeNumber } from "./values.ts";
 
 /** What `ipvsadm -Sn` prints, as a configuration: docs/migration.md has the table. */
-
-/** LVS's schedulers by our names; the others choose by the packet's destination, and mean nothing here. */
-const SCHEDULERS: Readonly<Record<string, string>> = {
-  rr: "round-robin",
-  wrr: "weighted-round-robin",
-  lc: "least-connections",
-  wlc: "weighted-least-connections",
-  sh: "source-hash",
-  mh: "maglev",
-  sed: "shortest-expected-delay",
-  nq: "never-queue",
-  fo: "failover",
-  ovf: "overflow",
-  twos: "power-of-two",
-};
 
 /** `ipvsadm -p` without a number (ipvsadm(8)). */
 const PERSISTENT_SECONDS = 300;
@@ -243,22 +229,11 @@ function setGue(draft: Draft, options: ReadonlyMap<string, string>, line: number
 
 function setScheduler(draft: Draft, keys: Keys, { options, line }: VirtualService): void {
   const name = options.get("scheduler") ?? "wlc";
-  const flags = (options.get("sched-flags") ?? "").split(",").filter((flag) => flag !== "");
-  const scheduler = Object.hasOwn(SCHEDULERS, name) ? SCHEDULERS[name]! : null;
-  if (scheduler === null) {
-    const why = "it chooses by destination, or is not known; maglev, the default, stands in";
-    draft.note(line, `scheduler ${quote(name)}: ${why}`);
-    return;
-  }
+  const flags = (options.get("sched-flags") ?? "").split(",");
   const hasPort = flags.includes(`${name}-port`) || flags.includes("flag-2");
-  // Both hash the client's address alone unless told otherwise; of ours, source-hash does and maglev
-  // hashes the port too.
-  if (name === "sh" && hasPort) keys["scheduler"] = "maglev";
-  else if (name === "mh" && !hasPort && !options.has("persistent")) {
-    keys["scheduler"] = "source-hash";
-    draft.note(line, "mh without mh-port hashes the client's address alone: source-hash does so");
-  } else keys["scheduler"] = scheduler;
-  draft.set(keys, "scheduler", keys["scheduler"], line);
+  const { scheduler, note } = lvsScheduler(name, hasPort, options.has("persistent"));
+  if (note !== null) draft.note(line, note);
+  if (scheduler !== null) draft.set(keys, "scheduler", scheduler, line);
 }
 
 /** `-p [SECONDS]` and `-M MASK`. */

@@ -84,6 +84,12 @@ export const BACKEND: BackendRow = {
   active: 3,
   inactive: 4,
   slot: 0,
+  passive: {
+    latencyUs: 1240,
+    failures: { silent: 2, refused: 1, unreachable: 0, unanswered: 0 },
+    ejections: 3,
+    ejectedForMs: null,
+  },
 };
 
 /** Every call is written down in `calls`, so that a test sees what reached the gateway. */

@@ -4,6 +4,7 @@ import { ConfigError, EXIT } from "../../../src/base/errors.ts";
 import { parseConfig } from "../../../src/control/config/load.ts";
 import { BAD_AFFINITY } from "./bad-affinity.ts";
 import { BAD_HEALTH } from "./bad-health.ts";
+import { BAD_PASSIVE } from "./bad-passive.ts";
 import { BAD_POOLS } from "./bad-pools.ts";
 import { BAD_PROBE } from "./bad-probe.ts";
 import { BAD_SECTIONS } from "./bad-sections.ts";
@@ -19,6 +20,7 @@ for (const { name, given, want } of [
   ...BAD_POOLS,
   ...BAD_UDP,
   ...BAD_AFFINITY,
+  ...BAD_PASSIVE,
   ...BAD_PROBE,
   ...BAD_HEALTH,
   ...BAD_TOGETHER,

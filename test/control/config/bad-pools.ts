@@ -19,6 +19,38 @@ export const BAD_POOLS: readonly BadConfig[] = [
     ],
   },
   {
+    name: "pools: two orders",
+    given: one({
+      scheduler: "fo",
+      slowStart: "{ window: 10s }",
+      backends: "[{ address: 10.20.0.11 }, { address: 10.20.0.12, priority: 1 }]",
+    }),
+    want: [
+      "gw.yaml:8:16: services[0].slowStart: expected off with scheduler failover (gw.yaml:7:16), which takes weights as an order",
+      "gw.yaml:9:74: services[0].backends[1].priority: expected 0 with scheduler failover (gw.yaml:7:16), which orders backends by weight, got 1",
+    ],
+  },
+  {
+    name: "pools: a cap of which a worker has no share, and a tier that is none",
+    given: one({
+      backends:
+        "[{ address: 10.20.0.11, maxConnections: 1 }, { address: 10.20.0.12, priority: 256 }]",
+    }).replace("interfaces: [eth0]", "interfaces: [eth0], workers: 2"),
+    want: [
+      "gw.yaml:7:93: services[0].backends[1].priority: expected a whole number from 0 to 255, got 256",
+    ],
+  },
+  {
+    name: "pools: a cap of which a worker has no share",
+    given: one({ backends: "[{ address: 10.20.0.11, maxConnections: 1 }]" }).replace(
+      "interfaces: [eth0]",
+      "interfaces: [eth0], workers: 2",
+    ),
+    want: [
+      "gw.yaml:7:55: services[0].backends[0].maxConnections: expected at least one for each of 2 workers (gw.yaml:1:54), got 1",
+    ],
+  },
+  {
     name: "pools: more backends than there are",
     given: one({ minimumHealthy: "3" }),
     want: [

@@ -131,6 +131,7 @@ test("defaults are those of the design", () => {
         refuse: "drop",
       },
       health: null,
+      passive: null,
       agent: null,
       backends: [
         {
@@ -166,6 +167,8 @@ const SCHEDULERS: readonly (readonly [string, string])[] = [
   ["fo", "failover"],
   ["ovf", "overflow"],
   ["maglev", "maglev"],
+  ["least-latency", "least-latency"],
+  ["ll", "least-latency"],
 ];
 for (const [written, meant] of SCHEDULERS) {
   test(`scheduler ${written} is ${meant}; outOfState follows it and the mode`, () => {

@@ -6,6 +6,7 @@ import { parseConfig } from "../../../src/control/config/load.ts";
 import type { ImportOptions, ImportResult, Keys } from "../../../src/control/import/draft.ts";
 import { importHaproxy } from "../../../src/control/import/haproxy.ts";
 import { importIpvsadm } from "../../../src/control/import/ipvsadm.ts";
+import { importKeepalived } from "../../../src/control/import/keepalived.ts";
 import { OPTIONS } from "./support.ts";
 
 // Goal: whatever a file says, what comes out is a configuration without an error, and every line of
@@ -13,8 +14,8 @@ import { OPTIONS } from "./support.ts";
 // Method: files made of right and odd pieces from a seed, whole or with random edits.
 
 const SEED = Number(process.env["HEADGATE_SEED"] ?? Date.now() % 1_000_000);
-const FILES = 40;
-const EDITED = 30;
+const FILES = 20;
+const EDITED = 15;
 
 function pick<T>(random: Random, list: readonly T[]): T {
   return list[random.below(list.length)]!;
@@ -110,6 +111,33 @@ function haSettings(random: Random, count: number): string[] {
       "retries 3",
     ]),
   );
+}
+
+function kaFile(random: Random): string {
+  const lines = ["vrrp_instance V {", "}"];
+  for (let count = 1 + random.below(5); count > 0; count--) {
+    lines.push(`virtual_server ${bare(pick(random, VIPS))} ${pick(random, PORTS)} {`);
+    const settings = [
+      "lb_algo wrr",
+      "lb_algo dh",
+      "lb_kind DR",
+      "lb_kind TUN",
+      "protocol UDP",
+      "persistence_timeout 99",
+      "ops",
+      "quorum 2",
+      "delay_loop 0.01",
+      "sorry_server 10.20.0.99 80",
+    ];
+    for (let more = random.below(5); more > 0; more--) lines.push(pick(random, settings));
+    for (let servers = random.below(4); servers > 0; servers--) {
+      const checks = ["TCP_CHECK {\n}", "MISC_CHECK {\nmisc_path /bin/true\n}", "SMTP_CHECK {\n}"];
+      const check = maybe(random, [...checks, "UDP_CHECK {\npayload zz\n}", "weight 0"]);
+      lines.push(`real_server ${bare(pick(random, REAL))} ${pick(random, PORTS)} {`, `${check}\n}`);
+    }
+    lines.push("}");
+  }
+  return `${lines.join("\n")}\n`;
 }
 
 const PIECES = [
@@ -220,9 +248,24 @@ test(`haproxy: ${FILES} files are configurations, and no line is lost (seed ${SE
   }
 });
 
+test(`keepalived: ${FILES} files are configurations, and no line is lost (seed ${SEED})`, () => {
+  for (let index = 0; index < FILES; index++) {
+    const random = createRandom(SEED + index);
+    const text = kaFile(random);
+    const result = importKeepalived(text, options(random));
+    parseConfig(result.text, `seed ${SEED + index}`);
+    const { vips, backends } = addressesOf(result.text);
+    assertEachLine(text, result, (line) => {
+      const [, keyword, address = ""] = /^(virtual|real)_server (\S+) /.exec(line) ?? [];
+      return keyword === undefined || (keyword === "real" ? backends : vips).has(address);
+    });
+  }
+});
+
 const EDITS: readonly (readonly [string, (random: Random) => string, typeof importIpvsadm])[] = [
   ["ipvsadm", ipvsFile, importIpvsadm],
   ["haproxy", haFile, importHaproxy],
+  ["keepalived", kaFile, importKeepalived],
 ];
 for (const [name, make, run] of EDITS) {
   test(`${name}: ${EDITED} damaged files are configurations (seed ${SEED})`, () => {

@@ -4,6 +4,7 @@ import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { after, test } from "node:test";
+import type { Keys } from "../../../src/control/import/draft.ts";
 import { importHaproxy } from "../../../src/control/import/haproxy.ts";
 import { haDuration, haWords } from "../../../src/control/import/haproxy-lines.ts";
 import { assertNotes, imported } from "./support.ts";
@@ -172,6 +173,10 @@ const BALANCE: readonly (readonly [line: string, scheduler: string | undefined])
   ["balance source", "source-hash"],
   ["balance hash src", "source-hash"],
   ["balance hash src,ipmask(24)", "maglev"],
+  ["balance first", "failover"],
+  ["balance random", "power-of-two"],
+  ["balance random(2)", "power-of-two"],
+  ["balance random(1)", "random"],
   ["timeout tunnel 1h", "weighted-round-robin"],
 ];
 for (const [line, scheduler] of BALANCE) {
@@ -273,6 +278,133 @@ test("HTTP checks, and a proxy that nothing can be made of", () => {
     /^19: server "b" has check now too: it is for all backends of a service$/,
     /^20: server "c": fall is 1, as at "a": it is for all backends of a service$/,
   ]);
+});
+
+test("backups, caps, slow start and bounded loads", () => {
+  const servers = [
+    "server a 10.20.0.11:80 weight 10 maxconn 100",
+    "server b 10.20.0.12:80 backup",
+    "server c 10.20.0.13:80 backup slowstart 30s",
+  ];
+  const one = (...lines: string[]) => {
+    const text = right(listen("bind 203.0.113.10:80", ...lines, ...servers));
+    return imported(importHaproxy, text, { snat: ["10.20.0.100"] });
+  };
+  const [a, b, c] = [
+    { address: "10.20.0.11", port: 80, weight: 10, maxConnections: 100 },
+    { address: "10.20.0.12", port: 80, weight: 1 },
+    { address: "10.20.0.13", port: 80, weight: 1 },
+  ];
+  const plain = one();
+  assert.deepEqual(plain.services[0]?.["backends"], [
+    a,
+    { ...b, priority: 1 },
+    { ...c, priority: 2 },
+  ]);
+  assert.deepEqual(plain.services[0]?.["slowStart"], { window: "30s" });
+  assertNotes(plain.notes, [
+    /^5: server "a": slowStart is 30s, for all backends of a service$/,
+    /^6: server "b": slowStart is 30s, for all backends of a service$/,
+  ]);
+  const together = one(
+    "option allbackups",
+    "balance hash src,ipmask(24)",
+    "hash-balance-factor 150",
+  );
+  assert.deepEqual(together.services[0]?.["backends"], [
+    a,
+    { ...b, priority: 1 },
+    { ...c, priority: 1 },
+  ]);
+  assert.equal(together.services[0]?.["maxLoad"], 1.5);
+  // `first` fills them in their order, whatever their weights.
+  const first = one("balance first");
+  assert.deepEqual(first.services[0]?.["backends"], [
+    { ...a, weight: 3 },
+    { ...b, weight: 2 },
+    { ...c, weight: 1 },
+  ]);
+  assert.match(first.notes.join("\n"), /slowStart of service one is left out: expected off with/);
+});
+
+const CHECKS: readonly (readonly [name: string, lines: readonly string[], health: object])[] = [
+  ["httpchk alone", ["option httpchk"], { type: "http", method: "OPTIONS", path: "/" }],
+  ["httpchk of a path", ["option httpchk /up"], { type: "http", method: "OPTIONS", path: "/up" }],
+  [
+    "httpchk with a header behind its version",
+    ["option httpchk HEAD /up HTTP/1.1\\r\\nHost:\\ www.example.com"],
+    { type: "http", method: "HEAD", path: "/up", host: "www.example.com" },
+  ],
+  [
+    "http-check send and expect",
+    [
+      "option httpchk",
+      "http-check send meth GET uri /up ver HTTP/1.1 hdr Host www hdr X-Check yes",
+      "http-check expect status 200,301-399",
+    ],
+    {
+      type: "http",
+      path: "/up",
+      host: "www",
+      headers: { "x-check": "yes" },
+      status: [200, "301-399"],
+    },
+  ],
+  [
+    "http-check expect string",
+    ["option httpchk GET /up", "http-check expect string all\\ good"],
+    { type: "http", path: "/up", status: "100-599", bodyContains: "all good" },
+  ],
+  ["ssl-hello-chk", ["option ssl-hello-chk"], { type: "tls" }],
+  ["tcp-check without steps", ["option tcp-check"], { type: "tcp" }],
+  [
+    "tcp-check",
+    [
+      "option tcp-check",
+      "tcp-check connect",
+      "tcp-check send PING\\r\\n",
+      "tcp-check expect string +PONG",
+      "tcp-check send-binary 0d0a",
+      "tcp-check expect rstring ^-ERR",
+    ],
+    {
+      type: "script",
+      steps: [
+        { send: "PING\r\n" },
+        { expect: "+PONG" },
+        { sendHex: "0d0a" },
+        { expectRegex: "^-ERR" },
+      ],
+    },
+  ],
+  [
+    "redis-check",
+    ["option redis-check"],
+    { type: "script", steps: [{ send: "*1\r\n$4\r\nPING\r\n" }, { expect: "+PONG\r\n" }] },
+  ],
+];
+for (const [name, lines, wanted] of CHECKS) {
+  test(`check: ${name}`, () => {
+    const text = right(listen("bind 203.0.113.10:80", ...lines, "server a 10.20.0.11:80 check"));
+    const { services, notes } = imported(importHaproxy, text, { snat: ["10.20.0.100"] });
+    const { interval, timeout, rise, fall, ...health } = services[0]!["health"] as Keys;
+    assert.deepEqual([interval, timeout, rise, fall], ["2s", "2s", 2, 3]);
+    assert.deepEqual(health, wanted);
+    assert.deepEqual(notes, []);
+  });
+}
+
+test("check-ssl is a check over TLS", () => {
+  const text = right(
+    listen(
+      "bind 203.0.113.10:443",
+      "option httpchk GET /up",
+      "server a 10.20.0.11:443 check check-ssl check-sni www.example.com verify none",
+    ),
+  );
+  const { services } = imported(importHaproxy, text, { snat: ["10.20.0.100"] });
+  const { type, path: asked, serverName } = services[0]!["health"] as Keys;
+  assert.deepEqual([type, asked, serverName], ["https", "/up", "www.example.com"]);
 });
 
 test("stick on src is affinity; a table that others use is a group", () => {

@@ -201,6 +201,34 @@ test("persistence, and the masks that make clients of a network one", () => {
   ]);
 });
 
+test("every scheduler that does not choose by destination, and thresholds", () => {
+  const words = "rr wrr lc wlc sh mh sed nq fo ovf twos".split(" ");
+  const lines = words.map((word, index) => {
+    const vip = `203.0.113.${10 + index}:80`;
+    const flags = word === "mh" ? " -b mh-port" : "";
+    const server = `-a -t ${vip} -r 10.20.0.11:80 -m -w 1 -x 100 -y 75`;
+    return `-A -t ${vip} -s ${word}${flags}\n${server}\n`;
+  });
+  const { services, notes } = imported(importIpvsadm, lines.join(""));
+  assert.deepEqual(notes, []);
+  assert.deepEqual(
+    services.map(({ scheduler }) => scheduler),
+    [
+      ...["round-robin", "weighted-round-robin"],
+      ...["least-connections", "weighted-least-connections", "source-hash", "maglev"],
+      ...["shortest-expected-delay", "never-queue", "failover", "overflow", "power-of-two"],
+    ],
+  );
+  for (const { backends } of services) {
+    assert.deepEqual(backends, [
+      { address: "10.20.0.11", port: 80, weight: 1, maxConnections: 100 },
+    ]);
+  }
+  const other =
+    "-A -t 203.0.113.10:80 -s rr\n-a -t 203.0.113.10:80 -r 10.20.0.11:80 -m -x 9 -y 2\n";
+  assertNotes(imported(importIpvsadm, other).notes, [/^2: -y 2: .* three quarters of -x$/]);
+});
+
 test("a tunnel without an outer source address says which option gives it", () => {
   const text = "-A -t 203.0.113.10:80 -s rr\n-a -t 203.0.113.10:80 -r 10.20.0.11:80 -i -w 1\n";
   const { services, notes } = imported(importIpvsadm, text);
