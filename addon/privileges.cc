@@ -71,6 +71,15 @@ Failure BecomeUser(uid_t uid, gid_t gid, const std::vector<gid_t>& groups, Capab
   return SetCapabilities(keep);
 }
 
+// Leaves the calling thread, and the threads and programs that it makes, without any capability and
+// without a way to one. A thread that may not change its bounding set needs no such change: what it may
+// not gain by no_new_privs it cannot gain by that set.
+Failure GiveUpCapabilities() {
+  if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) return {errno, "prctl(PR_SET_NO_NEW_PRIVS)", ""};
+  if (Failure failure = LimitBoundingSet(0); failure && failure.code != EPERM) return failure;
+  return SetCapabilities(0);
+}
+
 CapabilitySet ReadSet(const Napi::Value& capabilities) {
   CapabilitySet set = 0;
   const auto list = capabilities.As<Napi::Array>();
@@ -137,6 +146,11 @@ Napi::Value LimitThread(const Napi::CallbackInfo& info) {
   return Answer(info.Env(), LimitBoundingSet(ReadSet(info[0])));
 }
 
+// giveUpCapabilities(): the calling thread's, for good.
+Napi::Value CallGiveUpCapabilities(const Napi::CallbackInfo& info) {
+  return Answer(info.Env(), GiveUpCapabilities());
+}
+
 // withoutAmbient(run): calls `run` while children of this thread would inherit no capability, and gives
 // what it gives. What is started in it (fork is a thread's own) has none; the thread keeps its own.
 Napi::Value WithoutAmbient(const Napi::CallbackInfo& info) {
@@ -188,6 +202,8 @@ void InitPrivileges(Napi::Env env, Napi::Object exports) {
   exports.Set("findUser", Napi::Function::New(env, FindUser, "findUser"));
   exports.Set("becomeUser", Napi::Function::New(env, CallBecomeUser, "becomeUser"));
   exports.Set("limitThread", Napi::Function::New(env, LimitThread, "limitThread"));
+  exports.Set("giveUpCapabilities",
+              Napi::Function::New(env, CallGiveUpCapabilities, "giveUpCapabilities"));
   exports.Set("withoutAmbient", Napi::Function::New(env, WithoutAmbient, "withoutAmbient"));
   exports.Set("startAgain", Napi::Function::New(env, StartAgain, "startAgain"));
 }

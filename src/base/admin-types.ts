@@ -92,13 +92,44 @@ export interface TrafficCounters {
   readonly bytesOut: number;
 }
 
+/** A policy in TypeScript, of a service and a protocol of it. */
+export interface PolicyRow {
+  readonly protocol: string;
+  readonly module: string;
+  readonly fallback: string;
+  readonly shadow: boolean;
+  /** starting | active | shadow | failed: the fallback decides in all but `active`. */
+  readonly state: string;
+  /** Why it failed: "timeout: no answer within 500 ms". */
+  readonly reason: string;
+  /** ISO time of the last change of state, or "". */
+  readonly since: string;
+  /** weights | table, or "" before the first answer. */
+  readonly answer: string;
+  /** Of the last answer. */
+  readonly durationMs: number;
+  /** By reason, since it runs. */
+  readonly failures: Readonly<Record<string, number>>;
+  /** Shadow: how differently it would choose, 0..1; null: nothing is compared. */
+  readonly differenceRatio: number | null;
+  /** Shadow: shares of new flows, 0..1, by the fallback and by the policy. */
+  readonly backends: readonly {
+    readonly backend: string;
+    readonly share: number;
+    readonly policyShare: number;
+  }[];
+}
+
 export interface ServiceRow extends TrafficCounters {
   readonly name: string;
   readonly vips: readonly string[];
   readonly ports: readonly string[];
   readonly protocols: readonly string[];
   readonly mode: string;
+  /** `policy` where a policy decides, or would. */
   readonly scheduler: string;
+  /** One a protocol; empty without a policy. */
+  readonly policies: readonly PolicyRow[];
   /** As `ipvsadm -L` has them: `persistent 300`, `mask 255.255.255.0`, `ops`. */
   readonly flags: readonly string[];
   readonly backends: { readonly total: number; readonly available: number };

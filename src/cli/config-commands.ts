@@ -38,6 +38,10 @@ export function addCheckCommand(
     }
     const { loadConfig, configNotes } = await import("../control/config/load.ts");
     const definition = loadConfig(config);
+    if (definition.services.some(({ policy }) => policy !== null)) {
+      const { compilePolicies } = await import("../control/policy/compile.ts");
+      await compilePolicies(definition);
+    }
     if (host === true) {
       const { checkHost } = await import("../control/config/host-check.ts");
       const problems = await checkHost(definition);

@@ -5,6 +5,7 @@ import type {
   DropList,
   FlowList,
   FlowRow,
+  PolicyRow,
   ReloadReport,
   ServiceRow,
   Status,
@@ -68,7 +69,15 @@ const SERVICE_COLUMNS_WIDE: readonly Column<ServiceRow>[] = [
   number("InBPS", (row) => row.rates.bytesInPerSecond),
   number("OutBPS", (row) => row.rates.bytesOutPerSecond),
   number("Drops", (row) => row.drops),
+  { title: "Policy", cell: (row) => row.policies.map(policyText).join("; ") || "-" },
 ];
+
+/** `active 0.4ms`, `shadow differs 12.5%`, `failed (maglev): timeout: no answer within 500 ms`. */
+function policyText({ state, reason, fallback, durationMs, differenceRatio }: PolicyRow): string {
+  if (state === "active") return `active ${durationMs.toFixed(1)}ms`;
+  if (differenceRatio !== null) return `shadow differs ${(100 * differenceRatio).toFixed(1)}%`;
+  return reason === "" ? `${state} (${fallback})` : `${state} (${fallback}): ${reason}`;
+}
 
 /** `203.0.113.10:80,443`; several addresses share the ports behind the last, IPv6 has brackets. */
 function localAddress(row: ServiceRow): string {

@@ -25,6 +25,7 @@ const SERVICE_KEYS = [
   "protocols",
   "mode",
   "scheduler",
+  "policy",
   "maxLoad",
   "tableSize",
   "affinity",

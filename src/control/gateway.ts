@@ -38,6 +38,8 @@ import { createHealth, type Health } from "./health.ts";
 import { OTHERS_INTERVAL_MS, publishOthers } from "./others.ts";
 import { createPartialChecksumWarner } from "./partial-checksums.ts";
 import { createPassiveChecks, PASSIVE_LOOK_MS } from "./passive.ts";
+import { compilePolicies } from "./policy/compile.ts";
+import { createPolicies, type Policies } from "./policy/policies.ts";
 import { createRateMeter } from "./rates.ts";
 import { createReadings } from "./readings.ts";
 import { type Applied, createReconciler, type Reconciler } from "./reconcile.ts";
@@ -95,6 +97,7 @@ async function compose(
   devices: Devices,
   undo: Undo,
 ): Promise<Gateway> {
+  await compilePolicies(definition);
   const user = definition.user === null ? null : resolveUser(definition.user);
   if (user !== null) await requireReadable(user, path.resolve(definition.file));
   const ground = await layGround(definition, log, devices, user, undo);
@@ -125,7 +128,11 @@ async function compose(
   const reloader = createReloader({
     log,
     current: () => reconciler.current()?.definition ?? definition,
-    load: () => loadConfig(definition.file),
+    load: async () => {
+      const loaded = loadConfig(definition.file);
+      await compilePolicies(loaded);
+      return loaded;
+    },
     restartProblems: (before, after) => [
       ...restartProblems(before, after),
       ...roomProblems(roomOf(views), after),
@@ -147,6 +154,7 @@ async function compose(
     current: reconciler.current,
     storyOf: control.stories.of,
     ratesOf: rates.of,
+    policiesOf: control.policies.rowsOf,
   });
   const stateless = createStatelessWatch(readings.counter, definition.flows.statelessAbove, log);
   every(RATE_INTERVAL_MS, undo, stateless.look);
@@ -198,6 +206,7 @@ interface Control {
   readonly reconciler: Reconciler;
   readonly health: Health;
   readonly stories: BackendStories;
+  readonly policies: Policies;
   /** Slot states have changed; a failure is logged. */
   readonly refresh: () => void;
 }
@@ -217,6 +226,7 @@ function createControl(ground: Ground, log: Log, undo: Undo, beforeFrames: () =>
   const health = createHealth(views, log, tools, refresh, passive.checked);
   const whyOf = (slot: number): string => passive.reasonOf(slot) || health.reasonOf(slot);
   const stories = createBackendStories(views, log, whyOf);
+  const policies = createPolicies(views, log, refresh);
   const isNewAddress = createAddressMemory();
   let isRunning = false;
   const reconciler = createReconciler({
@@ -234,18 +244,21 @@ function createControl(ground: Ground, log: Log, undo: Undo, beforeFrames: () =>
       wake();
     },
     hostAddresses: () => ground.hosts.addresses,
+    decisions: policies,
     onApplied: (applied) => {
       log.setLevel(applied.definition.log.level);
       passive.follow(applied);
       stories.update();
       health.follow(applied);
+      policies.follow(applied);
       if (isNewAddress(applied)) ground.announce();
     },
   });
   undo.push(() => health.close());
+  undo.push(() => policies.close());
   undo.push(() => reconciler.close());
   every(PASSIVE_LOOK_MS, undo, passive.look);
-  return { reconciler, health, stories, refresh };
+  return { reconciler, health, stories, policies, refresh };
 }
 
 function every(ms: number, undo: Undo, job: () => void): void {

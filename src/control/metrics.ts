@@ -42,6 +42,7 @@ import {
 import { DROP_REASONS, REFUSAL_NAMES } from "../datapath/verdict.ts";
 import { BACKEND_STATES } from "../service/effective.ts";
 import { addPassive } from "./passive-metrics.ts";
+import { addPolicies } from "./policy/metrics.ts";
 
 /** What the metrics are read from, at every scrape; each function is called many times in one. */
 export interface MetricsSource {
@@ -86,10 +87,11 @@ export function createMetrics(source: MetricsSource): Registry {
   addBackends(declare, source);
   addChecks(declare, source);
   addConfiguration(declare, source);
+  addPolicies(declare, source.services);
   return registry;
 }
 
-type Declare = (
+export type Declare = (
   name: string,
   help: string,
   labelNames: readonly string[],

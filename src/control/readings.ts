@@ -4,6 +4,7 @@ import type {
   DropList,
   FlowList,
   FlowRow,
+  PolicyRow,
   Rates,
   ServiceRow,
   WorkerRow,
@@ -119,6 +120,8 @@ export interface ReadingsOptions {
   /** Why the last health check failed, and when the backend's state changed. */
   readonly storyOf: (slot: number) => { readonly reason: string; readonly since: string };
   readonly ratesOf: (subject: string) => Rates;
+  /** Rows of a service's policies; left out: there are none. */
+  readonly policiesOf?: (service: string) => readonly PolicyRow[];
 }
 
 /** Make the readings of one region. */
@@ -148,7 +151,8 @@ export function createReadings(options: ReadingsOptions): Readings {
       ports: service.ports.map(portText),
       protocols: service.protocols,
       mode: service.mode,
-      scheduler: service.scheduler,
+      scheduler: service.policy === null ? service.scheduler : "policy",
+      policies: options.policiesOf?.(service.name) ?? [],
       flags: serviceFlags(service),
       backends: {
         total: assigned.reduce((total, { backends }) => total + backends.length, 0),

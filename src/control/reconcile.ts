@@ -5,6 +5,7 @@ import { type Log, reasonOf } from "../base/log.ts";
 import { writeBank } from "../service/bank-writer.ts";
 import type { GatewayDefinition } from "../service/definition.ts";
 import { applyExistingRules } from "../service/effective.ts";
+import type { PolicyDecisions } from "../service/policy.ts";
 import { assignSlots, type SlotAssignment } from "../service/slots.ts";
 import { advanceSlowStart } from "../service/slow-start.ts";
 import {
@@ -70,6 +71,8 @@ export interface ReconcilerParts {
   readonly wake: () => void;
   /** Addresses of the host, int32 in host order. */
   readonly hostAddresses: () => readonly Address[];
+  /** What policies have said; left out: there are none. */
+  readonly decisions?: PolicyDecisions;
   /** Called at the end of every run, when the worker has taken its bank. */
   readonly onApplied: (applied: Applied) => void;
 }
@@ -119,7 +122,9 @@ export function createReconciler(parts: ReconcilerParts): Reconciler {
       await host.widen(before, after);
       nextStep = advanceSlowStart(views, after.assignment, tick());
       number = nextBank();
-      const report = writeBank(views, number, definition, after.assignment, parts.hostAddresses());
+      const { assignment } = after;
+      const addresses = parts.hostAddresses();
+      const report = writeBank(views, number, definition, assignment, addresses, parts.decisions);
       log.debug("bank_written", { number, ...report });
     } catch (error) {
       restorePlan(views, plan);

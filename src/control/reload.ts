@@ -30,7 +30,7 @@ export interface ReloadParts {
   readonly log: Log;
   readonly current: () => GatewayDefinition;
   /** @throws ConfigError */
-  readonly load: () => GatewayDefinition;
+  readonly load: () => GatewayDefinition | Promise<GatewayDefinition>;
   /** Keys that need a restart. */
   readonly restartProblems: (
     before: GatewayDefinition,
@@ -56,7 +56,7 @@ export function createReloader(parts: ReloadParts): Reloader {
 
   async function prepare(): Promise<{ after: GatewayDefinition; diff: DefinitionDiff }> {
     const before = parts.current();
-    const after = parts.load();
+    const after = await parts.load();
     const restart = parts.restartProblems(before, after);
     if (restart.length > 0) throw new ConfigError(restart);
     const host = await parts.hostProblems(after);

@@ -317,8 +317,9 @@ export function createBalancer(
     draft[F_CLIENT_VIP_PORTS] = ports;
     draft[F_CREATED] = registers[R_TICK]!;
     draft[F_ACK_ORIGINAL] = 0;
-    // What it is for a flow that awaits an answer: passive.ts.
-    const awaits = start !== START_ADOPTS && start !== START_ENDS && !oneWay;
+    // What it is for a flow that awaits an answer: passive.ts. A health check judges for itself, and
+    // would eject for longer a backend that it finds well again.
+    const awaits = start !== START_ADOPTS && start !== START_ENDS && !oneWay && !isProbe;
     draft[F_ACK_REPLY] = awaits ? passive.stamp() : 0;
     draft[F_HOP_MAC_HIGH] = link === 0 ? 0 : sourceMacHigh(view, rx[rxWord + D_AT]!);
     draft[F_HOP_MAC_LOW] =

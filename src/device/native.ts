@@ -47,6 +47,7 @@ export interface NativeAddon {
   ): { name: string; uid: number; gid: number; groups: number[] } | null;
   becomeUser(uid: number, gid: number, groups: readonly number[], keep: readonly number[]): void;
   limitThread(keep: readonly number[]): void;
+  giveUpCapabilities(): void;
   startAgain(
     keep: readonly number[],
     argv: readonly string[],

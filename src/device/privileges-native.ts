@@ -46,6 +46,15 @@ export function limitThread(keep: readonly number[]): void {
 }
 
 /**
+ * Leave the calling thread without any capability, and what it makes from now on: threads and programs.
+ *
+ * @throws PrivilegeError
+ */
+export function giveUpCapabilities(): void {
+  refusing("cannot give up a thread's capabilities", () => nativeAddon().giveUpCapabilities());
+}
+
+/**
  * Run this program again in the place of the running one, as the same process with the same
  * arguments, unable to gain privileges and with no other capabilities than these. Only in the main
  * thread, before anything is opened.

@@ -22,6 +22,7 @@ import {
   SCHEDULER_MAGLEV,
   SCHEDULER_NEVER_QUEUE,
   SCHEDULER_OVERFLOW,
+  SCHEDULER_POLICY,
   SCHEDULER_POWER_OF_TWO,
   SCHEDULER_RANDOM,
   SCHEDULER_RENDEZVOUS,
@@ -120,6 +121,7 @@ export function createScheduler(views: RegionViews): Scheduler {
       case SCHEDULER_SOURCE_HASH:
         return pickSourceHash(u16, table, size, list, seed, client);
       case SCHEDULER_MAGLEV:
+      case SCHEDULER_POLICY:
         return pickMaglev(u16, table, size, list, mix(seed, client, vip, ports, protocol));
       case SCHEDULER_RENDEZVOUS: {
         const hash = mix(seed, client, vip, ports, protocol);

@@ -110,10 +110,12 @@ import {
   S_OUT_OF_STATE,
   S_PROBE,
   S_QUIC,
+  S_SCHEDULER,
   S_SORRY_SLOT,
   S_TIMEOUTS,
   S_TOO_BIG,
   S_USED,
+  SCHEDULER_POLICY,
   SERVICE_WORDS,
   TOO_BIG_FRAGMENT,
   TOO_BIG_ICMP,
@@ -127,6 +129,13 @@ import {
 import type { GatewayDefinition, Timeouts } from "./definition.ts";
 import { type Eligible, eligibleBackends } from "./effective.ts";
 import { createHashTables, type HashTables } from "./hash-tables.ts";
+import {
+  decidedList,
+  decidedTable,
+  inForce,
+  NO_DECISIONS,
+  type PolicyDecisions,
+} from "./policy.ts";
 import { writeSchedulerWords } from "./scheduler-words.ts";
 import { type AssignedService, type SlotAssignment, serviceSlotWord } from "./slots.ts";
 import {
@@ -185,6 +194,7 @@ function placeOf(layout: RegionLayout, number: number): Place {
  *
  * @param number - its number; it goes to banks[number & 1], which must be neither published nor taken
  * @param hostAddresses - addresses of the host
+ * @param decisions - what policies have said of their services
  * @throws HeadgateError when a table of the bank is too small for the definition; the bank must not
  *   be published then
  */
@@ -194,11 +204,15 @@ export function writeBank(
   definition: GatewayDefinition,
   assignment: SlotAssignment,
   hostAddresses: readonly Address[],
+  decisions: PolicyDecisions = NO_DECISIONS,
 ): BankReport {
   const place = placeOf(views.layout, number);
   const seed = seedWord(definition.hash.seed);
   const lists = new Map(
-    assignment.services.map((service) => [service, eligibleBackends(views, service)]),
+    assignment.services.map((service) => {
+      const list = eligibleBackends(views, service);
+      return [service, decidedList(list, decisions.of(service))];
+    }),
   );
   const isAlive = (service: AssignedService): boolean =>
     lists.get(service)!.some((backend) => !backend.isDown);
@@ -207,7 +221,7 @@ export function writeBank(
   keepRemoved(views, place, assignment);
   const access = keptAccess(views).place(assignment);
   if (access === null) throw tooManyPrefixes(views, assignment);
-  const services = writeServices(views, place, lists, seed, access, definition);
+  const services = writeServices(views, place, lists, seed, access, definition, decisions);
   const known = knownAddresses(definition, assignment, isAlive, hostAddresses);
   const intervals = writeAddresses(views.i32, place, known);
   writeHeader(views, place, definition, assignment.services.length, seed);
@@ -307,6 +321,7 @@ function writeServices(
   seed: number,
   access: PlacedAccess,
   definition: GatewayDefinition,
+  decisions: PolicyDecisions,
 ): { listed: number; hashSlots: number } {
   const { i32, u16 } = views;
   const { bank, size } = place;
@@ -319,13 +334,16 @@ function writeServices(
     if (entries + list.length > size.backendEntries) {
       throw tooSmall("limits.backends", entries + list.length, size.backendEntries);
     }
-    const table = tables.tableOf(service, list, seed);
+    const decision = inForce(list, decisions.of(service));
+    const decided = decidedTable(list, decision, seed);
+    const table = decided ?? tables.tableOf(service, list, seed, decision);
     if (hashSlots + table.length > size.hashSlots) {
       throw tooSmall("limits.hashSlots", hashSlots + table.length, size.hashSlots);
     }
     const word = bank + (place.servicesAt >> 2) + service.slot * SERVICE_WORDS;
     writeService(i32, word, service, list);
     writeSchedulerWords(i32, word, service, list, seed);
+    if (decided !== null) i32[word + S_SCHEDULER] = SCHEDULER_POLICY;
     writeAdmission(i32, word, service, access.tables.get(service.slot), views.layout.workers);
     writeAffinity(word, service);
     i32[word + S_PROBE] = probedBy(definition, service);

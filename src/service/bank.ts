@@ -240,6 +240,8 @@ export const SCHEDULER_OVERFLOW = 12;
 /** What `maglev` with `maxLoad` is; no word of the configuration. */
 export const SCHEDULER_BOUNDED_MAGLEV = 13;
 export const SCHEDULER_LEAST_LATENCY = 14;
+/** A table that a policy has handed over; no word of the configuration. */
+export const SCHEDULER_POLICY = 15;
 /** By number. */
 export const SCHEDULER_NAMES = [
   "round-robin",

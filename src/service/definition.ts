@@ -70,6 +70,25 @@ export interface PassiveDefinition {
   readonly answers: boolean;
 }
 
+/** A file of a policy as it was when the configuration was read. */
+export interface PolicySource {
+  /** Absolute. */
+  readonly path: string;
+  readonly text: string;
+}
+
+/** `scheduler: { module: … }`; the service's `scheduler` is its fallback then. */
+export interface PolicyDefinition {
+  /** Absolute path of the module, which is the first of the sources. */
+  readonly module: string;
+  /** The module and what it imports by relative paths. */
+  readonly sources: readonly PolicySource[];
+  /** The fallback decides; what the policy says is only compared. */
+  readonly shadow: boolean;
+  readonly timeoutMs: number;
+  readonly intervalMs: number;
+}
+
 /** So many backends, or percent of the first tier's. */
 export type MinimumHealthy = { readonly count: number } | { readonly percent: number };
 
@@ -153,6 +172,8 @@ export interface ServiceDefinition {
   readonly protocols: readonly ProtocolName[];
   readonly mode: ModeName;
   readonly scheduler: SchedulerName;
+  /** Weights or a table come from here, while it answers; null: none. */
+  readonly policy: PolicyDefinition | null;
   /** A backend's share of the flows by weight times this is the most it gets; null: no bound. */
   readonly maxLoad: number | null;
   readonly tableSize: number;

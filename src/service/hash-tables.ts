@@ -6,6 +6,7 @@ import { buildWeightOrder } from "../scheduler/weight-order.ts";
 import { buildWeightRanges } from "../scheduler/weight-ranges.ts";
 import type { RegionViews } from "../state/layout.ts";
 import { backendState, type Eligible } from "./effective.ts";
+import { decidedWeight, type PolicyDecision } from "./policy.ts";
 import type { AssignedService } from "./slots.ts";
 
 /**
@@ -16,9 +17,15 @@ export interface HashTables {
   /**
    * @param list - the backends that take new flows, in the order of the list
    * @param seed - BANK_SEED
+   * @param decision - where the weights of the list come from
    * @returns the scheduler's table, in 16-bit words; empty where it has none, or the list is empty
    */
-  tableOf(service: AssignedService, list: readonly Eligible[], seed: number): Uint16Array;
+  tableOf(
+    service: AssignedService,
+    list: readonly Eligible[],
+    seed: number,
+    decision?: PolicyDecision | null,
+  ): Uint16Array;
 }
 
 interface Kept {
@@ -46,9 +53,14 @@ export function createHashTables(views: RegionViews, buildWhole = buildMaglevTab
     return table;
   }
 
-  function maglev(service: AssignedService, list: readonly Eligible[], seed: number): Uint16Array {
+  function maglev(
+    service: AssignedService,
+    list: readonly Eligible[],
+    seed: number,
+    decision: PolicyDecision | null,
+  ): Uint16Array {
     const { slot, definition } = service;
-    const all = allBackends(views, service);
+    const all = allBackends(views, service, decision);
     const present = new Map(list.map((backend, index) => [backend.slot, index]));
     const shares = all.map((one) => list[present.get(one.slot) ?? -1]?.share ?? 0);
     const wholeKey = keyOf(`${definition.tableSize} ${seed}`, all);
@@ -59,7 +71,12 @@ export function createHashTables(views: RegionViews, buildWhole = buildMaglevTab
     });
   }
 
-  function tableOf(service: AssignedService, list: readonly Eligible[], seed: number): Uint16Array {
+  function tableOf(
+    service: AssignedService,
+    list: readonly Eligible[],
+    seed: number,
+    decision: PolicyDecision | null = null,
+  ): Uint16Array {
     const { scheduler } = service.definition;
     if (list.length === 0) return EMPTY;
     const weights = (): number[] => list.map((backend) => backend.weight);
@@ -68,7 +85,7 @@ export function createHashTables(views: RegionViews, buildWhole = buildMaglevTab
     switch (scheduler) {
       case "maglev":
       case "bounded-maglev":
-        return maglev(service, list, seed);
+        return maglev(service, list, seed, decision);
       case "source-hash":
         return own(() => buildSourceHashTable(weights(), sourceHashSize(weights())));
       case "rendezvous":
@@ -119,13 +136,15 @@ export function tableWords(
 function allBackends(
   views: RegionViews,
   { backends }: AssignedService,
+  decision: PolicyDecision | null,
 ): (MaglevBackend & { readonly slot: number })[] {
   return backends
     .map(({ slot, definition }) => ({
       slot,
       address: addressWord(definition.address),
       port: definition.port,
-      weight: backendState(views, slot).weight || definition.weight,
+      weight:
+        decidedWeight(decision, slot) ?? (backendState(views, slot).weight || definition.weight),
     }))
     .filter(({ weight }) => weight > 0);
 }

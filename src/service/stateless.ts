@@ -9,6 +9,7 @@ import type { ServiceDefinition } from "./definition.ts";
  */
 export function needsFlows(service: ServiceDefinition, protocol: "tcp" | "udp"): string | null {
   const { affinity, limits, mode, outOfState, scheduler } = service;
+  if (service.policy !== null) return "a policy as scheduler";
   if (!choosesAlike(service)) return `scheduler ${scheduler}`;
   if (!isOneWayMode(service)) return `mode ${mode}`;
   // The second segment of a connection that has no flow must not be refused.

@@ -44,6 +44,7 @@ test("sections of a region follow one another without a gap or an overlap", () =
             shard.admissionRuns,
             shard.sources,
             shard.splices,
+            shard.passiveRuns,
             shard.affinity,
             shard.affinityFlows,
             shard.samples,

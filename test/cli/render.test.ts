@@ -41,8 +41,8 @@ test("services stand in ipvsadm's columns", () => {
 
 test("wide services add counters, rates and drops", () => {
   const [head, web] = renderServices(SERVICES, true).split("\n");
-  const titles = head!.split(/ {2,}/).slice(-11);
-  const cells = web!.trim().split(/ {2,}/).slice(-11);
+  const titles = head!.split(/ {2,}/).slice(-12);
+  const cells = web!.trim().split(/ {2,}/).slice(-12);
   assert.deepEqual(Object.fromEntries(titles.map((title, at) => [title.trim(), cells[at]])), {
     Conns: "123K",
     InPkts: "1.5M",
@@ -55,7 +55,29 @@ test("wide services add counters, rates and drops", () => {
     InBPS: "8.1M",
     OutBPS: "0",
     Drops: "7",
+    Policy: "-",
   });
+});
+
+test("wide services say how their policies do", () => {
+  const policy = {
+    ...{ protocol: "tcp", module: "/etc/p.ts", fallback: "maglev", shadow: false, since: "" },
+    ...{ answer: "weights", durationMs: 0.44, failures: {}, backends: [] },
+    ...{ state: "active", reason: "", differenceRatio: null },
+  };
+  const timeout = "timeout: no answer within 500 ms";
+  const cases = [
+    [[], "-"],
+    [[policy], "active 0.4ms"],
+    [[{ ...policy, state: "starting" }], "starting (maglev)"],
+    [[{ ...policy, state: "failed", reason: timeout }], `failed (maglev): ${timeout}`],
+    [[{ ...policy, state: "shadow", differenceRatio: 0.125 }], "shadow differs 12.5%"],
+    [[policy, { ...policy, durationMs: 2 }], "active 0.4ms; active 2.0ms"],
+  ] as const;
+  for (const [policies, want] of cases) {
+    const [, line] = renderServices([{ ...SERVICES[0]!, policies }], true).split("\n");
+    assert.ok(line!.endsWith(` ${want}`), line);
+  }
 });
 
 test("backends: weight with its override, state and reason", () => {

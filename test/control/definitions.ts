@@ -48,6 +48,7 @@ export function service(
     ports: [{ low: 80, high: 80 }],
     protocols: ["tcp"],
     mode: "nat",
+    policy: null,
     scheduler: "round-robin",
     maxLoad: null,
     tableSize: 251,

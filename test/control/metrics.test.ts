@@ -155,3 +155,16 @@ if (!noPromtool) {
     assert.equal(lint.stderr, "");
   });
 }
+
+test("a policy's state, failures, duration and difference", async () => {
+  const { samples } = parse(await createMetrics(source()).metrics());
+  const labels = 'service="web",protocol="tcp"';
+  const want = {
+    [`headgate_policy_state{${labels},state="shadow"}`]: 1,
+    [`headgate_policy_state{${labels},state="failed"}`]: 0,
+    [`headgate_policy_failures_total{${labels},reason="throws"}`]: 2,
+    [`headgate_policy_duration_seconds{${labels}}`]: 0.0005,
+    [`headgate_policy_shadow_difference_ratio{${labels}}`]: 0.125,
+  };
+  for (const [name, value] of Object.entries(want)) assert.equal(samples.get(name), value, name);
+});

@@ -12,6 +12,7 @@ import { choosesAlike } from "../../service/stateless.ts";
 import { buildAccess } from "./access-lists.ts";
 import { buildAgent, buildCheck, buildHealth } from "./build-health.ts";
 import { whole } from "./fields.ts";
+import { buildPolicy, schedulerWordOf } from "./policy-sources.ts";
 import type { FileValues, ServiceValues } from "./schema.ts";
 
 /**
@@ -71,11 +72,11 @@ export function buildDefinition(values: FileValues, file: string): GatewayDefini
       sourceIpv6: tunnel.source.ipv6 ?? null,
       gue: { port: tunnel.gue.port, checksum: tunnel.gue.checksum ?? null },
     },
-    services: values.services.map(buildService),
+    services: values.services.map((service) => buildService(service, file)),
   };
 }
 
-function buildService(values: ServiceValues): ServiceDefinition {
+function buildService(values: ServiceValues, file: string): ServiceDefinition {
   const { existingFlows, noBackend } = values;
   const ports = whole(values.port ?? []).toSorted((a, b) => a.low - b.low);
   return {
@@ -85,6 +86,7 @@ function buildService(values: ServiceValues): ServiceDefinition {
     protocols: whole(values.protocol ?? []),
     mode: values.mode,
     scheduler: schedulerOf(values),
+    policy: buildPolicy(values, file),
     maxLoad: values.maxLoad === "off" ? null : values.maxLoad,
     tableSize: values.tableSize,
     affinity: buildAffinity(values.affinity),
@@ -185,8 +187,9 @@ function sorryServer(values: ServiceValues): ServiceDefinition["noBackend"]["sor
 export function schedulerOf(
   values: Pick<ServiceValues, "scheduler" | "maxLoad">,
 ): ServiceDefinition["scheduler"] {
-  const isBounded = values.scheduler === "maglev" && values.maxLoad !== "off";
-  return isBounded ? "bounded-maglev" : values.scheduler;
+  const scheduler = schedulerWordOf(values);
+  const isBounded = scheduler === "maglev" && values.maxLoad !== "off";
+  return isBounded ? "bounded-maglev" : scheduler;
 }
 
 /**
@@ -194,6 +197,8 @@ export function schedulerOf(
  * where a SNAT port was chosen for the flow.
  */
 export function canAdopt(values: Pick<ServiceValues, "scheduler" | "maxLoad" | "mode">): boolean {
+  // A policy goes by what its node has seen.
+  if (typeof values.scheduler === "object") return false;
   return choosesAlike({ scheduler: schedulerOf(values) }) && values.mode !== "full-nat";
 }
 

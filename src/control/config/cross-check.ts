@@ -9,6 +9,7 @@ import { checkLimits } from "./limits-check.ts";
 import { checkMode } from "./mode-check.ts";
 import { checkOverlaps } from "./overlap-check.ts";
 import { checkPassive } from "./passive-check.ts";
+import { checkPolicy } from "./policy-check.ts";
 import { checkPools } from "./pool-check.ts";
 import { checkAgent, checkPath, checkProbe } from "./probe-check.ts";
 import { entryPath, type Reading } from "./reading.ts";
@@ -73,6 +74,7 @@ export function crossCheck(reading: Reading, problems: ConfigProblem[]): void {
     checkMode(check, service);
     checkUdp(check, service);
     checkPassive(check, service);
+    checkPolicy(check, service);
     checkPools(check, service);
   }
   checkProbe(check);

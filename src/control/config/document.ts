@@ -44,7 +44,9 @@ function walk(schema: z.ZodType, path: string, rows: string[]): void {
     rows.push(row(path, same, "", info.about));
     return;
   }
-  if (info.word !== null) {
+  if (info.kind === "either") {
+    rows.push(row(path, info.expects, `\`${info.initial}\``, info.about));
+  } else if (info.word !== null) {
     rows.push(row(path, `a map, or ${info.word}`, `\`${info.word}\``, info.about));
   }
   for (const [key, child] of Object.entries(info.shape)) {

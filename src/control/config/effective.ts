@@ -122,7 +122,7 @@ function effectiveService(service: ServiceDefinition): Record<string, unknown> {
     port: service.ports.map(effectivePort),
     protocol: [...service.protocols],
     mode: service.mode,
-    scheduler: service.scheduler === "bounded-maglev" ? "maglev" : service.scheduler,
+    scheduler: effectiveScheduler(service),
     maxLoad: service.maxLoad ?? "off",
     tableSize: service.tableSize,
     affinity: service.affinity === null ? "off" : effectiveAffinity(service.affinity),
@@ -159,6 +159,18 @@ function effectiveService(service: ServiceDefinition): Record<string, unknown> {
       ...(it.serverId === null ? {} : { serverId: it.serverId }),
       ...effectiveCheck(it.check),
     })),
+  };
+}
+
+function effectiveScheduler({ policy, scheduler }: ServiceDefinition): unknown {
+  const word = scheduler === "bounded-maglev" ? "maglev" : scheduler;
+  if (policy === null) return word;
+  return {
+    module: policy.module,
+    fallback: word,
+    shadow: policy.shadow,
+    timeout: formatDuration(policy.timeoutMs),
+    interval: formatDuration(policy.intervalMs),
   };
 }
 

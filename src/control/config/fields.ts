@@ -47,6 +47,14 @@ export type KeyInfo =
       readonly word: string | null;
     }
   | {
+      readonly kind: "either";
+      /** What may stand instead of the map. */
+      readonly expects: string;
+      readonly about: string;
+      readonly initial: string;
+      readonly shape: z.core.$ZodLooseShape;
+    }
+  | {
       readonly kind: "list";
       readonly about: string;
       readonly element: z.ZodType;
@@ -169,15 +177,7 @@ export function sectionOrWord<S extends z.core.$ZodLooseShape, W extends string>
       }
       const result = map.safeParse(input);
       if (result.success) return result.data;
-      for (const finding of findingsOf(result.error)) {
-        context.issues.push({
-          code: "custom",
-          message: finding.message,
-          input,
-          path: [...finding.path],
-          params: { atKey: finding.atKey },
-        });
-      }
+      pushFindings(context, input, result.error);
       return z.NEVER;
     })
     .meta({
@@ -186,6 +186,48 @@ export function sectionOrWord<S extends z.core.$ZodLooseShape, W extends string>
     })
     .optional();
   infos.set(schema, { kind: "section", about, shape, word });
+  return schema;
+}
+
+/** Findings of an inner schema as those of the schema around it. */
+function pushFindings(
+  context: { readonly issues: unknown[] },
+  input: unknown,
+  error: z.ZodError,
+): void {
+  for (const { message, path, atKey } of findingsOf(error)) {
+    context.issues.push({ code: "custom", message, input, path: [...path], params: { atKey } });
+  }
+}
+
+/** A value of a kind, with a default as written in a file, or a map of known keys instead. */
+export function valueOrSection<T, S extends z.core.$ZodLooseShape>(
+  kind: ValueKind<T>,
+  initial: string,
+  shape: S,
+  about: string,
+) {
+  const map = mapSchema(shape, []);
+  const expects = `${kind.expects}, or a map`;
+  const schema = z
+    .unknown()
+    .transform((input, context): z.output<typeof map> | T => {
+      if (input !== null && typeof input === "object" && !Array.isArray(input)) {
+        const result = map.safeParse(input);
+        if (result.success) return result.data;
+        pushFindings(context, input, result.error);
+        return z.NEVER;
+      }
+      const result = readValue({ ...kind, expects }, input);
+      if (!isRefusals(result)) return result as T;
+      for (const { message, at } of result) {
+        context.issues.push({ code: "custom", message, input, path: [...at] });
+      }
+      return z.NEVER;
+    })
+    .meta({ anyOf: [kind.json, jsonOf(map)], description: about })
+    .prefault(initial);
+  infos.set(schema, { kind: "either", expects, about, initial, shape });
   return schema;
 }
 

@@ -86,7 +86,10 @@ function tableSlots(service: CheckedService): number {
   const { values } = service;
   const protocols = protocolCount(service);
   const weights = values.backends.map((backend) => Math.max(1, backend.weight));
-  return tableWords(schedulerOf(values), weights, values.tableSize) * protocols;
+  const words = tableWords(schedulerOf(values), weights, values.tableSize);
+  // A policy's own table has at most as many.
+  const least = typeof values.scheduler === "object" ? values.tableSize : 0;
+  return Math.max(words, least) * protocols;
 }
 
 /** Port intervals that the VIPs become once an exact port is cut out of the range around it. */

@@ -1,6 +1,14 @@
 import { QUIC_ROTATION_MAX, QUIC_SERVER_ID_BYTES_MAX } from "../../base/limits.ts";
 import { prefix } from "./access-lists.ts";
-import { list, optional, section, sectionOrWord, type ValueKind, withDefault } from "./fields.ts";
+import {
+  list,
+  optional,
+  section,
+  sectionOrWord,
+  type ValueKind,
+  valueOrSection,
+  withDefault,
+} from "./fields.ts";
 import { agentSection, checkSection, healthSection } from "./health-schema.ts";
 import {
   absolutePath,
@@ -308,6 +316,62 @@ const affinity = sectionOrWord(
   "New flows of a client go to the backend that it has: see docs/affinity.md",
 );
 
+const schedulerWord = word(
+  {
+    "round-robin": "round-robin",
+    rr: "round-robin",
+    "weighted-round-robin": "weighted-round-robin",
+    wrr: "weighted-round-robin",
+    "least-connections": "least-connections",
+    lc: "least-connections",
+    "weighted-least-connections": "weighted-least-connections",
+    wlc: "weighted-least-connections",
+    "source-hash": "source-hash",
+    sh: "source-hash",
+    maglev: "maglev",
+    mh: "maglev",
+    "shortest-expected-delay": "shortest-expected-delay",
+    sed: "shortest-expected-delay",
+    "never-queue": "never-queue",
+    nq: "never-queue",
+    rendezvous: "rendezvous",
+    hrw: "rendezvous",
+    "power-of-two": "power-of-two",
+    twos: "power-of-two",
+    random: "random",
+    failover: "failover",
+    fo: "failover",
+    overflow: "overflow",
+    ovf: "overflow",
+    "least-latency": "least-latency",
+    ll: "least-latency",
+  },
+  "scheduler",
+);
+
+/** `scheduler` as a map. */
+function policyKeys() {
+  return {
+    module: optional(
+      text("a path of a TypeScript file that ends in .ts", /^[^\0]+\.ts$/, { max: 4000 }),
+      "The policy's module; relative to the folder of this file",
+      "required in the map",
+    ),
+    fallback: withDefault(
+      schedulerWord,
+      "maglev",
+      "Scheduler before the policy has answered, while it fails, and that its weights go to",
+    ),
+    shadow: withDefault(
+      boolean,
+      false,
+      "The fallback decides; the policy is only compared with it",
+    ),
+    timeout: withDefault(duration("10ms", "1s"), "500ms", "Longest that an answer may take"),
+    interval: withDefault(duration("100ms", "1h"), "1s", "Time between two calls without a change"),
+  };
+}
+
 /** Every key that a service has and `defaults` may give, in the order of the documentation. */
 export function serviceKeys() {
   return {
@@ -334,41 +398,11 @@ export function serviceKeys() {
       "off",
       "Lower the TCP segment size that SYN and SYN-ACK ask for; auto: to what both ways and the outer header leave",
     ),
-    scheduler: withDefault(
-      word(
-        {
-          "round-robin": "round-robin",
-          rr: "round-robin",
-          "weighted-round-robin": "weighted-round-robin",
-          wrr: "weighted-round-robin",
-          "least-connections": "least-connections",
-          lc: "least-connections",
-          "weighted-least-connections": "weighted-least-connections",
-          wlc: "weighted-least-connections",
-          "source-hash": "source-hash",
-          sh: "source-hash",
-          maglev: "maglev",
-          mh: "maglev",
-          "shortest-expected-delay": "shortest-expected-delay",
-          sed: "shortest-expected-delay",
-          "never-queue": "never-queue",
-          nq: "never-queue",
-          rendezvous: "rendezvous",
-          hrw: "rendezvous",
-          "power-of-two": "power-of-two",
-          twos: "power-of-two",
-          random: "random",
-          failover: "failover",
-          fo: "failover",
-          overflow: "overflow",
-          ovf: "overflow",
-          "least-latency": "least-latency",
-          ll: "least-latency",
-        },
-        "scheduler",
-      ),
+    scheduler: valueOrSection(
+      schedulerWord,
       "maglev",
-      "Which backend a new flow goes to: see docs/schedulers.md",
+      policyKeys(),
+      "Which backend a new flow goes to; see docs/schedulers.md; a map: a policy in TypeScript, see docs/policy.md",
     ),
     maxLoad: withDefault(
       offOr(fraction(LOAD_MIN, LOAD_MAX)),

@@ -153,7 +153,7 @@ export const BAD_SERVICES: readonly BadConfig[] = [
     name: "A service: unknown scheduler",
     given: one({ scheduler: "fastest" }),
     want: [
-      'gw.yaml:7:16: services[0].scheduler: expected round-robin (rr), weighted-round-robin (wrr), least-connections (lc), weighted-least-connections (wlc), source-hash (sh), maglev (mh), shortest-expected-delay (sed), never-queue (nq), rendezvous (hrw), power-of-two (twos), random, failover (fo), overflow (ovf) or least-latency (ll), got "fastest"',
+      'gw.yaml:7:16: services[0].scheduler: expected round-robin (rr), weighted-round-robin (wrr), least-connections (lc), weighted-least-connections (wlc), source-hash (sh), maglev (mh), shortest-expected-delay (sed), never-queue (nq), rendezvous (hrw), power-of-two (twos), random, failover (fo), overflow (ovf) or least-latency (ll), or a map, got "fastest"',
     ],
   },
   {

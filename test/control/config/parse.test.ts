@@ -72,6 +72,7 @@ test("defaults are those of the design", () => {
       protocols: ["tcp"],
       mode: "nat",
       scheduler: "maglev",
+      policy: null,
       maxLoad: null,
       tableSize: 65_537,
       affinity: null,
