@@ -34,6 +34,8 @@ export interface SoakResult {
   readonly controlCollections: number;
   readonly workerPauseMs: number;
   readonly deoptimisations: number;
+  /** Of which functions, of any thread: name and V8's reason. Left out in results of before. */
+  readonly deoptimised?: readonly string[];
   readonly p50Us: number;
   readonly p99Us: number;
   readonly p999Us: number;
@@ -77,8 +79,14 @@ export function watchGcLines(lines: readonly string[]): Collections {
   };
 }
 
-function deoptimisationsIn(file: string): number {
-  return existsSync(file) ? readFileSync(file, "latin1").split("[bailout").length - 1 : 0;
+/** One in V8's trace: "[bailout (kind: deopt-eager, reason: wrong map): begin. … <JSFunction name …". */
+const BAILOUT = /\[bailout \(kind: [\w-]+, reason: ([^)]*)\): begin\.[^\n]*?<JSFunction ([^ >]*)/g;
+
+function deoptimisationsIn(file: string): string[] {
+  if (!existsSync(file)) return [];
+  return [...readFileSync(file, "latin1").matchAll(BAILOUT)].map(
+    ([, reason, name]) => `${name}: ${reason}`,
+  );
 }
 
 function residentOf(pid: number): number {
@@ -135,7 +143,7 @@ async function soakIn(lab: Lab, device: LabDevice, seconds: number): Promise<Soa
   // The load of the soak is its own: what it makes V8 compile anew is not steady state.
   await generate(lab, { ...started, flows: FLOWS, rate, seconds: Math.min(5, seconds) });
   const collections = watchGcLines(gateway.lines);
-  const deoptimisedBefore = deoptimisationsIn(traces);
+  const deoptimisedBefore = deoptimisationsIn(traces).length;
   const before = (await started.sink.settled()).frames;
   started.sink.forget();
   const sending = generate(lab, { ...started, flows: FLOWS, rate, seconds, burst: 8 });
@@ -145,6 +153,7 @@ async function soakIn(lab: Lab, device: LabDevice, seconds: number): Promise<Soa
   const { offered } = await sending;
   collections.look();
   const after = await started.sink.settled();
+  const deoptimised = deoptimisationsIn(traces).slice(deoptimisedBefore);
   const { worker, control, workerPauseMs } = collections.count();
   return {
     device,
@@ -157,7 +166,8 @@ async function soakIn(lab: Lab, device: LabDevice, seconds: number): Promise<Soa
     workerCollections: worker,
     controlCollections: control,
     workerPauseMs,
-    deoptimisations: deoptimisationsIn(traces) - deoptimisedBefore,
+    deoptimisations: deoptimised.length,
+    deoptimised,
     p50Us: after.p50 / 1e3,
     p99Us: after.p99 / 1e3,
     p999Us: after.p999 / 1e3,
@@ -190,6 +200,12 @@ export function residentSlope(samples: readonly SoakSample[]): number {
 }
 
 export function formatSoak(results: readonly SoakResult[]): string {
+  const deoptimised = results.flatMap((one) => one.deoptimised ?? []);
+  const named = deoptimised.length === 0 ? "" : `\nDeoptimised: ${deoptimised.join("; ")}.\n`;
+  return soakTable(results) + named;
+}
+
+function soakTable(results: readonly SoakResult[]): string {
   return table(
     [
       "soak at half load, 60-byte UDP",
