@@ -131,6 +131,13 @@ const FIGURES: readonly Figure[] = [
     measured: /^(?:# )?(.* frames in .* batches.*)$/,
   },
   {
+    what: "affinity of 100,000 clients",
+    figure: "every client stays, also after kill -9",
+    files: ["e2e/affinity.test.js"],
+    environment: { HEADGATE_CLIENTS: "100000" },
+    measured: /^# (\d+ clients, kill -9.*)$/,
+  },
+  {
     what: "a backend that flaps at 1 Hz for a minute, and one that dies (interval 1 s, fall 3)",
     figure: "no flow moved between the others, one line a change; no new flow after 3 s + 1 s",
     files: ["e2e/flapping.test.js"],

@@ -168,7 +168,8 @@ export function createIcmp46(
     const newQuoteAt = at + IPV6_HEADER_BYTES + ICMP6_HEADER_BYTES;
     const extension = table.extensionOf(flowWord);
     const protocol = view.getUint8(quoteAt + 9);
-    const payload = ipv4TotalBytes(view, quoteAt) - ipv4HeaderBytes(view, quoteAt);
+    const quotedBytes = ipv4TotalBytes(view, quoteAt) - ipv4HeaderBytes(view, quoteAt);
+    const payload = Math.max(0, quotedBytes);
     const ttl = ipv4Ttl(view, quoteAt);
     writeIpv6Header(view, newQuoteAt, payload, protocol, ttl, view.getUint8(quoteAt + 1));
     const quoted = toClient ? X_CLIENT : X_BACKEND;
@@ -216,7 +217,9 @@ export function createIcmp46(
     const newQuoteAt = at + IPV4_HEADER_BYTES + ICMP_HEADER_BYTES;
     const quoted = i32[flowWord + (toClient ? F_CLIENT_ADDR : F_BACKEND_ADDR)]!;
     const quotedTo = i32[flowWord + (toClient ? F_VIP_ADDR : F_REPLY_ADDR)]!;
-    const payload = ipv6TotalBytes(view, quoteAt) - (l4At - quoteAt);
+    // What a quote says of its length is anybody's word: an IPv4 header may have no room for it.
+    const quotedBytes = ipv6TotalBytes(view, quoteAt) - (l4At - quoteAt);
+    const payload = Math.min(Math.max(0, quotedBytes), 0xffff - IPV4_HEADER_BYTES);
     writeIpv4Header(
       view,
       newQuoteAt,

@@ -62,6 +62,8 @@ interface Wanted {
   readonly family?: 4 | 6;
   /** One more service. */
   readonly third?: boolean;
+  /** More keys of the configuration. */
+  readonly more?: object;
 }
 
 function configOf(lab: Lab, { workers, limit = 1000, family = 4, ...wanted }: Wanted): string {
@@ -75,7 +77,10 @@ function configOf(lab: Lab, { workers, limit = 1000, family = 4, ...wanted }: Wa
       { ...tcp, name: "tls", port: 7443, backendPort: 7002, more: { affinity } },
       ...(third ? [{ ...tcp, name: "aaa", port: 7500, backendPort: 7001 }] : []),
     ],
-    more: { limits: { services: 64, backends: 256, hashSlots: 524288, affinity: limit } },
+    more: {
+      limits: { services: 64, backends: 256, hashSlots: 524288, affinity: limit },
+      ...wanted.more,
+    },
   });
 }
 
@@ -190,3 +195,38 @@ for (const family of [4, 6] as const) {
     );
   });
 }
+
+/** Clients of the last test; `npm run verify` has 100,000. */
+const MANY = Number(process.env["HEADGATE_CLIENTS"] ?? 1000);
+
+test(`${MANY} clients keep their backends through kill -9`, {
+  skip: SKIP_UNLESS_ROOT,
+  timeout: 600_000,
+}, async (t) => {
+  const lab = createLab({ device: "packet" });
+  t.after(() => lab.stop());
+  await Promise.all([startTcpEcho(lab, 7001), startTcpEcho(lab, 7002)]);
+  const network = "198.18.0.0/15";
+  lab.execSync("client", ["ip", "route", "add", "local", network, "dev", "lo"]);
+  lab.execSync("gateway", ["ip", "route", "add", network, "via", LAB_CLIENT]);
+  const flows = { capacity: 524_288, stateFile: `${lab.memory}/state` };
+  const config = configOf(lab, { workers: 1, limit: MANY, more: { flows } });
+  const ask = async (port: number): Promise<string[]> => {
+    const argv = [labProgram("tools/tcp-many.js"), LAB_VIP, String(port), `198.18.0.1+${MANY}`];
+    const { stdout } = await lab.exec("client", [process.execPath, ...argv], {
+      timeoutMs: 180_000,
+    });
+    return JSON.parse(stdout) as string[];
+  };
+  let gateway = await lab.startGateway(config);
+  const have = await ask(7000);
+  assert.ok(!have.includes(""), "every client was answered");
+  assert.equal((await entriesOf(gateway)).total, MANY);
+  gateway = await killAndStart(lab, gateway, config);
+  const opened = gateway.log.find(({ event }) => event === "state_opened")!;
+  assert.equal(opened["affinity_kept"], MANY);
+  const after = await ask(7443);
+  const moved = after.filter((name, client) => name !== have[client]).length;
+  assert.equal(moved, 0);
+  t.diagnostic(`${MANY} clients, kill -9: ${moved} moved, ${after.length} answered`);
+});
