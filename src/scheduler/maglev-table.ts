@@ -74,28 +74,13 @@ export function buildMaglevTable(
 }
 
 /**
- * The table while some backends are absent: their slots go to the present ones by weight, and no
- * slot of a present backend moves, but for single ones where weights cannot be met otherwise.
+ * The table while some backends are absent, or have but a share of their weight (slow start). Their
+ * slots, or those of their own that are too many for it, go to the others by weight, and no other
+ * slot moves, but for single ones where weights cannot be met otherwise.
  *
  * @param table - of all `backends`; not changed
- * @param isPresent - by position
- * @returns a table of positions that are present; empty when there is none
- */
-export function withoutAbsent(
-  table: Uint16Array,
-  backends: readonly MaglevBackend[],
-  isPresent: readonly boolean[],
-  seed: number,
-): Uint16Array {
-  const shares = isPresent.map((present) => (present ? 100 : 0));
-  return withShares(table, backends, shares, seed);
-}
-
-/**
- * Likewise while some have but a share of their weight (slow start): of their own slots they keep as
- * many as that gives them.
- *
  * @param shares - by position: percent of its weight, 0: absent
+ * @returns a table of positions that are present; empty when there is none
  */
 export function withShares(
   table: Uint16Array,

@@ -8,7 +8,7 @@ import { apportion } from "../../src/scheduler/apportion.ts";
 import {
   buildMaglevTable,
   type MaglevBackend,
-  withoutAbsent,
+  withShares,
 } from "../../src/scheduler/maglev-table.ts";
 import { mix, seedWord } from "../../src/scheduler/mix.ts";
 import {
@@ -16,6 +16,17 @@ import {
   greatestCommonDivisor,
   sourceHashSize,
 } from "../../src/scheduler/source-hash-table.ts";
+
+/** The table while some are absent. */
+function withoutAbsent(
+  table: Uint16Array,
+  backends: readonly MaglevBackend[],
+  isPresent: readonly boolean[],
+  seed: number,
+): Uint16Array {
+  const shares = isPresent.map((present) => (present ? 100 : 0));
+  return withShares(table, backends, shares, seed);
+}
 
 function backendsFrom(first: string, weights: readonly number[]): MaglevBackend[] {
   const address = parseIpv4(first)!;
