@@ -12,7 +12,7 @@ import {
   PROTOCOL_TCP,
   protocolOf,
 } from "../flow/flow-record.ts";
-import { SEGMENT_RST, SEGMENT_SYN, SEGMENT_SYN_ACK } from "../flow/tcp-state.ts";
+import { SEGMENT_FIN, SEGMENT_RST, SEGMENT_SYN, SEGMENT_SYN_ACK } from "../flow/tcp-state.ts";
 import {
   B_EJECTED,
   B_PASSIVE_EPOCH,
@@ -214,7 +214,11 @@ export function createPassive(context: Context): Passive {
   }
 
   function segment(flowWord: number, direction: number, kind: number): boolean {
-    if (direction === ORIGINAL) return kind === SEGMENT_SYN && repeated(flowWord);
+    if (direction === ORIGINAL) {
+      // The client gives up: what the backend says to that is acknowledged in the microseconds' place.
+      if (kind === SEGMENT_RST || kind === SEGMENT_FIN) awaitNoMore(flowWord);
+      return kind === SEGMENT_SYN && repeated(flowWord);
+    }
     if (kind === SEGMENT_SYN_ACK) answered(flowWord, i32[flowWord + F_ACK_REPLY]!);
     else if (kind === SEGMENT_RST) refused(flowWord);
     // A challenge, or nonsense: its number takes the place of the microseconds.

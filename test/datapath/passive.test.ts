@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { createRandom } from "../../src/base/random.ts";
-import { F_STATE, FLAG_AWAITS } from "../../src/flow/flow-record.ts";
+import { F_ACK_REPLY, F_EXPIRES, F_STATE, FLAG_AWAITS } from "../../src/flow/flow-record.ts";
 import { B_EJECTED, EJECTED_NO, EJECTED_YES } from "../../src/service/backend-slots.ts";
 import {
   FAILED_NAMES,
@@ -15,7 +15,16 @@ import {
   passiveRunWord,
 } from "../../src/service/passive-run.ts";
 import { backendSlotWord } from "../../src/service/slots.ts";
-import { ACK, icmpError, ipv4Packet, RST, SYN, tcpPacket, udpPacket } from "../support/frames.ts";
+import {
+  ACK,
+  FIN,
+  icmpError,
+  ipv4Packet,
+  RST,
+  SYN,
+  tcpPacket,
+  udpPacket,
+} from "../support/frames.ts";
 import { icmp6, tcp6 } from "../support/packets6.ts";
 import { AdmissionBench, BACKEND, CLIENT, configOf, SNAT, VIP } from "./admission-bench.ts";
 
@@ -266,6 +275,25 @@ test("a challenge ACK is neither an answer nor a sample", () => {
   world.reply(40_000, SYN | ACK);
   assert.equal(world.word(P_ANSWERS), 1);
   assert.equal(world.word(P_LATENCY), 0);
+  world.bench.gateway.close();
+});
+
+test("a client that gives up awaits no more: a FIN or RST far from the window then ends nothing", () => {
+  const world = new World();
+  const { i32, layout } = world.bench.gateway.views;
+  const client = { source: CLIENT, destination: VIP, sourcePort: 40_000, destinationPort: 80 };
+  world.syn(40_000);
+  const flow = layout.flows.at >> 2;
+  assert.notEqual(i32[flow + F_STATE]! & FLAG_AWAITS, 0);
+  world.bench.client(tcpPacket({ ...client, flags: RST | ACK, sequence: ISN + 1 }));
+  assert.equal(i32[flow + F_STATE]! & FLAG_AWAITS, 0);
+  assert.equal(i32[flow + F_ACK_REPLY], 0);
+  world.reply(40_000, ACK);
+  const expires = i32[flow + F_EXPIRES];
+  world.after(1_000_000);
+  const far = (ISN + 0x4000_0000) | 0;
+  world.bench.client(tcpPacket({ ...client, flags: FIN | ACK, sequence: far >>> 0 }));
+  assert.equal(i32[flow + F_EXPIRES], expires);
   world.bench.gateway.close();
 });
 
