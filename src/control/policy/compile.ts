@@ -202,7 +202,9 @@ const ERROR_LINE = /^(?:(\S.*?)\((\d+),(\d+)\): )?error (TS\d+: .*)$/m;
 
 function problemsOf(output: string, folder: string, module: string, key: string): ConfigProblem[] {
   const problems: ConfigProblem[] = [];
-  for (const line of output.split("\n")) {
+  const source = path.join(folder, "src");
+  // Types are named by the place of their copy: who reads it knows the file that was copied.
+  for (const line of output.replaceAll(source, "").split("\n")) {
     const found = ERROR_LINE.exec(line);
     if (found === null) {
       const last = problems.pop();
@@ -214,7 +216,6 @@ function problemsOf(output: string, folder: string, module: string, key: string)
     }
     const [, file = "", row, column, message = ""] = found;
     const place = path.resolve(folder, file);
-    const source = path.join(folder, "src");
     const isOwn = place.startsWith(source);
     problems.push({
       file: isOwn ? place.slice(source.length) : module,

@@ -70,6 +70,7 @@ for (const { name, texts, want } of CASES) {
     want.forEach((pattern, index) => {
       assert.match(problems[index]!, pattern);
       assert.ok(problems[index]!.includes(KEY), problems[index]);
+      assert.ok(!problems[index]!.includes("headgate-policy-"), "no place of our own in it");
     });
   });
 }
